@@ -1,0 +1,5 @@
+"""`python -m fktext_cli` is `fktext`."""
+
+from fktext_cli.app import main
+
+main()

@@ -1,0 +1,94 @@
+"""The application: its commands, its exit codes, and how it says that something went wrong.
+
+Exit codes: 0 done, 1 it failed, 2 the request is wrong, 130 interrupted. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import fktext
+from fktext.errors import FktextError
+from fktext_cli import generate, listing
+from fktext_cli.output import silence
+
+
+class Commands(TyperGroup):
+    """A group that turns every failure into one line on stderr and an exit code; FKTEXT_DEBUG=1 shows the traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command and exit."""
+        debug = os.environ.get("FKTEXT_DEBUG", "0") not in ("", "0")
+        try:
+            status = super().main(*args, **{**options, "standalone_mode": False})
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            status = 130
+        except BrokenPipeError:  # the reader of a pipe has what it wanted
+            silence(sys.stdout)
+            status = 1
+        except Exception as error:
+            if debug:
+                raise
+            message, status = _explain(error)
+            if isinstance(error, OSError):
+                silence(sys.stdout)
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to say, and the exit code."""
+    if isinstance(error, FktextError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # what the argument parser raises, by whichever name this Typer has for it
+        wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
+        came = f", got {wrong[0]['input']!r}" if wrong else ""
+        return f"{error.format_message()}{came}", 2
+    if isinstance(error, OSError):
+        return str(error), 1
+    return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fktext {fktext.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="fktext",
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Steer text-diffusion models with rewards, without training or gradients."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+app.command("generate")(generate.generate)
+app.command("rewards")(listing.rewards)
+app.command("models")(listing.models)
+app.command("plugins")(listing.plugins)
+app.command("selftest")(listing.selftest)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fktext")

@@ -1,0 +1,301 @@
+"""`fktext generate`: steered texts for prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+import fktext
+from fktext.errors import UsageError
+from fktext_cli import output
+from fktext_cli.listing import load_registry, resolve_device
+from fktext_cli.prompts import Prompt, read_prompts
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.generate import Population, Settings
+    from fktext.models import TextModel
+    from fktext.rewards import Weighted
+
+SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
+
+
+def generate(
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="Texts to continue; none for texts from scratch.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.", rich_help_panel=SAMPLE)
+    ] = "tiny-mdlm",
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False, rich_help_panel=SAMPLE)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Populations per prompt.", rich_help_panel=SAMPLE)] = 1,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens per text, prompt included.", show_default="the model's", rich_help_panel=SAMPLE),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Reverse diffusion steps.", show_default="the model's", rich_help_panel=SAMPLE)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the model's p(x0).", rich_help_panel=SAMPLE)] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus of the model's p(x0).", rich_help_panel=SAMPLE)] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same texts.", rich_help_panel=SAMPLE)] = 0,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward",
+            "-r",
+            metavar="NAME[:option=value,...][=weight]",
+            help="What to steer by; repeatable.",
+            rich_help_panel=STEER,
+        ),
+    ] = None,
+    particles: Annotated[
+        int, typer.Option("--particles", "-n", min=1, help="Particles per population.", rich_help_panel=STEER)
+    ] = 16,
+    method: Annotated[
+        Literal["fk", "best-of-n", "base"],
+        typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
+    ] = "fk",
+    lam: Annotated[float, typer.Option("--lambda", help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)] = 10.0,
+    potential: Annotated[
+        Literal["difference", "max", "sum", "terminal"],
+        typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
+    ] = "difference",
+    resample_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
+    ] = None,
+    ess_threshold: Annotated[
+        float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
+    ] = 0.5,
+    resampler: Annotated[
+        Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
+        typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
+    ] = "systematic",
+    x0_samples: Annotated[int, typer.Option(min=1, help="Finished texts guessed per weighing.", rich_help_panel=STEER)] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.", rich_help_panel=RUN)
+    ] = "float32",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Particles computed at once; changes no result.", show_default="by device", rich_help_panel=RUN),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
+    ] = False,
+    which: Annotated[
+        output.Return,
+        typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT),
+    ] = "best",
+    path: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here.", show_default="stdout", rich_help_panel=OUT)
+    ] = None,
+    form: Annotated[
+        output.Format | None,
+        typer.Option("--format", "-f", show_default="jsonl if --output ends so, else text", rich_help_panel=OUT),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --output file.", rich_help_panel=OUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the --output file of an interrupted run.", rich_help_panel=OUT)
+    ] = False,
+) -> None:
+    """Generate texts that score high.
+
+    Draws from the tilted law p(text) exp(lambda reward(text)) with a population of particles per text.
+
+    Example: fktext generate --reward toxicity:target=nontoxic "The book"
+    """
+    stdout = sys.stdout
+    form = form or ("jsonl" if path is not None and path.suffix == ".jsonl" else "text")
+    if resume and (path is None or form != "jsonl" or overwrite):
+        raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
+    if path is not None:
+        output.check_output(path, overwrite=overwrite, resume=resume)
+    if not reward and method != "base":
+        raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
+    texts = _prompts(prompt or [], prompts)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
+        from fktext.generate import Settings
+        from fktext.models import load
+
+        settings = Settings(
+            particles=particles,
+            samples=samples,
+            length=length,
+            steps=steps,
+            potential=potential,
+            lam=lam,
+            resample_every=resample_every,
+            ess_threshold=ess_threshold,
+            resampler=resampler,
+            x0_samples=x0_samples,
+            method=method,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        device = resolve_device(device)
+        terms = _rewards(reward or [], device, offline, batch_size)
+        text_model = load(model, device=device, dtype=dtype, offline=offline, length=length)
+        settings = settings.for_model(text_model)
+        _check_prompts(text_model, texts, settings)
+        for line in _steering(terms, settings):
+            print(line, file=sys.stderr)
+        run = _provenance(text_model, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
+        skip: set[tuple[int, int]] = set()
+        keep = None
+        if resume and path is not None and path.exists():
+            size = settings.particles if which == "all" else 1
+            skip, keep = output.resume_point(path, run, [prompt.text for prompt in texts], size)
+            print(f"resuming: {len(skip)} populations are in {path}", file=sys.stderr)
+        with output.Sink(path, stdout, overwrite=overwrite, keep=keep) as sink:
+            _run(text_model, terms, texts, settings, batch_size, skip, lambda found: sink.write(_render(found, form, which, run)))
+
+
+def _run(
+    model: TextModel,
+    terms: Sequence[Weighted],
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    batch_size: int | None,
+    skip: set[tuple[int, int]],
+    write: Callable[[Population], None],
+) -> None:
+    """Generate, write each population as it comes, and say on stderr how far it is and what it cost."""
+    from fktext.generate import Progress, generate
+    from fktext.ledger import Ledger
+
+    started, done, ledger = time.perf_counter(), 0, Ledger()
+    wanted = len(prompts) * settings.samples - len(skip)
+    with _bar() as bar:
+        try:
+            for item in generate(model, terms, [prompt.text for prompt in prompts], settings, batch_size=batch_size, skip=skip):
+                if isinstance(item, Progress):
+                    bar.show(item.done, item.total)
+                    continue
+                with bar.away():
+                    write(item)
+                done, ledger = done + 1, ledger + item.ledger
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            bar.close()
+            print(f"stopped: {done} of {wanted} populations were written", file=sys.stderr)
+            raise
+    particles = done * settings.particles
+    print(
+        f"{done} population{'s' * (done != 1)} of {settings.particles} particle{'s' * (settings.particles != 1)}: "
+        f"{ledger.denoiser_rows / max(particles, 1):.1f} denoiser rows per particle, "
+        f"{ledger.reward_requests:.0f} reward calls requested, {ledger.reward_calls:.0f} computed, "
+        f"{time.perf_counter() - started:.1f} s",
+        file=sys.stderr,
+    )
+
+
+def _prompts(arguments: list[str], path: Path | None) -> list[Prompt]:
+    if arguments and path is not None:
+        raise UsageError("give prompts as arguments or with --prompts, not both")
+    if path is not None:
+        return read_prompts(path)
+    return [Prompt(text) for text in arguments or [""]]
+
+
+def _rewards(specs: list[str], device: str, offline: bool, batch_size: int | None) -> list[Weighted]:
+    from fktext.rewards import RewardContext
+
+    context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)
+    registry = load_registry() if specs else None
+    terms = [registry.create(spec, context) for spec in specs] if registry else []
+    names = [term.name for term in terms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--reward {twice[0]!r} is given twice; write {twice[0]}=2 for twice the weight")
+    return terms
+
+
+def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: Settings) -> None:
+    """Every prompt against the model, so that the error can name its line."""
+    assert settings.length is not None
+    for prompt in prompts:
+        try:
+            model.template(prompt.text, settings.length)
+        except UsageError as error:
+            raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
+
+
+def _steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
+    """A line for each reward: which way it steers."""
+    verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
+    for term in terms:
+        goal = getattr(term.reward, "goal", None)
+        weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
+        against = " AGAINST its goal" if settings.method != "base" and term.weight * settings.lam < 0 else ""
+        yield f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}"
+
+
+def _provenance(model: TextModel, settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
+    """What every row of a run has in common: enough to run it again."""
+    run = {
+        "seed": settings.seed,
+        "model": {"name": model.name, "digest": model.digest},
+        "settings": {"fktext": fktext.__version__, **asdict(settings), **more},
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(run)))
+
+
+def _render(population: Population, form: output.Format, which: output.Return, run: dict[str, Any]) -> str:
+    if form == "jsonl":
+        return output.as_jsonl(output.rows(population, which, run))
+    return output.as_text([population.texts[index] for index in output.chosen(population, which)])
+
+
+class _Bar:
+    """A progress bar on stderr when that is a terminal, else nothing."""
+
+    def __init__(self) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            # stdout stays its own: rich would otherwise send it to the bar's console
+            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+            self._task = self._bar.add_task("generating", total=None)
+            self._bar.start()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is printed."""
+        self.close()
+        yield
+        if self._bar:
+            self._bar.start()
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[_Bar]:
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,215 @@
+"""Where results go: rows of JSON or plain texts, to stdout or a file, whole lines only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from fktext.errors import FktextError, UsageError
+
+if TYPE_CHECKING:  # this imports torch
+    from fktext.generate import Population
+
+Return = Literal["best", "draw", "all"]
+Format = Literal["text", "jsonl"]
+
+
+class OutputError(FktextError):
+    """Results cannot be written."""
+
+
+def chosen(population: Population, which: Return) -> list[int]:
+    """The particles to print."""
+    if which == "all":
+        return list(range(len(population.texts)))
+    return [population.best() if which == "best" else population.draw()]
+
+
+def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The JSON rows of a population.
+
+    Args:
+        population: from `fktext.generate`.
+        which: the particles to print.
+        run: what is the same in all rows: seed, model and settings.
+
+    Returns:
+        A mapping per particle. Log-weights and rewards are nats; JSON has no infinities, so -inf, the only one there can be, is
+        null.
+    """
+    return [
+        {
+            "prompt": population.prompt,
+            "text": str(population.texts[index]),
+            "continuation": population.texts[index].continuation,
+            "reward": _number(population.rewards[index].item()),
+            "rewards": dict(zip(population.names, map(_number, population.values[index].tolist()), strict=True)),
+            "log_weight": _number(population.log_w[index].item()),
+            "log_z": _number(population.log_z),
+            "prompt_index": population.prompt_index,
+            "sample": population.sample_index,
+            "particle": index,
+            "ancestor": int(population.roots[index]),
+            **run,
+        }
+        for index in chosen(population, which)
+    ]
+
+
+def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line of ASCII JSON per row."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def as_text(texts: Sequence[str]) -> str:
+    """One text per line; a text with line breaks of its own is followed by a blank line."""
+    return "".join(f"{text}\n\n" if "\n" in text else f"{text}\n" for text in texts)
+
+
+def _number(value: float) -> float | None:
+    return None if value == -math.inf else value
+
+
+@dataclass
+class Sink:
+    """Standard output, or a file that holds whole lines at any moment, whatever stops the program.
+
+    Attributes:
+        path: the file, None for stdout.
+        stdout: where to write when there is no file.
+        overwrite: replace what a file holds.
+        keep: bytes of an existing file to keep and to write after; None when there is nothing to go on from.
+    """
+
+    path: Path | None
+    stdout: TextIO
+    overwrite: bool = False
+    keep: int | None = None
+    _file: FileIO | None = field(default=None, init=False)
+    _new: bool = field(default=False, init=False)
+
+    def __enter__(self) -> Sink:
+        if self.path is None:
+            return self
+        self._new = not self.path.exists()
+        try:
+            self._file = self.path.open("r+b" if self.keep is not None else "wb" if self.overwrite else "ab", buffering=0)
+            if self.keep is not None:
+                self._file.truncate(self.keep)
+                self._file.seek(self.keep)
+        except OSError as error:
+            raise OutputError(f"cannot write {str(self.path)!r}: {error.strerror}") from error
+        return self
+
+    def write(self, text: str) -> None:
+        """Write and flush whole lines; a write that is cut short leaves none of them behind in a file.
+
+        Raises:
+            OutputError: the disk is full, say.
+            BrokenPipeError: nobody reads stdout any more.
+        """
+        data = memoryview(text.encode("utf-8", "surrogatepass"))
+        if self._file is None:
+            try:
+                self.stdout.buffer.write(data)
+                self.stdout.buffer.flush()
+            except OSError as error:
+                silence(self.stdout)
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+            return
+        good = self._file.tell() if self._file.seekable() else None
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except BaseException as error:
+            if good is not None:
+                with contextlib.suppress(OSError):  # not every device can be cut
+                    self._file.truncate(good)
+            if isinstance(error, OSError):
+                raise OutputError(f"cannot write {str(self.path)!r}: {error.strerror}; what is in it are whole lines") from error
+            raise
+        self._new = False
+
+    def __exit__(self, *_: object) -> None:
+        if self.path is None or self._file is None:
+            return
+        self._file.close()
+        if self._new:  # nothing came of it, so leave nothing that would stand in the way of the next run
+            self.path.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what cannot or should not be written, before anything is computed."""
+    if path.is_dir():
+        raise UsageError(f"--output {str(path)!r} is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if path.is_file() and not (overwrite or resume):
+        raise UsageError(f"--output {str(path)!r} exists; --overwrite replaces it, --resume goes on with it")
+
+
+def resume_point(path: Path, run: Mapping[str, Any], prompts: Sequence[str], size: int) -> tuple[set[tuple[int, int]], int]:
+    """What an earlier run of the same request has written.
+
+    Args:
+        path: its JSONL file.
+        run: see `rows`; every row must agree.
+        prompts: all prompts; row i's prompt must be prompts[prompt_index].
+        size: rows per population.
+
+    Returns:
+        (prompt index, sample index) of the whole populations in the file, and how many bytes they take. What follows, a line
+        or a population that was cut short, is to be written again.
+
+    Raises:
+        UsageError: the file is not such output, or of another request; says what differs.
+    """
+    found: set[tuple[int, int]] = set()
+    good = at = members = 0
+    last = None
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            who = (row["prompt_index"], row["sample"])
+            prompt, theirs = row["prompt"], {key: row[key] for key in run}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"cannot resume: {path}:{number} is no row of `fktext generate`: {error!r}") from error
+        if who in found or (who != last and members not in (0, size)):
+            raise UsageError(f"cannot resume: {path}:{number} is out of order, or the population before it has not {size} rows")
+        if theirs != run:
+            raise UsageError(f"cannot resume: {path}:{number} has {_difference(theirs, dict(run))}")
+        if not (0 <= who[0] < len(prompts) and prompts[who[0]] == prompt):
+            raise UsageError(f"cannot resume: {path}:{number} has prompt {prompt!r} in place {who[0]}, and this run has not")
+        members = members + 1 if who == last else 1
+        last = who
+        at += len(line)
+        if members == size:
+            found.add(who)
+            good = at
+    return found, good
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    for key in ours:
+        if theirs.get(key) != ours[key]:
+            if isinstance(ours[key], dict) and isinstance(theirs.get(key), dict) and set(ours[key]) == set(theirs[key]):
+                return _difference(theirs[key], ours[key])
+            return f"{key} {theirs.get(key)!r}, and this run has {ours[key]!r}"
+    raise AssertionError("equal")
+
+
+def silence(stream: TextIO) -> None:
+    """Point a stream at nothing, so that what it could not write is not tried again, with a complaint, at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

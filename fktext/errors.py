@@ -1,0 +1,47 @@
+"""The errors a user can meet. Each is one clear line: what came, what was expected, where, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FktextError(Exception):
+    """A failure with a message fit to print; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(FktextError):
+    """The request itself is wrong: an unknown name, a bad option, an unreadable prompts file."""
+
+    exit_code = 2
+
+
+class ModelError(FktextError):
+    """A model cannot be found or loaded, or its files contradict each other."""
+
+
+class RewardError(FktextError):
+    """A reward raised, or returned a value that is neither finite nor -inf."""
+
+
+class PluginError(FktextError):
+    """A plugin that is needed is broken."""
+
+
+class PopulationError(FktextError):
+    """Every particle of a population has weight zero."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name nobody registered, with the nearest known names.
+
+    Example:
+        >>> print(unknown_name("reward", "toxicty", ["toxicity", "cola"]))
+        unknown reward 'toxicty': did you mean 'toxicity'? Known: cola, toxicity
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names) or 'none'}")

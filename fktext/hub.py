@@ -1,0 +1,42 @@
+"""Files of the Hugging Face hub: from the local cache, and from the network only when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fktext.errors import ModelError
+
+
+def cached(repo: str, file: str) -> Path | None:
+    """A file of a hub repository in the local cache, or None; never touches a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def is_offline() -> bool:
+    """Whether the environment (HF_HUB_OFFLINE) forbids network look-ups."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def download(repo: str, patterns: Sequence[str]) -> Path:
+    """Fetch the files of a hub repository that match, into the local cache.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        ModelError: there is no such repository, no access to it, or no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client raises its own, the HTTP library's and the operating system's
+        raise ModelError(
+            f"cannot fetch {repo} from the hub: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error

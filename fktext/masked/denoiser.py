@@ -1,0 +1,44 @@
+"""What masked diffusion asks of a network: an encoder, and a vocabulary head that runs only where a token is drawn."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """A network that predicts p(x0 | x_t) at every position, split in two.
+
+    Attributes:
+        vocab_size: V, the width of the head.
+        mask_id: the token that stands for "not yet revealed".
+        max_length: most positions the network takes.
+        time_dependent: whether `encode` depends on t; if not, what it returned stays true until the tokens change.
+    """
+
+    vocab_size: int
+    mask_id: int
+    max_length: int
+    time_dependent: bool
+
+    @property
+    def device(self) -> object:
+        """Where its tensors live."""
+        ...
+
+    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
+        """Hidden states.
+
+        Args:
+            ids: (R, L) int64 tokens, masked positions holding `mask_id`.
+            t: (R,) float32 noise time of each row in (0, 1].
+
+        Returns:
+            (R, L, D) hidden states; position i predicts token i.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(R, D) hidden states of any positions -> (R, V) raw float logits."""
+        ...

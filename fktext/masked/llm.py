@@ -1,0 +1,191 @@
+"""LLaDA and Dream as denoisers: transformers' Llama and Qwen2 classes with full attention, without remote code.
+
+LLaDA (Nie et al. 2025, arXiv 2502.09992) is a Llama under other tensor names. Dream (Ye et al. 2025, arXiv 2508.15487) is a Qwen2
+that kept the shift of the language model it was made from: its output at i - 1 predicts token i.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fktext.checkpoint_files import read_tensors
+from fktext.errors import ModelError
+
+_LLADA_NAMES = {
+    r"^model\.transformer\.wte\.": "model.embed_tokens.",
+    r"^model\.transformer\.ln_f\.": "model.norm.",
+    r"^model\.transformer\.ff_out\.": "lm_head.",
+    r"^model\.transformer\.blocks\.(\d+)\.attn_norm\.": r"model.layers.\1.input_layernorm.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_norm\.": r"model.layers.\1.post_attention_layernorm.",
+    r"^model\.transformer\.blocks\.(\d+)\.attn_out\.": r"model.layers.\1.self_attn.o_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_proj\.": r"model.layers.\1.mlp.gate_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.ff_out\.": r"model.layers.\1.mlp.down_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.up_proj\.": r"model.layers.\1.mlp.up_proj.",
+    r"^model\.transformer\.blocks\.(\d+)\.([qkv])_proj\.": r"model.layers.\1.self_attn.\2_proj.",
+}
+_QWEN2_SETTINGS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+)
+# What Llama computes; a LLaDA checkpoint that says otherwise would load and be wrong.
+_LLADA_IS_LLAMA = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "rope": True,
+    "scale_logits": False,
+}
+
+
+class FullAttentionLM(nn.Module):
+    """A causal LM of transformers run with full attention, as a denoiser (`fktext.masked.denoiser.Denoiser`).
+
+    Args:
+        model: `LlamaForCausalLM` or `Qwen2ForCausalLM`.
+        mask_id: its mask token.
+        shifted: whether output i - 1 predicts token i; `encode` undoes it.
+
+    Raises:
+        ModelError: attention turns out to be causal.
+    """
+
+    time_dependent = False
+
+    def __init__(self, model: Any, mask_id: int, shifted: bool) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.mask_id = mask_id
+        self.shifted = shifted
+        self.vocab_size = int(model.config.vocab_size)
+        self.max_length = int(model.config.max_position_embeddings)
+        if not 0 <= mask_id < self.vocab_size:
+            raise ModelError(f"mask token {mask_id} is outside the vocabulary of {self.vocab_size}")
+        self._check()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+        device: torch.device = self.model.device
+        return device
+
+    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
+        """(R, L) tokens -> (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
+        hidden: Tensor = self.model.model(input_ids=ids, use_cache=False, is_causal=False)[0]
+        # The first position has nobody before it: the reference repeats its own output there.
+        return torch.cat([hidden[:, :1], hidden[:, :-1]], 1) if self.shifted else hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(R, D) -> (R, V) raw logits."""
+        logits: Tensor = self.model.lm_head(hidden)
+        return logits
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        # Versions of transformers differ in how they are told: the first position must notice a change of the last.
+        ids = torch.full((2, 4), self.mask_id, device=self.device)
+        ids[1, -1] = (self.mask_id + 1) % self.vocab_size
+        hidden = self.encode(ids, torch.ones(2, device=self.device))
+        if torch.equal(hidden[0, 0], hidden[1, 0]):
+            raise ModelError(f"{type(self.model).__name__} of this version of transformers cannot be run with full attention")
+
+
+def load_llada(
+    files: Sequence[Path], settings: Mapping[str, Any], mask_id: int, dtype: torch.dtype, device: torch.device
+) -> FullAttentionLM:
+    """LLaDA from its weight files.
+
+    Args:
+        files: the shards.
+        settings: config.json's content.
+        mask_id: its mask token.
+        dtype, device: of the result; no more than one shard is held beside it.
+
+    Raises:
+        ModelError: files are damaged or contradict the settings.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for name, needed in _LLADA_IS_LLAMA.items():
+        if settings.get(name, needed) != needed:
+            raise ModelError(f"config.json has {name} {settings[name]!r}; LLaDA is run as a Llama, which needs {needed!r}")
+    try:
+        config = LlamaConfig(
+            vocab_size=settings.get("embedding_size") or settings["vocab_size"],
+            hidden_size=settings["d_model"],
+            intermediate_size=settings.get("mlp_hidden_size") or settings["mlp_ratio"] * settings["d_model"],
+            num_hidden_layers=settings["n_layers"],
+            num_attention_heads=settings["n_heads"],
+            num_key_value_heads=settings.get("n_kv_heads") or settings["n_heads"],
+            max_position_embeddings=settings["max_sequence_length"],
+            rms_norm_eps=settings["rms_norm_eps"],
+            rope_theta=settings["rope_theta"],
+            tie_word_embeddings=settings.get("weight_tying", False),
+            pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    except KeyError as error:
+        raise ModelError(f"config.json of a LLaDA model lacks {error}") from error
+    return FullAttentionLM(_assemble(LlamaForCausalLM, config, files, _LLADA_NAMES, dtype, device), mask_id, shifted=False)
+
+
+def load_dream(
+    files: Sequence[Path], settings: Mapping[str, Any], mask_id: int, dtype: torch.dtype, device: torch.device
+) -> FullAttentionLM:
+    """Dream from its weight files; see `load_llada`."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(**{name: settings[name] for name in _QWEN2_SETTINGS if name in settings}, use_sliding_window=False)
+    return FullAttentionLM(_assemble(Qwen2ForCausalLM, config, files, {}, dtype, device), mask_id, shifted=True)
+
+
+def _assemble(
+    kind: Any, config: Any, files: Sequence[Path], names: Mapping[str, str], dtype: torch.dtype, device: torch.device
+) -> Any:
+    """Build a model around the tensors of its files, one shard at a time."""
+    with torch.device("meta"):
+        model = kind(config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    seen: set[str] = set()
+    for file in files:
+        part = {}
+        for name, tensor in read_tensors(file).items():
+            for pattern, new in names.items():
+                name = re.sub(pattern, new, name)
+            if name not in expected:
+                raise ModelError(f"{file} holds {name!r}, which {kind.__name__} does not have")
+            if tensor.shape != expected[name]:
+                raise ModelError(f"{file}: {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(expected[name])}")
+            part[name] = tensor.to(device, dtype)
+        model.load_state_dict(part, strict=False, assign=True)
+        seen |= part.keys()
+    model.tie_weights()
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if missing := sorted(expected.keys() - seen - tied):
+        raise ModelError(f"{files[0].parent} lacks weights of {kind.__name__}, such as {', '.join(missing[:3])}")
+    # Its buffers are in no file, and stay in float32 whatever the dtype of the weights.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    return model

@@ -1,0 +1,198 @@
+"""Masked (absorbing) diffusion, sampled exactly and lazily.
+
+In one reverse step from time t to s every masked position is revealed with probability 1 - s/t, whatever the tokens are, and
+then holds a draw from p(x0 | x_t) (Sahoo et al. 2024, arXiv 2406.07524, eq. 7, linear schedule). So *when* each is revealed can be
+drawn first: the reveal time of a position is uniform on (0, 1). The network then runs only on states that differ from the last
+one it saw, at most L of them instead of T per particle, and the vocabulary head only at positions that are being revealed. This is
+the law of the T-step ancestral sampler, not an approximation of it; `fktext.testing` proves it against the dense sampler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fktext import noise as streams
+from fktext.ledger import Ledger
+from fktext.masked.denoiser import Denoiser
+from fktext.masked.sampling import draw_tokens, token_probs
+from fktext.noise import Noise
+from fktext.rewards import Text
+
+HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32, 128 MiB for their cumulative sum
+
+
+@dataclass
+class MaskedState:
+    """M particles.
+
+    Attributes:
+        ids: (M, L) int64 tokens, mask_id where not yet revealed.
+        hidden: (M, L, D) what the network last said, or (M, 0, 0) before it spoke.
+        known: (M,) bool, whether `hidden` belongs to the present `ids`.
+    """
+
+    ids: Tensor
+    hidden: Tensor
+    known: Tensor
+
+
+class MaskedDiffusion:
+    """The reverse process of a masked-diffusion language model over `num_steps` equal steps.
+
+    Args:
+        denoiser: network and vocabulary head.
+        templates: (B, L) int64, the clamped tokens of each population (a prompt, or any set of positions), mask_id elsewhere.
+        particles: N; particle m belongs to population m // N.
+        num_steps: T.
+        decode: (R, L) finished ids and (R,) population indices -> R texts.
+        forbidden: token ids p(x0) never produces, beside the mask.
+        temperature, top_p: applied to p(x0).
+        batch_size: most rows per network call.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        templates: Tensor,
+        particles: int,
+        num_steps: int,
+        decode: Callable[[Tensor, Tensor], Sequence[Text]],
+        *,
+        forbidden: Sequence[int] = (),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        batch_size: int = 256,
+    ) -> None:
+        self.denoiser = denoiser
+        self.num_steps = num_steps
+        self.ledger = Ledger()
+        self._templates = templates
+        self._particles = particles
+        self._decode = decode
+        self._forbidden = torch.tensor(sorted({denoiser.mask_id, *forbidden}), device=templates.device)
+        self._temperature, self._top_p = temperature, top_p
+        self._batch_size = batch_size
+        # t_k, the noise time after k steps: 1 down to 0. A position is masked at t_k exactly if its reveal time is below t_k.
+        self._times = 1 - torch.arange(num_steps + 1, dtype=torch.float64, device=templates.device) / num_steps
+
+    def init(self, noise: Noise) -> MaskedState:
+        """All positions masked but the clamped ones."""
+        ids = self._templates.repeat_interleave(self._particles, 0)
+        return MaskedState(ids, ids.new_empty((len(ids), 0, 0), dtype=torch.float32), ids.new_zeros(len(ids), dtype=torch.bool))
+
+    @torch.inference_mode()
+    def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> MaskedState:
+        """Reveal what falls into steps k + 1 .. k_next; each row jumps from one of its reveal steps to the next."""
+        with self._timed():
+            ids = state.ids.clone()
+            reveal = self._reveal_steps(ids, k, noise)
+            for jump, (active, row, column) in enumerate(self._jumps(reveal, k_next)):
+                step = reveal[row, column]
+                before = self._times[reveal.new_zeros(len(ids)).index_copy(0, row, step)[active] - 1]
+                if jump == 0:  # what `predict` saw, or the beginning
+                    state = self._refresh(state, active, before)
+                    hidden = state.hidden[row, column]
+                else:
+                    hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
+                ids[row, column] = self._draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None])[:, 0]
+            return MaskedState(ids, state.hidden, state.known & (ids == state.ids).all(-1))
+
+    @torch.inference_mode()
+    def predict(self, state: MaskedState, k: int, noise: Noise, samples: int) -> tuple[Tensor, MaskedState]:
+        """Draw x0 ~ p(x0 | x_t), every masked position on its own; at the last step x0 is the state.
+
+        Returns:
+            (M * samples, L) int64, particle-major ((M, L) at the last step); and the state, with the network's output kept.
+        """
+        if k == self.num_steps:
+            return state.ids, state
+        with self._timed():
+            masked = state.ids == self.denoiser.mask_id
+            active = masked.any(-1).nonzero()[:, 0]
+            state = self._refresh(state, active, self._times[k].expand(len(active)))
+            x0 = state.ids[:, None].repeat(1, samples, 1)
+            row, column = masked.nonzero(as_tuple=True)
+            draws = torch.arange(streams.X0, streams.X0 + samples, device=row.device)
+            uniforms = noise.uniform(draws, k, column[:, None], row[:, None])
+            x0[row, :, column] = self._draw(state.hidden[row, column], uniforms) if len(row) else uniforms.long()
+            return x0.flatten(0, 1), state
+
+    def decode(self, x0: Tensor) -> Sequence[Text]:
+        """Texts of (R, L) ids; R is a multiple of M."""
+        population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
+        return self._decode(x0, population)
+
+    def _reveal_steps(self, ids: Tensor, k: int, noise: Noise) -> Tensor:
+        """(M, L) int64: the step that reveals each masked position, num_steps + 1 where nothing is masked.
+
+        A slot's first reveal times hold for its whole run, so a lineage that is never replaced does not depend on when it is
+        weighed. A slot that took over another's particle may hold a masked position whose own time has passed: it gets a new one,
+        uniform below t_k. Given that a position is still masked at t_k its time is uniform below t_k either way.
+        """
+        position = torch.arange(ids.shape[1], device=ids.device)
+        when = noise.uniform(streams.REVEAL, 0, position)
+        if k:
+            now = self._times[k]
+            when = torch.where(when < now, when, now * noise.uniform(streams.REVEAL, k, position))
+        step = torch.searchsorted(-self._times, -when)
+        return torch.where(ids == self.denoiser.mask_id, step, self.num_steps + 1)
+
+    def _jumps(self, reveal: Tensor, k_next: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The window's network calls, planned at once: (active rows, and row and column of each position to reveal).
+
+        The i-th call takes every row to its i-th distinct reveal step: as many calls as the busiest row has steps.
+        """
+        ordered, order = reveal.sort(-1)
+        rank = torch.zeros_like(order).scatter_(-1, order, (ordered.diff(dim=-1, prepend=ordered[:, :1]) > 0).cumsum(-1))
+        row, column = (reveal <= k_next).nonzero(as_tuple=True)
+        jump = rank[row, column]
+        by_jump = jump.argsort(stable=True)
+        row, column, jump = row[by_jump], column[by_jump], jump[by_jump]
+        calls = torch.unique_consecutive(jump * len(reveal) + row)  # one (jump, row) pair per row of a network call
+        sizes = torch.stack([torch.bincount(jump), torch.bincount(calls // len(reveal))]).tolist()
+        positions = zip(row.split(sizes[0]), column.split(sizes[0]), strict=True)
+        for active, (rows, columns) in zip((calls % len(reveal)).split(sizes[1]), positions, strict=True):
+            yield active, rows, columns
+
+    def _refresh(self, state: MaskedState, active: Tensor, t: Tensor) -> MaskedState:
+        """Bring `hidden` of the active rows up to date; rows that are equal share one forward."""
+        if not self.denoiser.time_dependent:
+            stale = ~state.known[active]
+            active, t = active[stale], torch.ones_like(t[stale])
+        if not len(active):
+            return state
+        seen = torch.cat([state.ids[active], t[:, None].view(torch.int64)], 1)
+        unique, inverse = torch.unique(seen, dim=0, return_inverse=True)
+        fresh = self._encode(unique[:, :-1], unique[:, -1].view(torch.float64))
+        hidden = state.hidden
+        if not hidden.numel():
+            hidden = fresh.new_empty((len(state.ids), *fresh.shape[1:]))
+        return MaskedState(state.ids, hidden.index_copy(0, active, fresh[inverse]), state.known.index_fill(0, active, True))
+
+    def _encode(self, ids: Tensor, t: Tensor) -> Tensor:
+        self.ledger.denoiser_rows += len(ids)
+        parts = zip(ids.split(self._batch_size), t.float().split(self._batch_size), strict=True)
+        return torch.cat([self.denoiser.encode(part, time_) for part, time_ in parts])
+
+    def _draw(self, hidden: Tensor, uniforms: Tensor) -> Tensor:
+        """Head, softmax and draws, a bounded number of logits at a time: (R, D), (R, S) -> (R, S)."""
+        self.ledger.head_positions += len(hidden)
+        size = max(1, HEAD_ELEMENTS // self.denoiser.vocab_size)
+        return torch.cat(
+            [
+                draw_tokens(token_probs(self.denoiser.logits(part), self._forbidden, self._temperature, self._top_p), uniform)
+                for part, uniform in zip(hidden.split(size), uniforms.split(size), strict=True)
+            ]
+        )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.ledger.denoiser_seconds += time.perf_counter() - started

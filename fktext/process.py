@@ -1,0 +1,62 @@
+"""What the engine asks of a diffusion sampler, and how particles are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fktext.ledger import Ledger
+from fktext.noise import Noise
+
+State = TypeVar("State")
+
+
+class ReverseProcess(Protocol[State]):
+    """A discrete-time reverse diffusion over M particles; step 0 is noise, step `num_steps` is a finished sample.
+
+    A state is a dataclass whose tensors all lead with axis M, and everything that must follow a particle (network caches,
+    contexts, histories) lives in it, so that `gather` is all that resampling ever does.
+    """
+
+    num_steps: int
+    ledger: Ledger
+
+    def init(self, noise: Noise) -> State:
+        """The M particles at step 0."""
+        ...
+
+    def advance(self, state: State, k: int, k_next: int, noise: Noise) -> State:
+        """Take every particle from step k to step k_next, in the process's own best order."""
+        ...
+
+    def predict(self, state: State, k: int, noise: Noise, samples: int) -> tuple[Any, State]:
+        """Draw `samples` guesses of x0 per particle given its state at step k, or take the state itself at the last step.
+
+        Returns:
+            The guesses, leading axis M * samples (particle-major), or M at the last step; and the state, in which whatever the
+            network computed is kept for the next `advance`.
+        """
+        ...
+
+    def decode(self, x0: Any) -> Sequence[Any]:
+        """What the reward sees: a string (or image) per row of x0."""
+        ...
+
+
+def gather(state: State, ancestors: Tensor) -> State:
+    """Copy particles: row i of the result is row ancestors[i] of `state`, for each of its tensors.
+
+    Args:
+        state: a dataclass whose tensors lead with axis M.
+        ancestors: (M,) int64.
+    """
+    changes = {
+        item.name: value[ancestors]
+        for item in fields(state)  # type: ignore[arg-type]
+        if isinstance(value := getattr(state, item.name), torch.Tensor)
+    }
+    return replace(state, **changes)  # type: ignore[type-var]

@@ -1,0 +1,1 @@
+"""What a contract is tested with: an enumerable model, exact checks, a dense sampler."""

@@ -1,0 +1,120 @@
+"""Exact checks: a weighted sample must estimate the tilted law without bias.
+
+For every potential, resampler and rule of adaptivity, E[Z_hat] = Z and E[Z_hat sum_i W_i 1(x_i = x)] = p(x) exp(lambda r(x))
+hold at any number of particles. Both sides are compared on the enumerable model: the left by many independent small
+populations, the right by listing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fktext.noise import Noise, population_key
+from fktext.potentials import POTENTIALS
+from fktext.rewards import Scorer, Weighted
+from fktext.schedules import Every, Schedule
+from fktext.smc import RESAMPLERS
+from fktext.smc.resamplers import Resampler
+from fktext.steer import Plan, Result, steer
+from fktext.testing.enumerable import Enumerable
+
+ADAPTIVITY = {"never": 0.0, "ess": 0.7, "always": 1.1}  # ESS thresholds
+LAM = 0.4  # small, so that weights are bounded enough for the central limit theorem to hold at a few thousand populations
+Z_BOUND = 5.0  # |z| of an unbiased estimate exceeds this once in two million
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far an estimate is from the exact tilted law, in standard errors.
+
+    Attributes:
+        z_norm: z-score of the mean of Z_hat against Z.
+        z_law: largest z-score, over all texts, of Z_hat * W(x) against p(x) exp(lambda r(x)).
+    """
+
+    potential: str
+    resampler: str
+    adaptivity: str
+    z_norm: float
+    z_law: float
+
+    @property
+    def passed(self) -> bool:
+        """Within the bound; NaN does not pass."""
+        return abs(self.z_norm) < Z_BOUND and self.z_law < Z_BOUND
+
+
+def check_law(model: Enumerable, result: Result, lam: float) -> tuple[float, float]:
+    """z-scores of a steered batch of independent populations against the exact tilted law.
+
+    Args:
+        model: the enumerable model that was steered.
+        result: at least some hundreds of populations (B).
+        lam: the lambda it was steered with.
+
+    Returns:
+        z of Z_hat, and the largest |z| over texts of Z_hat * W(x).
+    """
+    populations = len(result.log_z)
+    place = {text: index for index, text in enumerate(model.texts)}
+    index = torch.tensor([place[text] for text in result.samples]).reshape(populations, -1)
+    mass = result.log_w.exp().cpu() * result.log_z.exp().cpu()[:, None]  # Z_hat * W_i
+    estimates = torch.zeros(populations, len(model.texts), dtype=torch.float64).scatter_add_(1, index, mass)
+    exact = model.tilted(lam)
+
+    def scores(sample: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        error = sample.std(0) / math.sqrt(populations)
+        return (sample.mean(0) - truth) / error
+
+    norm = scores(estimates.sum(1), exact.sum())
+    return float(norm), float(scores(estimates, exact).abs().max())
+
+
+def run_case(
+    model: Enumerable,
+    potential: str,
+    resampler: Resampler,
+    threshold: float,
+    *,
+    populations: int,
+    particles: int = 3,
+    lam: float = LAM,
+    x0_samples: int = 2,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    **process_settings: Any,
+) -> Result:
+    """Steer `populations` independent populations of the enumerable model."""
+    keys = [population_key(seed, "exact", index) for index in range(populations)]
+    plan = Plan(
+        particles=particles,
+        schedule=schedule or Every(1),
+        potential=POTENTIALS[potential],
+        resampler=resampler,
+        lam=lam,
+        ess_threshold=threshold,
+        x0_samples=x0_samples,
+    )
+    process = model.process(populations, particles, **process_settings)
+    return steer(process, Scorer([Weighted("table", model.reward)]), Noise.of(keys, particles, str(model.denoiser.device)), plan)
+
+
+def checks(*, populations: int = 2000, device: str = "cpu", seed: int = 0) -> Iterator[Check]:
+    """Every potential x resampler x adaptivity on the enumerable model.
+
+    Args:
+        populations: independent populations per case; more makes a smaller bias visible.
+        device: where to run.
+        seed: of the noise; the model is always the same.
+    """
+    model = Enumerable(device=device)
+    for potential in POTENTIALS:
+        for name, resampler in RESAMPLERS.items():
+            for adaptivity, threshold in ADAPTIVITY.items():
+                result = run_case(model, potential, resampler, threshold, populations=populations, seed=seed)
+                yield Check(potential, name, adaptivity, *check_law(model, result, LAM))

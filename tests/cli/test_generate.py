@@ -1,0 +1,249 @@
+"""`fktext generate` on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Call = Callable[..., Result]
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_text(call: Call, tiny: Path) -> None:
+    result = call("generate", "the book", "the city", "--model", tiny, "-r", "letters", "-n", 4, "--samples", 2)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line[:8] for line in lines] == ["the book", "the book", "the city", "the city"]
+    steering, summary = result.stderr.replace("a plugin may print\n", "").replace("a reward may print\n", "").splitlines()
+    assert steering == "steering by letters: more of a letter"
+    assert summary.startswith("4 populations of 4 particles: ")
+    assert "denoiser rows per particle" in summary
+
+
+def test_jsonl_schema(call: Call, tiny: Path) -> None:
+    found = rows(
+        call(
+            *("generate", "the book", "--model", tiny, "-r", "letters=0.5", "-r", "letters:letter=a=-1"),
+            *("-n", 4, "--return", "all", "--format", "jsonl", "--seed", 3, "--lambda", 0.5),
+        )
+    )
+    assert len(found) == 4
+    for index, row in enumerate(found):
+        assert list(row) == [
+            *("prompt", "text", "continuation", "reward", "rewards", "log_weight", "log_z", "prompt_index", "sample", "particle"),
+            *("ancestor", "seed", "model", "settings"),
+        ]
+        assert (row["prompt"], row["prompt_index"], row["sample"], row["particle"], row["seed"]) == ("the book", 0, 0, index, 3)
+        assert row["text"] == "the book" + row["continuation"]
+        assert row["rewards"] == {"letters": row["text"].count("e"), "letters:letter=a": row["text"].count("a")}
+        assert row["reward"] == pytest.approx(0.5 * row["text"].count("e") - row["text"].count("a"))
+        assert row["ancestor"] in range(4)
+        assert row["model"]["name"] == str(tiny)
+        assert len(row["model"]["digest"]) == 16
+    assert sum(math.exp(row["log_weight"]) for row in found) == pytest.approx(1)
+    assert len({row["log_z"] for row in found}) == 1
+
+
+def test_a_row_holds_enough_to_run_it_again_from_python(call: Call, tiny: Path) -> None:
+    from fktext.generate import Population, Settings, generate
+    from fktext.models import load
+    from fktext.plugins import load_plugins
+
+    (row,) = rows(call("generate", "the", "--model", tiny, "-r", "letters", "-n", 3, "--seed", 5, "--top-p", 0.9, "-f", "jsonl"))
+    extra = {name: row["settings"].pop(name) for name in ("fktext", "dtype", "return", "rewards")}
+    terms = [load_plugins().create(spec) for spec in extra["rewards"]]
+    model = load(row["model"]["name"], dtype=extra["dtype"])
+    assert model.digest == row["model"]["digest"]
+    (population,) = [
+        item for item in generate(model, terms, [row["prompt"]], Settings(**row["settings"])) if isinstance(item, Population)
+    ]
+    assert population.texts[population.best()] == row["text"]
+    assert population.log_z == row["log_z"]
+
+
+def test_results_do_not_depend_on_batch_size_or_order(call: Call, tiny: Path) -> None:
+    arguments = ("--model", tiny, "-r", "letters", "-n", 4, "--samples", 2, "-f", "jsonl", "--return", "draw")
+    forward = rows(call("generate", "the book", "he", *arguments))
+    backward = rows(call("generate", "he", "the book", *arguments, "--batch-size", 1))
+    assert [row["text"] for row in forward] == [backward[index]["text"] for index in (2, 3, 0, 1)]
+
+
+def test_base_needs_no_reward_and_takes_no_prompt(call: Call, tiny: Path) -> None:
+    found = rows(call("generate", "--model", tiny, "--method", "base", "--samples", 3, "-f", "jsonl"))
+    assert [(row["prompt"], row["rewards"], row["sample"]) for row in found] == [("", {}, 0), ("", {}, 1), ("", {}, 2)]
+    assert len({row["text"] for row in found}) > 1
+
+
+def test_minus_infinity_is_null(call: Call, tiny: Path) -> None:
+    command = ("generate", "the", "--model", tiny, "-r", "fails:value=-inf,prompt=the", "--lambda", 0, "-n", 2, "-f", "jsonl")
+    (row,) = rows(call(*command))
+    assert (row["reward"], row["rewards"]) == (None, {"fails:value=-inf,prompt=the": None})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-r", "letters=2"], "steering by letters with weight 2: more of a letter"),
+        (["-r", "letters=-2"], "steering by letters with weight -2 AGAINST its goal: more of a letter"),
+        (["-r", "letters", "--lambda", "-1"], "steering by letters AGAINST its goal: more of a letter"),
+        (["-r", "fails"], "steering by fails: larger is better"),
+        (["-r", "letters", "--method", "best-of-n"], "choosing by letters: more of a letter"),
+        (["-r", "letters", "--method", "base"], "not steered, only measured: by letters: more of a letter"),
+    ],
+)
+def test_stderr_says_which_way_it_steers(call: Call, tiny: Path, arguments: list[str], line: str) -> None:
+    result = call("generate", "the", "--model", tiny, "-n", 2, *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert line in result.stderr.splitlines()
+
+
+def test_prompts_from_a_file(call: Call, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "the book"}\n""\n{"context_string": "he"}\n')
+    found = rows(call("generate", "--model", tiny, "-r", "letters", "-n", 2, "--prompts", path, "-f", "jsonl"))
+    assert [(row["prompt_index"], row["prompt"]) for row in found] == [(0, "the book"), (1, ""), (2, "he")]
+
+
+def test_output_file(call: Call, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    command = ("generate", "the", "he", "--model", tiny, "-r", "letters", "-n", 2, "--output", path)
+    result = call(*command)
+    assert (result.exit_code, result.stdout) == (0, "")
+    first = path.read_text()
+    assert [json.loads(line)["prompt"] for line in first.splitlines()] == ["the", "he"]
+    again = call(*command)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    assert path.read_text() == first
+    assert call(*command, "--overwrite").exit_code == 0
+    assert path.read_text() == first
+    plain = call(*command[:-1], tmp_path / "out.txt")
+    assert plain.exit_code == 0
+    assert (tmp_path / "out.txt").read_text() == "".join(json.loads(line)["text"] + "\n" for line in first.splitlines())
+
+
+@pytest.mark.parametrize("which", ["best", "all"])
+def test_resume_writes_what_is_missing_and_nothing_else(call: Call, tiny: Path, tmp_path: Path, which: str) -> None:
+    path = tmp_path / "out.jsonl"
+    command = ("generate", "the", "he", "she", "--model", tiny, "-r", "letters", "-n", 2, "-o", path, "--return", which)
+    assert call(*command, "--resume").exit_code == 0  # a first run may ask for it too
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]) + lines[-2][:40])
+    result = call(*command, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert path.read_text() == whole
+    assert call(*command, "--resume").exit_code == 0
+    assert path.read_text() == whole
+    other = call(*command, "--resume", "--seed", 1)
+    assert other.exit_code == 2
+    assert "has seed 0, and this run has 1" in other.stderr
+    assert path.read_text() == whole
+
+
+def test_a_failure_in_a_later_group_keeps_what_was_written(call: Call, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    command = ("generate", "the", "he", "she", "--model", tiny, "-r", "fails:value=nan,prompt=he", "-n", 2, "--batch-size", 2)
+    result = call(*command, "-f", "jsonl")
+    assert result.exit_code == 1
+    assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == ["the"]
+    assert "stopped: 1 of 3 populations were written" in result.stderr
+    assert "error: reward 'fails:value=nan,prompt=he' returned nan for sample" in result.stderr
+    assert call(*command, "-o", path).exit_code == 1
+    assert path.read_text() == result.stdout
+
+
+BAD = [
+    (2, ["-r", "leters"], ["unknown reward 'leters'", "did you mean 'letters'?"]),
+    (2, ["-r", "letters:leter=a"], ["'letters'", "'leter'", "did you mean 'letter'?"]),
+    (2, ["-r", "fails:value=x"], ["'fails'", "'value'", "'x'", "number"]),
+    (2, ["-r", "letters:"], ["'letters:'", "expected option=value"]),
+    (2, ["-r", "letters=0"], ["weight"]),
+    (2, ["-r", "letters", "-r", "letters=2"], ["given twice"]),
+    (2, [], ["--method fk needs a --reward"]),
+    (2, ["--method", "best-of-n"], ["--method best-of-n needs a --reward"]),
+    (2, ["-r", "letters", "--model", "tiny-mdml"], ["unknown model 'tiny-mdml'", "did you mean 'tiny-mdlm'?"]),
+    (1, ["-r", "letters", "--model", "owner/name", "--offline"], ["owner/name", "offline"]),
+    (2, ["-r", "letters", "--model", "./nothing"], ["./nothing", "no such"]),
+    (2, ["-r", "letters", "--prompts", "missing.txt"], ["missing.txt", "No such file"]),
+    (2, ["-r", "letters", "--prompts", "bad.jsonl"], ["bad.jsonl:2: not JSON"]),
+    (2, ["-r", "letters", "--prompts", "long.txt"], ["long.txt:2: ", "no room"]),
+    (2, ["-r", "letters", "--prompts", "strange.txt"], ["strange.txt:1: ", "'zebra'"]),
+    (2, ["-r", "letters", "the", "--prompts", "good.txt"], ["not both"]),
+    (2, ["-r", "letters", "the " * 20], ["no room"]),
+    (2, ["-r", "letters", "--length", "13"], ["13", "12"]),
+    (2, ["-r", "letters", "--particles", "0"], ["--particles", "greater than or equal to 1, got '0'"]),
+    (2, ["-r", "letters", "--particles", "-3"], ["--particles", "-3"]),
+    (2, ["-r", "letters", "--particles", "many"], ["--particles", "'many'", "integer"]),
+    (2, ["-r", "letters", "--samples", "0"], ["--samples"]),
+    (2, ["-r", "letters", "--steps", "2.5"], ["--steps", "'2.5'"]),
+    (2, ["-r", "letters", "--potential", "diff"], ["--potential", "'diff'", "'difference'"]),
+    (2, ["-r", "letters", "--resampler", "x"], ["--resampler", "'x'", "'systematic'"]),
+    (2, ["-r", "letters", "--method", "smc"], ["--method", "'smc'", "'fk'"]),
+    (2, ["-r", "letters", "--return", "worst"], ["--return", "'worst'"]),
+    (2, ["-r", "letters", "--lambda", "nan"], ["lam", "nan"]),
+    (2, ["-r", "letters", "--ess-threshold", "-1"], ["--ess-threshold"]),
+    (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
+    (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
+    (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
+    (2, ["-r", "letters", "--device", "gpu"], ["--device 'gpu'"]),
+    (2, ["-r", "letters", "--format", "xml"], ["--format", "'xml'"]),
+    (2, ["-r", "letters", "--output", "no/out.jsonl"], ["there is no folder 'no'"]),
+    (2, ["-r", "letters", "--output", "."], ["is a folder"]),
+    (2, ["-r", "letters", "--output", "good.txt"], ["exists", "--overwrite", "--resume"]),
+    (2, ["-r", "letters", "--resume"], ["--resume needs --output"]),
+    (2, ["-r", "letters", "--resume", "--output", "good.txt"], ["--resume needs", "jsonl"]),
+    (2, ["-r", "letters", "--resume", "--output", "bad.jsonl"], ["bad.jsonl:1 is no row"]),
+    (1, ["-r", "fails:value=nan", ""], ["'fails:value=nan'", "nan", "step", "sample 0"]),
+    (1, ["-r", "fails:value=inf", ""], ["'fails:value=inf'", "inf", "step", "sample 0"]),
+    (1, ["-r", "fails:value=-inf", ""], ["all 16 particles have weight zero at step"]),
+]
+
+
+@pytest.mark.parametrize(("code", "arguments", "parts"), BAD, ids=[" ".join(case[1]).strip()[:40] or "nothing" for case in BAD])
+def test_bad_input_is_one_clear_line(
+    call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, arguments: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.txt").write_text("the\n")
+    Path("bad.jsonl").write_text('"the"\n{"prompt"\n')
+    Path("long.txt").write_text("the\n" + "the " * 20 + "\n")
+    Path("strange.txt").write_text("the zebra\n")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    result = call("generate", "--model", tiny, *arguments)
+    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+    noise = ("a plugin may print", "a reward may print", "steering by", "stopped: 0 of 1")
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(noise)]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_debug_shows_the_traceback(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FKTEXT_DEBUG", "1")
+    result = call("generate", "--model", tiny, "-r", "leters")
+    assert type(result.exception).__name__ == "UsageError"
+
+
+def test_a_broken_plugin_is_one_warning(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FKTEXT_DISABLE_PLUGINS")
+    result = call("generate", "--model", tiny, "-r", "letters", "-n", 2)
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+    assert line == "warning: plugin fk-broken:main is import error: ModuleNotFoundError: No module named 'not_there_at_all'"
+    monkeypatch.setenv("FKTEXT_STRICT_PLUGINS", "1")
+    strict = call("generate", "--model", tiny, "-r", "letters", "-n", 2)
+    assert strict.exit_code == 1
+    assert "FKTEXT_STRICT_PLUGINS" in strict.stderr

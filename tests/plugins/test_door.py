@@ -1,0 +1,291 @@
+"""The plugin door, with fake distributions that do everything wrong a distribution can."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fktext.errors import PluginError, RewardError, UsageError
+from fktext.plugins import Registry, load_plugins
+from fktext.rewards import RewardContext
+
+Make = Callable[..., str]
+
+GOOD = """
+@hookimpl
+def fktext_register_rewards(register):
+    register({name!r}, lambda context: Constant(), summary="nothing much")
+"""
+OPTIONS = """
+def factory(context: "RewardContext", *, target: Literal["toxic", "nontoxic"] = "toxic", words: int = 20, strict: bool = False,
+            share: Annotated[float, Field(gt=0, le=1)] = 0.5, model: "str | None" = None, plain="x") -> "Reward":
+    return Constant(context=context, target=target, words=words, strict=strict, share=share, model=model, plain=plain)
+
+def needy(context, *, path: str, n: int):
+    return Constant()
+
+def crashing(context):
+    raise OSError("no such weights")
+
+def wrong(context, *, target: "Missing" = 1):
+    return Constant()
+
+@hookimpl
+def fktext_register_rewards(register):
+    register("toxicity", __name__ + ":factory", summary="log p(toxic)", options={"target": "which way"})
+    register("needy", needy, summary="s")
+    register("crashing", crashing, summary="s")
+    register("absent", "not_there_at_all:factory", summary="s")
+    register("nothing", __name__ + ":not_there", summary="s")
+    register("greedy", lambda context, **options: Constant(), summary="s")
+    register("noscore", lambda context: 3, summary="s")
+    register("typo", needy, summary="s", options={"pth": "which file"})
+    register("wrong", wrong, summary="s")
+"""
+
+
+def status(registry: Registry) -> dict[str, str]:
+    return {plugin.distribution: plugin.status for plugin in registry.plugins}
+
+
+def test_nothing_installed_is_fine(fake_dist: Make) -> None:
+    registry = load_plugins()
+    assert registry.plugins == ()
+    assert dict(registry.rewards) == {}
+    with pytest.raises(UsageError, match="unknown reward 'toxicity': Known: none"):
+        registry.create("toxicity")
+
+
+def test_a_plugin_brings_its_rewards_and_every_broken_one_is_reported(fake_dist: Make) -> None:
+    fake_dist("fk-good", GOOD.format(name="length"), version="2.3")
+    fake_dist("fk-absent", "import not_there_at_all")
+    fake_dist("fk-exit", "raise SystemExit(3)")
+    fake_dist("fk-syntax", "def f(:")
+    fake_dist("fk-misspelt", "@hookimpl\ndef fktext_register_reward(register): pass")
+    fake_dist("fk-signature", "@hookimpl\ndef fktext_register_rewards(register, tokenizer): pass")
+    fake_dist("fk-unmarked", "def fktext_register_rewards(register): pass")
+    fake_dist("fk-empty", "")
+    fake_dist("fk-boom", GOOD.format(name="early") + "    raise RuntimeError('boom\\nwith details')")
+    fake_dist("fk-quits", GOOD.format(name="late") + "    raise SystemExit")
+    fake_dist("fk-twice", GOOD.format(name="a") + "    register('a', lambda context: Constant(), summary='s')")
+    fake_dist("fk-name", GOOD.format(name="a b"))
+    fake_dist("fk-factory", "@hookimpl\ndef fktext_register_rewards(register): register('x', 'not a path', summary='s')")
+    fake_dist("fk-nosummary", "@hookimpl\ndef fktext_register_rewards(register): register('x', lambda context: Constant())")
+    fake_dist("fk-garbled", "", entry_points="[fktext]\nno equals sign here\n")
+    registry = load_plugins()
+    assert list(registry.rewards) == ["length"]
+    assert status(registry) == {
+        "fk-good": "ok",
+        "fk-absent": "import-error",
+        "fk-exit": "import-error",
+        "fk-syntax": "import-error",
+        "fk-misspelt": "invalid",
+        "fk-signature": "invalid",
+        "fk-unmarked": "invalid",
+        "fk-empty": "invalid",
+        "fk-boom": "hook-error",
+        "fk-quits": "hook-error",
+        "fk-twice": "hook-error",
+        "fk-name": "hook-error",
+        "fk-factory": "hook-error",
+        "fk-nosummary": "hook-error",
+        "fk-garbled": "invalid",
+    }
+    errors = {plugin.distribution: plugin.error for plugin in registry.plugins}
+    assert errors["fk-absent"] == "ModuleNotFoundError: No module named 'not_there_at_all'"
+    assert errors["fk-exit"] == "SystemExit: 3"
+    assert "did you mean 'fktext_register_rewards'?" in errors["fk-misspelt"]
+    assert "tokenizer" in errors["fk-signature"]
+    assert "hookimpl" in errors["fk-unmarked"]
+    assert errors["fk-boom"] == "RuntimeError: boom"
+    assert "registered twice" in errors["fk-twice"]
+    assert "summary" in errors["fk-nosummary"]
+    assert len(registry.problems()) == 14
+    assert all("\n" not in line and line.startswith("plugin fk-") for line in registry.problems())
+    good = registry.rewards["length"]
+    assert (good.qualified, good.summary) == ("fk-good:length", "nothing much")
+    assert registry.plugins[[plugin.distribution for plugin in registry.plugins].index("fk-good")].version == "2.3"
+
+
+def test_a_reward_of_a_broken_plugin_gives_the_stored_error(fake_dist: Make) -> None:
+    fake_dist("fk-absent", "import not_there_at_all", point="fluency")
+    fake_dist("fk-boom", GOOD.format(name="early") + "    raise RuntimeError('boom')")
+    registry = load_plugins()
+    for name in ("fluency", "fk-absent:anything", "fk_absent:anything"):
+        with pytest.raises(PluginError, match="No module named 'not_there_at_all'") as caught:
+            registry.create(name)
+        assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+    for name in ("early", "early=2", "fk-boom:early", "fk-boom:early=2"):
+        with pytest.raises(PluginError, match="RuntimeError: boom"):
+            registry.create(name)
+    with pytest.raises(UsageError, match=r"unknown reward 'other'.*Broken.*fk-absent:fluency.*fk-boom:boom"):
+        registry.create("other")
+
+
+def test_keyboard_interrupt_passes(fake_dist: Make) -> None:
+    fake_dist("fk-stop", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins()
+
+
+def test_a_clash_of_two_strangers_is_refused_by_its_bare_name(fake_dist: Make) -> None:
+    fake_dist("fk-one", GOOD.format(name="cola") + "    register('only', lambda context: Constant(), summary='s')", point="same")
+    fake_dist("fk-two", GOOD.format(name="cola"), point="same")
+    registry = load_plugins()
+    assert status(registry) == {"fk-one": "conflict", "fk-two": "conflict"}
+    assert sorted(registry.rewards) == ["fk-one:cola", "fk-two:cola", "only"]
+    assert registry.create("fk-two:cola=2").weight == 2.0
+    assert registry.create("fk-two:cola:=2").name == "fk-two:cola"
+    assert registry.resolve("fk_one:cola").distribution == "fk-one"
+    with pytest.raises(UsageError, match="write fk-one:cola or fk-two:cola"):
+        registry.create("cola")
+    assert "fk-two also has cola; write fk-one:cola" in registry.problems()[0]
+
+
+def test_a_stranger_never_shadows_a_built_in(fake_dist: Make) -> None:
+    fake_dist("aaa", GOOD.format(name="toxicity"))
+    fake_dist("fktext", GOOD.format(name="toxicity"), point="builtin")
+    registry = load_plugins()
+    assert status(registry) == {"aaa": "conflict", "fktext": "ok"}
+    assert registry.resolve("toxicity").distribution == "fktext"
+    assert registry.resolve("fktext:toxicity").distribution == "fktext"
+    assert registry.resolve("aaa:toxicity").distribution == "aaa"
+    assert list(registry.rewards) == ["toxicity", "aaa:toxicity"]
+
+
+def test_a_distribution_named_like_a_built_in_reward_does_not_take_its_options(fake_dist: Make) -> None:
+    fake_dist("fktext", OPTIONS, point="builtin")
+    fake_dist("toxicity", GOOD.format(name="words"))
+    registry = load_plugins()
+    assert registry.create("toxicity:words=7").reward.values["words"] == 7
+    assert registry.create("toxicity:words:=7").weight == 7.0
+
+
+@pytest.mark.parametrize("named", ["fk-good", "fk-good:good", " other , good "])
+def test_disabled_plugins_are_not_imported(fake_dist: Make, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    module = fake_dist("fk-good", GOOD.format(name="length"))
+    monkeypatch.setenv("FKTEXT_DISABLE_PLUGINS", named)
+    registry = load_plugins()
+    assert status(registry) == {"fk-good": "disabled"}
+    assert module not in sys.modules
+    assert registry.problems() == []
+    with pytest.raises(PluginError, match="FKTEXT_DISABLE_PLUGINS"):
+        registry.create("fk-good:length")
+
+
+def test_strict_raises_what_would_be_reported(fake_dist: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dist("fk-absent", "import not_there_at_all")
+    for off in ("", "0"):
+        monkeypatch.setenv("FKTEXT_STRICT_PLUGINS", off)
+        assert status(load_plugins()) == {"fk-absent": "import-error"}
+    monkeypatch.setenv("FKTEXT_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match="not_there_at_all") as caught:
+        load_plugins()
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+    monkeypatch.setenv("FKTEXT_DISABLE_PLUGINS", "fk-absent")
+    assert status(load_plugins()) == {"fk-absent": "disabled"}
+
+
+def test_the_first_of_two_versions_on_the_path_counts(fake_dist: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dist("fk-good", GOOD.format(name="old"), version="1.0")
+    first = tmp_path / "first"
+    folder = first / "fk_good-2.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: FK.Good\nVersion: 2.0\n")
+    (folder / "entry_points.txt").write_text("[fktext]\nnew = fake_new\n")
+    (first / "fake_new.py").write_text("from fktext.plugins import hookimpl\n" + GOOD.format(name="new"))
+    monkeypatch.syspath_prepend(first)
+    registry = load_plugins()
+    assert [(plugin.distribution, plugin.version) for plugin in registry.plugins] == [("FK.Good", "2.0")]
+    assert list(registry.rewards) == ["new"]
+
+
+def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> None:
+    fake_dist("fk-good", OPTIONS)
+    registry = load_plugins()
+    options = registry.rewards["toxicity"].options()
+    assert {name: (option.expects, option.default) for name, option in options.items()} == {
+        "target": ("toxic|nontoxic", "toxic"),
+        "words": ("int", 20),
+        "strict": ("bool", False),
+        "share": ("float", 0.5),
+        "model": ("str | None", None),
+        "plain": ("str", "x"),
+    }
+    assert options["target"].help == "which way"
+    context = RewardContext(device="cpu", offline=True)
+    term = registry.create("toxicity:target=nontoxic,words=3,strict=true,share=0.25,model=a/b=-2", context)
+    assert (term.name, term.weight) == ("toxicity:target=nontoxic,words=3,strict=true,share=0.25,model=a/b", -2.0)
+    assert term.reward.values == {
+        "context": context,
+        "target": "nontoxic",
+        "words": 3,
+        "strict": True,
+        "share": 0.25,
+        "model": "a/b",
+        "plain": "x",
+    }
+    assert registry.create("toxicity").reward.values["context"] == RewardContext()
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("toxcity", ["unknown reward 'toxcity'", "did you mean 'toxicity'?"]),
+        ("toxicity:targt=toxic", ["reward 'toxicity'", "'targt'", "did you mean 'target'?", "Known: model, plain"]),
+        ("toxicity:target=nice", ["reward 'toxicity' option 'target' came as 'nice'", "'toxic' or 'nontoxic'"]),
+        ("toxicity:words=many", ["reward 'toxicity' option 'words' came as 'many'", "integer"]),
+        ("toxicity:words=2.5", ["reward 'toxicity' option 'words' came as '2.5'", "integer"]),
+        ("toxicity:strict=perhaps", ["option 'strict' came as 'perhaps'", "boolean"]),
+        ("toxicity:share=2", ["option 'share' came as '2'", "less than or equal to 1"]),
+        ("needy:n=3", ["reward 'needy' needs path=<str>: write needy:path=<str>"]),
+        ("needy", ["write needy:path=<str>,n=<int>"]),
+    ],
+)
+def test_bad_options_are_usage_errors(fake_dist: Make, spec: str, parts: list[str]) -> None:
+    fake_dist("fk-good", OPTIONS)
+    with pytest.raises(UsageError) as caught:
+        load_plugins().create(spec)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "text"),
+    [
+        (
+            "absent",
+            PluginError,
+            "reward 'fk-good:absent' cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'",
+        ),
+        ("nothing", PluginError, "cannot be imported: AttributeError"),
+        ("greedy", PluginError, "expected (context, *, option: type = default, ...)"),
+        ("noscore", PluginError, "returned int, which has no score()"),
+        ("typo:path=x,n=1", PluginError, "but registers help for pth"),
+        ("wrong", PluginError, "whose annotations cannot be read: NameError"),
+        ("crashing", RewardError, "reward 'crashing' cannot be built: OSError: no such weights"),
+    ],
+)
+def test_bad_factories_are_named(fake_dist: Make, spec: str, error: type[Exception], text: str) -> None:
+    fake_dist("fk-good", OPTIONS)
+    with pytest.raises(error) as caught:
+        load_plugins().create(spec)
+    assert type(caught.value) is error
+    assert text in str(caught.value)
+
+
+def test_loading_plugins_imports_no_torch(fake_dist: Make, tmp_path: Path) -> None:
+    fake_dist("fk-good", OPTIONS)
+    program = "import sys; from fktext.plugins import load_plugins; r = load_plugins(); print(sorted(r.rewards)); " + (
+        "sys.exit('torch' in sys.modules)"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "toxicity" in done.stdout

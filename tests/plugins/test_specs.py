@@ -1,0 +1,102 @@
+"""The one-line grammar of a reward."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fktext.errors import UsageError
+from fktext.specs import Spec, parse_spec
+
+WORD = string.ascii_letters + string.digits
+names = st.builds(str.__add__, st.sampled_from(WORD), st.text(WORD + "._-", max_size=12))
+keys = st.builds(str.__add__, st.sampled_from(string.ascii_letters + "_"), st.text(WORD + "_", max_size=8))
+weights = st.floats(allow_nan=False, allow_infinity=False).filter(bool)
+specs = st.builds(
+    Spec,
+    st.one_of(names, st.builds("{}:{}".format, names, names)),
+    st.lists(st.tuples(keys, st.one_of(st.text(), st.text('",=: x'))), max_size=4, unique_by=lambda pair: pair[0]).map(tuple),
+    st.one_of(st.just(1.0), weights),
+)
+
+
+@given(specs, st.booleans())
+def test_what_is_written_is_read_back(spec: Spec, is_distribution: bool) -> None:
+    # a bare name with one option is the ambiguous form; every other one reads the same whatever is installed
+    ambiguous = ":" not in spec.name and spec.options
+    assert parse_spec(str(spec), lambda name: is_distribution and not ambiguous) == spec
+
+
+@given(st.text(WORD + '.:,="- ', max_size=20), st.booleans())
+def test_any_text_is_read_or_refused_in_one_line(text: str, is_distribution: bool) -> None:
+    try:
+        spec = parse_spec(text, lambda name: is_distribution)
+    except UsageError as error:
+        assert text in str(error) or repr(text) in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert parse_spec(str(spec), lambda name: False) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("toxicity", Spec("toxicity")),
+        ("cola=0.5", Spec("cola", weight=0.5)),
+        ("cola=-1e-3", Spec("cola", weight=-0.001)),
+        ("toxicity:target=nontoxic=2", Spec("toxicity", (("target", "nontoxic"),), 2.0)),
+        ("toxicity:model=a/b,target=toxic", Spec("toxicity", (("model", "a/b"), ("target", "toxic")))),
+        ("toxicity:model=C:/a b/c.ckpt", Spec("toxicity", (("model", "C:/a b/c.ckpt"),))),
+        ('toxicity:model="a,b=c:d"=2', Spec("toxicity", (("model", "a,b=c:d"),), 2.0)),
+        ('lexicon:word=""', Spec("lexicon", (("word", ""),))),
+        ('lexicon:word="say ""hi"""', Spec("lexicon", (("word", 'say "hi"'),))),
+        ("dist:name", Spec("dist:name")),
+        ("dist:name:opt=v", Spec("dist:name", (("opt", "v"),))),
+        ("dist:name:=2", Spec("dist:name", weight=2.0)),
+    ],
+)
+def test_examples(text: str, spec: Spec) -> None:
+    assert parse_spec(text) == spec
+
+
+def test_the_ambiguous_form_is_an_option_unless_the_first_part_is_a_distribution() -> None:
+    assert parse_spec("a:b=3") == Spec("a", (("b", "3"),))
+    assert parse_spec("a:b=3", {"a"}.__contains__) == Spec("a:b", weight=3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "expected"),
+    [
+        ("", 1, "a reward name"),
+        (" cola", 1, "a reward name"),
+        ("cola ", 5, "':' or '=' or the end"),
+        ("cola:", 6, "option=value"),
+        ("cola:target", None, ""),  # a qualified name, not an error
+        ("cola:x=1,", 10, "option=value"),
+        ("cola:x=1,y", 10, "option=value"),
+        ("cola:x=", 8, "a value of option 'x'"),
+        ('cola:x="a', 8, "a value of option 'x'"),
+        ('cola:x="a"b', 11, "',' or '=' or the end"),
+        ("cola=", 6, "a number, the weight"),
+        ("cola=x", 6, "a number, the weight"),
+        ("cola:x=a=b", 10, "written in double quotes"),
+        ("cola=0", 6, "finite and not 0"),
+        ("cola=nan", 6, "finite and not 0"),
+        ("cola=inf", 6, "finite and not 0"),
+    ],
+)
+def test_errors_say_where_and_what_was_expected(text: str, at: int | None, expected: str) -> None:
+    if at is None:
+        assert parse_spec(text) == Spec(text)
+        return
+    with pytest.raises(UsageError, match=f"at character {at} ") as caught:
+        parse_spec(text)
+    assert expected in str(caught.value)
+
+
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="'x' is given twice"):
+        parse_spec("cola:x=1,x=2")

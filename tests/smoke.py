@@ -1,0 +1,62 @@
+"""What a person gets who installs the wheel and nothing else. Run by `tox -e smoke`, outside the checkout."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+LIMIT = 95 * 2**20  # bytes, what the package index takes
+
+
+def run(*command: str, **environment: str) -> str:
+    """Run, echo, and return stdout; a failure ends the script."""
+    print("$", *command, flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    print(done.stdout, done.stderr, sep="", flush=True)
+    assert done.returncode == 0, f"exit code {done.returncode}"
+    return done.stdout
+
+
+def main() -> None:
+    """Check the installed distribution."""
+    distribution = importlib.metadata.distribution("fktext")
+    site = Path(sysconfig.get_paths()["purelib"])
+    files = [site / str(file) for file in distribution.files or []]
+    assert all(site in file.resolve().parents for file in files if file.suffix == ".py"), "not installed from a wheel"
+    for package in ("fktext", "fktext_cli", "fktext_evals", "fktext_plugins"):
+        assert site / package / "py.typed" in files, package
+    size = sum(file.stat().st_size for file in files if file.exists())
+    print(f"{len(files)} files, {size / 2**20:.1f} MiB installed")
+    assert size < LIMIT
+    assert not [file for file in files if file.suffix in (".gz", ".jsonl", ".tsv", ".csv")], "training data in the wheel"
+
+    fktext = shutil.which("fktext", path=str(Path(sys.executable).parent))
+    assert fktext
+    run(fktext, "--version")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(Path("empty-home").absolute())}
+    text = run(fktext, "generate", "The movie", "--reward", "toxicity", "--particles", "16", **offline)
+    assert text.lower().startswith("the movie")
+    rows = run(
+        fktext,
+        "generate",
+        "The lake",
+        "-r",
+        "toxicity:target=nontoxic",
+        "--particles",
+        "4",
+        "--return",
+        "all",
+        "--format",
+        "jsonl",
+        **offline,
+    )
+    assert len([json.loads(line) for line in rows.splitlines()]) == 4
+    assert "toxicity" in run(fktext, "rewards", **offline)
+
+
+if __name__ == "__main__":
+    main()

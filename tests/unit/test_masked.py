@@ -1,0 +1,219 @@
+"""The masked-diffusion process: economy, clamping, invariance."""
+
+import pytest
+import torch
+
+from fktext.masked.process import MaskedDiffusion
+from fktext.masked.sampling import draw_tokens, token_probs
+from fktext.noise import Noise, population_key
+from fktext.potentials import POTENTIALS
+from fktext.rewards import Scorer, Text, Weighted
+from fktext.schedules import At, Every
+from fktext.smc import RESAMPLERS
+from fktext.steer import Plan, steer, steer_steps
+from fktext.testing.enumerable import Enumerable
+
+
+class Counting:
+    """A small network over a longer canvas that counts what it is asked, and knows which inputs it saw."""
+
+    def __init__(self, length=24, vocab=11, time_dependent=False):
+        generator = torch.Generator().manual_seed(0)
+        self.max_length, self.vocab_size, self.mask_id, self.time_dependent = length, vocab + 1, vocab, time_dependent
+        self.mix = torch.randn(length, length, generator=generator) / length**0.5
+        self.embed = torch.randn(vocab + 1, 8, generator=generator)
+        self.head = torch.randn(8, vocab + 1, generator=generator)
+        self.seen = []
+        self.times = []
+
+    device = torch.device("cpu")
+
+    def encode(self, ids, t):
+        self.seen += [tuple(row) for row in ids.tolist()]
+        self.times += t.tolist()
+        shift = t[:, None, None] if self.time_dependent else 0
+        return torch.tanh(torch.einsum("ij,rjd->rid", self.mix, self.embed[ids]) + shift)
+
+    def logits(self, hidden):
+        return hidden @ self.head
+
+
+def decode(ids, population):
+    return [Text(" ".join(map(str, row))) for row in ids.tolist()]
+
+
+def make(net, populations=1, particles=1, steps=100, templates=None, **settings):
+    if templates is None:
+        templates = torch.full((populations, net.max_length), net.mask_id)
+    return MaskedDiffusion(net, templates, particles, steps, decode, **settings)
+
+
+class Parity:
+    """A cheap deterministic reward in nats."""
+
+    def score(self, samples):
+        return [-(sum(map(int, sample.split())) % 7) / 3 for sample in samples]
+
+
+SCORER = [Weighted("parity", Parity())]
+
+
+def run(net, keys, particles, schedule=None, lam=2.0, threshold=0.5, resampler="systematic", potential="difference", **settings):
+    plan = Plan(particles, schedule or Every(10), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, x0_samples=2)
+    return steer(make(net, len(keys), particles, **settings), Scorer(SCORER), Noise.of(keys, particles), plan)
+
+
+KEYS = [population_key(0, name) for name in "abcd"]
+
+
+def test_network_runs_only_on_states_it_has_not_seen():
+    net = Counting()
+    noise = Noise.of(KEYS[:1], 1)
+    process = make(net, steps=1000)
+    process.advance(process.init(noise), 0, 1000, noise)
+    assert len(net.seen) == len(set(net.seen)) == process.ledger.denoiser_rows
+    assert process.ledger.denoiser_rows <= net.max_length
+    assert process.ledger.head_positions == net.max_length
+
+
+def test_equal_rows_share_one_forward():
+    net = Counting()
+    noise = Noise.of(KEYS, 8)
+    process = make(net, populations=4, particles=8)
+    process.predict(process.init(noise), 0, noise, 2)
+    assert process.ledger.denoiser_rows == 1
+
+
+def test_predict_and_the_next_window_share_a_forward():
+    net = Counting()
+    noise = Noise.of(KEYS[:1], 1)
+    process = make(net, steps=1000)
+    state = process.init(noise)
+    for k in range(0, 1000, 20):
+        state = process.advance(state, k, k + 20, noise)
+        _, state = process.predict(state, k + 20, noise, 4)
+    assert len(net.seen) == len(set(net.seen))
+    assert process.ledger.denoiser_rows <= net.max_length
+
+
+def test_expected_rows_at_the_papers_size():
+    """T = 1000, L = 128: about 120 distinct states per particle (dense: 1000)."""
+    net = Counting(length=128)
+    particles = 16
+    noise = Noise.of(KEYS[:1], particles)
+    process = make(net, particles=particles, steps=1000)
+    process.advance(process.init(noise), 0, 1000, noise)
+    assert 112 < process.ledger.denoiser_rows / particles < 125
+
+
+@pytest.mark.parametrize("schedule", [Every(10), Every(7), At([50])])
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_one_particle_is_the_base_sampler(resampler, schedule):
+    base = run(Counting(), KEYS, 1, schedule=At([]), potential="terminal")
+    steered = run(Counting(), KEYS, 1, schedule=schedule, threshold=1.1, resampler=resampler)
+    assert steered.samples == base.samples
+
+
+def test_lambda_zero_keeps_every_lineage():
+    base = run(Counting(), KEYS, 6, schedule=At([]), potential="terminal")
+    flat = run(Counting(), KEYS, 6, lam=0.0, threshold=1.1)
+    assert flat.samples == base.samples
+    assert torch.equal(flat.roots, torch.arange(6).expand(4, 6))
+    assert torch.equal(flat.log_z, torch.zeros(4, dtype=torch.float64))
+
+
+def test_result_does_not_depend_on_batches_or_company():
+    together = run(Counting(), KEYS, 6)
+    chunked = run(Counting(), KEYS, 6, batch_size=5)
+    assert chunked.samples == together.samples
+    assert torch.equal(chunked.roots, together.roots)
+    torch.testing.assert_close(chunked.log_w, together.log_w)
+    for index, key in enumerate(KEYS):
+        alone = run(Counting(), [key], 6)
+        assert alone.samples == together.samples[6 * index : 6 * index + 6]
+        torch.testing.assert_close(alone.log_z, together.log_z[index : index + 1])
+    turned = run(Counting(), KEYS[::-1], 6)
+    assert turned.samples[-6:] == together.samples[:6]
+
+
+def test_changing_the_resampler_changes_no_particle_before_it_acts():
+    firsts = {tuple(steps[0].samples) for name in RESAMPLERS if (steps := watch(name))}
+    assert len(firsts) == 1
+
+
+def watch(resampler):
+    plan = Plan(6, Every(10), resampler=RESAMPLERS[resampler], lam=2.0, x0_samples=2)
+    return list(steer_steps(make(Counting(), 1, 6), Scorer(SCORER), Noise.of(KEYS[:1], 6), plan))
+
+
+def test_lineage_sums_to_the_final_tilt():
+    """Along every surviving lineage the log-potentials since the last reset and log Z account for lambda r(x0)."""
+    for potential in POTENTIALS:
+        for threshold in (0.0, 0.5, 1.1):
+            plan = Plan(6, Every(10), POTENTIALS[potential], lam=2.0, ess_threshold=threshold, x0_samples=2)
+            steps = list(steer_steps(make(Counting(), 1, 6), Scorer(SCORER), Noise.of(KEYS[:1], 6), plan))
+            lineage = torch.arange(6)  # slots after the last step, traced back
+            total = torch.zeros(6, dtype=torch.float64)
+            for index in range(len(steps) - 1, -1, -1):
+                step = steps[index]
+                lineage = lineage if index == len(steps) - 1 else step.ancestors[0][lineage]
+                if step.resampled[0] or index == len(steps) - 1:
+                    total += step.log_w[0][lineage]
+            torch.testing.assert_close(total, 2.0 * steps[-1].reward[0])
+
+
+def test_clamped_positions_never_change():
+    net = Counting()
+    templates = torch.full((2, net.max_length), net.mask_id)
+    templates[0, [0, 5, 23]] = torch.tensor([3, 1, 4])
+    templates[1, :10] = 2
+    result = run(net, KEYS[:2], 8, templates=templates)
+    ids = torch.tensor([list(map(int, text.split())) for text in result.samples]).reshape(2, 8, -1)
+    assert (ids[0][:, [0, 5, 23]] == torch.tensor([3, 1, 4])).all()
+    assert (ids[1][:, :10] == 2).all()
+    assert (ids != net.mask_id).all()
+
+
+def test_a_network_that_sees_time_gets_the_time_of_each_row():
+    net = Counting(time_dependent=True)
+    noise = Noise.of(KEYS[:1], 1)
+    process = make(net, steps=50)
+    process.advance(process.init(noise), 0, 50, noise)
+    assert net.times == sorted(net.times, reverse=True)
+    grid = {round(1 - step / 50, 6) for step in range(50)}
+    assert {round(time, 6) for time in net.times} <= grid
+    # weighing in between changes what it is asked, not what comes out
+    base = run(Counting(time_dependent=True), KEYS, 1, schedule=At([]), potential="terminal")
+    assert run(Counting(time_dependent=True), KEYS, 1).samples == base.samples
+
+
+def test_token_probs_temperature_and_nucleus():
+    logits = torch.tensor([[2.0, 1.0, 0.0, 5.0]])
+    forbidden = torch.tensor([3])
+    probs = token_probs(logits, forbidden)
+    assert probs[0, 3] == 0
+    torch.testing.assert_close(probs[0, :3], torch.softmax(logits[0, :3], -1))
+    torch.testing.assert_close(token_probs(logits, forbidden, temperature=0.5)[0, :3], torch.softmax(2 * logits[0, :3], -1))
+    assert (token_probs(logits, forbidden, top_p=0.5) > 0).tolist() == [[True, False, False, False]]
+    assert (token_probs(logits, forbidden, top_p=0.7) > 0).tolist() == [[True, True, False, False]]
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    probs = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
+    edge = torch.tensor([[2.0**-53, 1 - 2.0**-53, 0.3, 0.5]], dtype=torch.float64)
+    assert set(draw_tokens(probs, edge).flatten().tolist()) == {1, 3}
+
+
+def test_rare_tokens_keep_their_mass():
+    """A tail of 4,000 tokens sharing 0.5%: float32 Gumbel noise loses a quarter of it, the inverse CDF none."""
+    probs = torch.full((1, 4001), 0.005 / 4000)
+    probs[0, 0] = 0.995
+    uniforms = Noise.of(KEYS[:1], 1).uniform(0, 0, torch.arange(400_000))
+    share = (draw_tokens(probs, uniforms) > 0).double().mean()
+    assert abs(share - 0.005) < 5 * (0.005 / 400_000) ** 0.5
+
+
+def test_enumerable_law_sums_to_one():
+    model = Enumerable(length=2, tokens=3, num_steps=3, seed=5)
+    assert model.law.sum() == pytest.approx(1, abs=1e-12)
+    assert model.law.min() > 0
