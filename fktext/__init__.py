@@ -1,3 +1,67 @@
-"""Feynman-Kac steering of text diffusion at inference time."""
+"""Feynman-Kac steering of text diffusion at inference time.
+
+    from fktext import Population, RewardContext, Settings, load, load_plugins
+    from fktext.generate import generate
+
+    model = load("tiny-mdlm")
+    reward = load_plugins().create("toxicity:target=nontoxic", RewardContext())
+    for item in generate(model, [reward], ["The book"], Settings(particles=8)):
+        if isinstance(item, Population):
+            print(item.texts[item.best()], item.log_z)
+
+The loop itself is `fktext.steer`. The names below are imported when they are first used, so `import fktext` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fktext.errors import FktextError
+    from fktext.generate import Population, Progress, Settings
+    from fktext.models import TextModel, load
+    from fktext.plugins import hookimpl, load_plugins
+    from fktext.rewards import Reward, RewardContext, Text, Weighted
+    from fktext.steer import Plan, Result, Step
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("FktextError",),
+    "generate": ("Population", "Progress", "Settings"),
+    "models": ("TextModel", "load"),
+    "plugins": ("hookimpl", "load_plugins"),
+    "rewards": ("Reward", "RewardContext", "Text", "Weighted"),
+    "steer": ("Plan", "Result", "Step"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "FktextError",
+    "Plan",
+    "Population",
+    "Progress",
+    "Result",
+    "Reward",
+    "RewardContext",
+    "Settings",
+    "Step",
+    "Text",
+    "TextModel",
+    "Weighted",
+    "__version__",
+    "hookimpl",
+    "load",
+    "load_plugins",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"fktext.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'fktext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

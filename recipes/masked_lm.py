@@ -91,7 +91,8 @@ def save(model: BertForMaskedLM, tokenizer: Tokenizer, out: Path) -> None:
         "end_token": "[SEP]",
         "pad_token": "[PAD]",
         "default_length": 32,
-        "default_steps": 64,
+        "default_steps": 128,
+        "default_temperature": 0.7,
     }
     model.config.save_pretrained(out)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if "predictions.decoder" not in name}

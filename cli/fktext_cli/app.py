@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import generate, listing
+from fktext_cli import evals, generate, listing
 from fktext_cli.output import silence
 
 
@@ -87,6 +87,7 @@ app.command("rewards")(listing.rewards)
 app.command("models")(listing.models)
 app.command("plugins")(listing.plugins)
 app.command("selftest")(listing.selftest)
+app.add_typer(evals.app, name="eval")
 
 
 def main() -> None:

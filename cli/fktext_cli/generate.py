@@ -16,9 +16,9 @@ import typer
 
 import fktext
 from fktext.errors import UsageError
+from fktext.prompts import Prompt, read_prompts
 from fktext_cli import output
 from fktext_cli.listing import load_registry, resolve_device
-from fktext_cli.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population, Settings
@@ -46,7 +46,9 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Reverse diffusion steps.", show_default="the model's", rich_help_panel=SAMPLE)
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the model's p(x0).", rich_help_panel=SAMPLE)] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the model's p(x0).", show_default="the model's", rich_help_panel=SAMPLE)
+    ] = None,
     top_p: Annotated[float, typer.Option(help="Nucleus of the model's p(x0).", rich_help_panel=SAMPLE)] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed, the same texts.", rich_help_panel=SAMPLE)] = 0,
     reward: Annotated[
@@ -66,7 +68,9 @@ def generate(
         Literal["fk", "best-of-n", "base"],
         typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
     ] = "fk",
-    lam: Annotated[float, typer.Option("--lambda", help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)] = 10.0,
+    lam: Annotated[
+        float, typer.Option("--lambda", min=0, help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)
+    ] = 10.0,
     potential: Annotated[
         Literal["difference", "max", "sum", "terminal"],
         typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
@@ -230,7 +234,10 @@ def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: Settin
     assert settings.length is not None
     for prompt in prompts:
         try:
+            prompt.text.encode()
             model.template(prompt.text, settings.length)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{prompt.where or 'prompt'}: {prompt.text!r} is not valid Unicode") from error
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
@@ -241,7 +248,7 @@ def _steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
     for term in terms:
         goal = getattr(term.reward, "goal", None)
         weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
-        against = " AGAINST its goal" if settings.method != "base" and term.weight * settings.lam < 0 else ""
+        against = " AGAINST its goal" if term.weight < 0 else ""
         yield f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}"
 
 

@@ -100,7 +100,9 @@ class Sink:
             return self
         self._new = not self.path.exists()
         try:
-            self._file = self.path.open("r+b" if self.keep is not None else "wb" if self.overwrite else "ab", buffering=0)
+            # "a" is for devices: a file that exists has been refused (see `check_output`)
+            mode = "r+" if self.keep is not None else "w" if self.overwrite else "x" if self._new else "a"
+            self._file = FileIO(self.path, mode)
             if self.keep is not None:
                 self._file.truncate(self.keep)
                 self._file.seek(self.keep)

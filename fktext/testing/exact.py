@@ -23,7 +23,7 @@ from fktext.smc.resamplers import Resampler
 from fktext.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
 
-ADAPTIVITY = {"never": 0.0, "ess": 0.7, "always": 1.1}  # ESS thresholds
+ADAPTIVITY = {"never": 0.0, "ess": 0.95, "always": 1.1}  # ESS thresholds
 LAM = 0.4  # small, so that weights are bounded enough for the central limit theorem to hold at a few thousand populations
 Z_BOUND = 5.0  # |z| of an unbiased estimate exceeds this once in two million
 

@@ -60,7 +60,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     yield Row("lambda = 0 keeps every lineage", "identity", "identity" if own else "drift", own)
 
     forgetful = Resampler("forgetful", _forgetful, lambda size: 1)
-    wrong = run_case(model, "difference", forgetful, ADAPTIVITY["always"], populations=4 * populations, lam=1.0, seed=seed)
+    wrong = run_case(model, "difference", forgetful, ADAPTIVITY["always"], populations=populations, lam=1.0, seed=seed)
     caught = _worst(model, wrong, 1.0)
     yield Row("control: weights forgotten", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
@@ -86,7 +86,7 @@ def _plain(model: Enumerable, particles: int, device: str, seed: int, *, steered
 
 def _forgetful(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Resample below the threshold, drop the weights above it: a known mistake."""
-    low = ess(weights.log()) < 0.9 * weights.shape[-1]
+    low = ess(weights.log()) < 0.5 * weights.shape[-1]
     return torch.where(
         low[:, None], RESAMPLERS["systematic"].counts(weights, uniforms), torch.ones_like(weights, dtype=torch.int64)
     )

@@ -111,6 +111,7 @@ def start(plugin_path: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[s
     def launch(*arguments: object, **options: object) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(plugin_path), *filter(None, sys.path)])
         environment = {**os.environ, "PYTHONPATH": path, "FKTEXT_DISABLE_PLUGINS": "fk-broken", "HF_HUB_OFFLINE": "1"}
+        environment["OMP_NUM_THREADS"] = "1"  # two threads on a busy core wait for each other at every layer
         command = [sys.executable, "-m", "fktext_cli", *map(str, arguments)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **streams)  # type: ignore[call-overload,no-any-return]

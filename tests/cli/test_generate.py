@@ -95,7 +95,6 @@ def test_minus_infinity_is_null(call: Call, tiny: Path) -> None:
     [
         (["-r", "letters=2"], "steering by letters with weight 2: more of a letter"),
         (["-r", "letters=-2"], "steering by letters with weight -2 AGAINST its goal: more of a letter"),
-        (["-r", "letters", "--lambda", "-1"], "steering by letters AGAINST its goal: more of a letter"),
         (["-r", "fails"], "steering by fails: larger is better"),
         (["-r", "letters", "--method", "best-of-n"], "choosing by letters: more of a letter"),
         (["-r", "letters", "--method", "base"], "not steered, only measured: by letters: more of a letter"),
@@ -191,7 +190,10 @@ BAD = [
     (2, ["-r", "letters", "--resampler", "x"], ["--resampler", "'x'", "'systematic'"]),
     (2, ["-r", "letters", "--method", "smc"], ["--method", "'smc'", "'fk'"]),
     (2, ["-r", "letters", "--return", "worst"], ["--return", "'worst'"]),
-    (2, ["-r", "letters", "--lambda", "nan"], ["lam", "nan"]),
+    (2, ["-r", "letters", "--lambda", "nan"], ["--lambda", "'nan'"]),
+    (2, ["-r", "letters", "--lambda", "-1"], ["--lambda", "'-1'"]),
+    (2, ["-r", "letters", "--lambda", "inf"], ["lam", "inf"]),
+    (2, ["-r", "letters", "--prompts", "surrogate.jsonl"], ["surrogate.jsonl:1: ", "not valid Unicode"]),
     (2, ["-r", "letters", "--ess-threshold", "-1"], ["--ess-threshold"]),
     (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
     (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
@@ -218,6 +220,7 @@ def test_bad_input_is_one_clear_line(
     Path("good.txt").write_text("the\n")
     Path("bad.jsonl").write_text('"the"\n{"prompt"\n')
     Path("long.txt").write_text("the\n" + "the " * 20 + "\n")
+    Path("surrogate.jsonl").write_text('"the \\ud800"\n')
     Path("strange.txt").write_text("the zebra\n")
     before = {path: path.read_bytes() for path in Path().iterdir()}
     result = call("generate", "--model", tiny, *arguments)

@@ -54,28 +54,28 @@ def test_models(call: Call) -> None:
 
 
 def test_selftest(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fktext.testing import exact
+    from fktext.testing import selftest
 
-    real = exact.checks
+    checks = selftest.run(populations=200, device="cpu")
+    two = [next(checks), next(checks)]  # the whole of it takes half a minute
 
-    def few(**settings: object) -> list[exact.Check]:
-        assert settings == {"populations": 300, "device": "cpu", "seed": 4}
-        checks = real(populations=300, device="cpu", seed=4)
-        return [next(checks), next(checks)]
+    def run(**settings: object) -> list[selftest.Row]:
+        assert settings == {"populations": 2000, "device": "cpu", "seed": 4}
+        return two
 
-    monkeypatch.setattr(exact, "checks", few)
-    command = ("selftest", "--device", "cpu", "--populations", 300, "--seed", 4)
+    monkeypatch.setattr(selftest, "run", run)
+    command = ("selftest", "--device", "cpu", "--populations", 2000, "--seed", 4)
     text = call(*command)
     assert text.exit_code == 0, text.stderr
-    assert [line.split()[-1] for line in text.stdout.splitlines()] == ["law", "ok", "ok"]
-    assert text.stderr.startswith("2 of 2 within")
-    assert all(row["passed"] for row in rows(call(*command, "--format", "jsonl")))
+    assert [line.split()[-1] for line in text.stdout.splitlines()] == ["ok", "ok"]
+    assert text.stderr.startswith("2 of 2 checks passed on cpu")
+    assert [row["check"] for row in rows(call(*command, "--format", "jsonl"))] == [row.check for row in two]
 
-    monkeypatch.setattr(exact, "checks", lambda **settings: [replace(few(**settings)[0], z_law=9.0)])
+    two[1] = replace(two[1], passed=False)
     wrong = call(*command)
     assert wrong.exit_code == 1
-    assert "FAILED" in wrong.stdout
-    assert "0 of 1 within" in wrong.stderr
+    assert wrong.stdout.splitlines()[1].endswith("FAILED")
+    assert wrong.stderr.startswith("1 of 2 checks passed")
 
 
 def test_selftest_refuses_a_device_that_is_not_there(call: Call) -> None:

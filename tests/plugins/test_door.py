@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from fktext.errors import PluginError, RewardError, UsageError
 from fktext.plugins import Registry, load_plugins
-from fktext.rewards import RewardContext
+from fktext.rewards import RewardContext, Weighted
 
 Make = Callable[..., str]
 
@@ -47,6 +48,11 @@ def fktext_register_rewards(register):
     register("typo", needy, summary="s", options={"pth": "which file"})
     register("wrong", wrong, summary="s")
 """
+
+
+def values(term: Weighted) -> Any:
+    """What the reward of a fake plugin was built with."""
+    return cast(Any, term.reward).values
 
 
 def status(registry: Registry) -> dict[str, str]:
@@ -162,7 +168,7 @@ def test_a_distribution_named_like_a_built_in_reward_does_not_take_its_options(f
     fake_dist("fktext", OPTIONS, point="builtin")
     fake_dist("toxicity", GOOD.format(name="words"))
     registry = load_plugins()
-    assert registry.create("toxicity:words=7").reward.values["words"] == 7
+    assert values(registry.create("toxicity:words=7"))["words"] == 7
     assert registry.create("toxicity:words:=7").weight == 7.0
 
 
@@ -221,7 +227,7 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
     context = RewardContext(device="cpu", offline=True)
     term = registry.create("toxicity:target=nontoxic,words=3,strict=true,share=0.25,model=a/b=-2", context)
     assert (term.name, term.weight) == ("toxicity:target=nontoxic,words=3,strict=true,share=0.25,model=a/b", -2.0)
-    assert term.reward.values == {
+    assert values(term) == {
         "context": context,
         "target": "nontoxic",
         "words": 3,
@@ -230,7 +236,7 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
         "model": "a/b",
         "plain": "x",
     }
-    assert registry.create("toxicity").reward.values["context"] == RewardContext()
+    assert values(registry.create("toxicity"))["context"] == RewardContext()
 
 
 @pytest.mark.parametrize(

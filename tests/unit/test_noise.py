@@ -2,7 +2,7 @@
 
 import torch
 
-from fktext.noise import REVEAL, TOKEN, Noise, philox, population_key
+from fktext.noise import NORMAL, REVEAL, TOKEN, Noise, philox, population_key
 
 
 def test_known_answers_of_philox():
@@ -56,3 +56,23 @@ def test_uniform_strictly_inside_and_flat():
 def test_negative_seeds_and_large_keys():
     keys = [population_key(-1, "x"), (1 << 64) - 1, 0]
     assert len({float(u) for u in Noise.of(keys, 1).uniform(TOKEN, 0, 0)}) == 3
+
+
+def test_normals_are_standard_and_belong_to_their_rows():
+    noise = Noise.of([population_key(0, name) for name in "ab"], 3)
+    rows = torch.arange(6)
+    normals = noise.normal(NORMAL, 7, 50_001, rows)
+    assert (normals.dtype, normals.shape) == (torch.float32, (6, 50_001))
+    assert torch.equal(noise.normal(NORMAL, 7, 50_001, rows[[4, 1]]), normals[[4, 1]])
+    assert torch.equal(noise.normal(NORMAL, 7, 10, rows), normals[:, :10])
+    assert (noise.normal(NORMAL, 8, 10, rows) != normals[:, :10]).all()
+    flat = normals.double().flatten()
+    bound = 5 / len(flat) ** 0.5
+    assert abs(flat.mean()) < bound
+    assert abs(flat.var() - 1) < 1.5 * bound
+    for at in (-3.0, -1.0, 0.5, 2.0):
+        share = float(torch.special.ndtr(torch.tensor(at, dtype=torch.float64)))
+        assert abs((flat < at).double().mean() - share) < 5 * (share * (1 - share) / len(flat)) ** 0.5
+    assert torch.corrcoef(normals).sub(torch.eye(6)).abs().max() < 5 / 50_001**0.5
+    # a counter of four normals: neighbours come from different words of it
+    assert abs((flat[:-1] * flat[1:]).mean()) < bound

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fktext.errors import UsageError
-from fktext_cli.prompts import read_prompts
+from fktext.prompts import read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"))
 

@@ -1,0 +1,62 @@
+"""README and guides do what they say: every `fktext` command and every Python block in them is run, in order, in one folder a page."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: page.name)
+BLOCK = re.compile(r"^```(\w+)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    """(language, remark, code) of each fenced block; a remark `no-run` after the language says why it is not run here."""
+    return [(language, remark.strip(), code) for language, remark, code in BLOCK.findall(page.read_text())]
+
+
+def commands(code):
+    """The `fktext` commands of a shell block, continuation lines joined."""
+    joined = code.replace("\\\n", " ")
+    return [line.removeprefix("$ ") for line in joined.splitlines() if line.removeprefix("$ ").startswith("fktext ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page, tmp_path):
+    for language, remark, code in blocks(page):
+        if remark.startswith("no-run"):
+            continue
+        if language == "python":
+            run([sys.executable, "-c", code], tmp_path)
+        if language == "sh":
+            for command in commands(code):
+                words = shlex.split(command, comments=True)
+                assert not set(words) & {"|", ">", "<", "&&"}, f"shell syntax in {command!r}"
+                run([sys.executable, "-m", "fktext_cli", *words[1:]], tmp_path)
+
+
+def run(command, folder):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_some_page_has_commands():
+    assert sum(len(commands(code)) for page in PAGES for language, _, code in blocks(page) if language == "sh") >= 5
+
+
+def test_ci_runs_readmes_second_command():
+    readme = [code.strip() for language, _, code in blocks(ROOT / "README.md") if language == "sh"]
+    installs = [code for code in readme if code.startswith("python3 -m venv")]
+    assert len(installs) == 2
+    assert "fktext generate" in installs[0]
+    script = (ROOT / ".ci" / "run").read_text()
+    assert installs[1].replace("pip install ", "pip install -q ") in script
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
