@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from fktext import noise as streams
 from fktext.errors import UsageError, unknown_name
 from fktext.ledger import Ledger
-from fktext.masked.process import MaskedDiffusion
 from fktext.noise import Noise, population_key
 from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Text, Weighted
@@ -37,7 +37,8 @@ class Settings:
         particles: N, particles per population.
         samples: populations per prompt.
         length: tokens of the whole sequence, prompt included; None takes the model's own.
-        steps: T, reverse steps; None takes the model's own.
+        steps: T, reverse steps (of each block, where a model writes block by block); None takes the model's own.
+        kernel: which reverse process, one of the model's `kernels`; None takes the first of them.
         potential: "difference", "max", "sum" or "terminal".
         lam: lambda of the target p(x) exp(lambda r(x)).
         resample_every: steps between weighings; None weighs WEIGHINGS times.
@@ -46,7 +47,8 @@ class Settings:
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         method: "fk"; "best-of-n" weighs finished samples only; "base" is best-of-n with one particle.
-        temperature, top_p: applied to p(x0).
+        temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models).
+        top_p: nucleus of p(x0); None takes the model's own (1 but for SSD-LM).
         seed: of everything random.
     """
 
@@ -54,6 +56,7 @@ class Settings:
     samples: int = 1
     length: int | None = None
     steps: int | None = None
+    kernel: str | None = None
     potential: str = "difference"
     lam: float = 10.0
     resample_every: int | None = None
@@ -62,8 +65,8 @@ class Settings:
     x0_samples: int = 4
     x0_average: Literal["tilt", "reward"] = "tilt"
     method: Method = "fk"
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,8 +77,8 @@ class Settings:
         for name, value, fine in (
             ("lam", self.lam, math.isfinite(self.lam)),
             ("ess_threshold", self.ess_threshold, self.ess_threshold >= 0),
-            ("temperature", self.temperature, 0 < self.temperature < math.inf),
-            ("top_p", self.top_p, 0 < self.top_p <= 1),
+            ("temperature", self.temperature, self.temperature is None or 0 < self.temperature < math.inf),
+            ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1),
         ):
             if not fine:
                 raise UsageError(f"{name} is {value}, out of range")
@@ -89,12 +92,21 @@ class Settings:
                 raise unknown_name(kind, value, known)
 
     def for_model(self, model: TextModel) -> Settings:
-        """These settings with the model's own length and steps, the cadence and the particles spelled out."""
-        steps = self.steps or model.default_steps
+        """These settings with the model's own values in the place of None, the cadence and the particles spelled out.
+
+        Raises:
+            UsageError: the model has no such kernel.
+        """
+        steps, kernel = self.steps or model.default_steps, self.kernel or model.kernels[0]
+        if kernel not in model.kernels:
+            raise unknown_name(f"kernel of model {model.name!r}:", kernel, model.kernels)
         spelled = {
             "length": self.length or model.default_length,
             "steps": steps,
+            "kernel": kernel,
+            "top_p": self.top_p or model.default_top_p,
             "resample_every": min(self.resample_every or max(1, round(steps / WEIGHINGS)), steps),
+            "temperature": model.default_temperature if self.temperature is None else self.temperature,
             "particles": 1 if self.method == "base" else self.particles,
         }
         return Settings(**{**asdict(self), **spelled})
@@ -212,46 +224,32 @@ def generate(
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     group = max(1, rows // settings.particles)
     scorer, plan = Scorer(terms), settings.plan()
-    weighings = len(plan.schedule.weighings(_steps(settings)))
-    total = weighings * len(wanted)
-    for first in range(0, len(wanted), group):
-        members = wanted[first : first + group]
-        process = _process(model, settings, [(prompts[index], templates[index]) for index, _, _ in members], rows, device)
+    steps = [model.num_steps(template, settings) for template in templates]
+    weighings = {number: len(plan.schedule.weighings(number)) for number in set(steps)}
+    done, total = 0, sum(weighings[steps[index]] for index, _, _ in wanted)
+    for number, members in _batches(wanted, steps, group):
+        mine = [index for index, _, _ in members]
+        process = model.process([prompts[index] for index in mine], [templates[index] for index in mine], settings, rows)
         noise = Noise.of([key for _, _, key in members], settings.particles, device)
         kept = []
         for step in steer_steps(process, scorer, noise, plan):
             kept.append(step)
-            yield Progress(first * weighings + len(kept) * len(members), total)
+            yield Progress(done + len(kept) * len(members), total)
+        done += weighings[number] * len(members)
         result = collect(iter(kept))
         for place, (index, sample, key) in enumerate(members):
             yield _population(result, place, len(members), scorer.names, (index, sample, prompts[index], key))
 
 
-def _steps(settings: Settings) -> int:
-    assert settings.steps is not None
-    return settings.steps
+Member = tuple[int, int, int]  # prompt index, sample index, key
 
 
-def _process(
-    model: TextModel, settings: Settings, members: list[tuple[str, Tensor]], rows: int, device: torch.device
-) -> MaskedDiffusion:
-    def decode(ids: Tensor, population: Tensor) -> list[Text]:
-        texts: list[Text] = []
-        for place, (prompt, _) in enumerate(members):
-            texts += model.decode(ids[population == place], prompt)
-        return texts
-
-    return MaskedDiffusion(
-        model.denoiser,
-        torch.stack([template for _, template in members]).to(device),
-        settings.particles,
-        _steps(settings),
-        decode,
-        forbidden=model.forbidden,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        batch_size=rows,
-    )
+def _batches(wanted: Sequence[Member], steps: Sequence[int], size: int) -> Iterator[tuple[int, list[Member]]]:
+    """Neighbours that need the same number of steps, at most `size` at a time, with that number."""
+    for number, run in groupby(wanted, key=lambda member: steps[member[0]]):
+        members = list(run)
+        for first in range(0, len(members), size):
+            yield number, members[first : first + size]
 
 
 def _population(result: Result, place: int, populations: int, names: tuple[str, ...], who: tuple[int, int, str, int]) -> Population:

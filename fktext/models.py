@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fktext import embedded, hub
 from fktext.errors import ModelError, UsageError, unknown_name
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from fktext.masked.denoiser import Denoiser
+    from fktext.generate import Settings
+    from fktext.masked.denoiser import Denoiser, Network
+    from fktext.masked.process import MaskedDiffusion
+    from fktext.process import ReverseProcess
     from fktext.rewards import Text
+    from fktext.simplex.ssdlm import SimplexLM
 
 DEFAULT = "tiny-mdlm"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -45,11 +50,16 @@ _CATALOGUE = (
     Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
     Entry("mdlm-owt-fp32", "dit", "kuleshov-group/mdlm-no_flashattn-fp32-owt", "Apache-2.0", "mdlm-owt, the float32 variant"),
+    Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
+    Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
     Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),
     Entry("llada-instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "MIT", "LLaDA after instruction tuning"),
     Entry("llada-1.5", "llada", "GSAI-ML/LLaDA-1.5", "MIT", "LLaDA after preference optimisation"),
     Entry("dream-base", "dream", "Dream-org/Dream-v0-Base-7B", "Apache-2.0", "Dream, 7 B parameters: 15 GB in bfloat16"),
     Entry("dream-instruct", "dream", "Dream-org/Dream-v0-Instruct-7B", "Apache-2.0", "Dream after instruction tuning"),
+    Entry(
+        "ssdlm", "ssdlm", "xhan77/ssdlm", "not stated", "SSD-LM: simplex diffusion on RoBERTa-large, 25 tokens at a time, 407 M parameters"
+    ),
     Entry(
         "bert", "mlm", "google-bert/bert-base-uncased", "Apache-2.0", "BERT, 110 M parameters, 512 tokens; not trained to generate"
     ),
@@ -59,8 +69,19 @@ _CATALOGUE = (
     ),
 )
 # Length and steps where the model's own config.json does not say; the first are those of the Feynman-Kac steering paper.
-_DEFAULTS = {"dit": (128, 1000), "mlm": (32, 64), "llada": (128, 128), "dream": (128, 128)}
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "embed_sum_layer.pt", "timestep_layer.pt")
+_DEFAULTS = {"dit": (128, 1000), "sedd": (128, 128), "mlm": (32, 64), "llada": (128, 128), "dream": (128, 128), "ssdlm": (50, 500)}
+_REMASKING = ("remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop")
+_KERNELS = {
+    "dit": ("ancestral", *_REMASKING),
+    "sedd": ("sedd-analytic", "sedd-normalised", *_REMASKING),
+    "mlm": ("ancestral", *_REMASKING),
+    "llada": ("ancestral", *_REMASKING),
+    "dream": ("ancestral", *_REMASKING),
+    "ssdlm": ("simplex-sampling", "simplex-even", "simplex-uneven"),
+}
+_BLOCK, _SIMPLEX_TOP_P = 25, 0.95  # tokens that the published SSD-LM writes at a time, and the nucleus of its sampling projection
+_SIMPLEX_FILES = ("embed_sum_layer.pt", "timestep_layer.pt")  # what makes a RoBERTa folder an SSD-LM
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", *_SIMPLEX_FILES)
 
 
 @dataclass(frozen=True)
@@ -69,31 +90,81 @@ class TextModel:
 
     Attributes:
         name: as the user gave it.
-        family: "dit" (MDLM's network), "mlm" (a masked LM of transformers), "llada" or "dream".
+        family: "dit" (MDLM's network), "sedd", "mlm" (a masked LM of transformers), "llada", "dream" or "ssdlm".
         denoiser: the network.
         tokenizer: between text and token ids.
         digest: first 16 hex digits of the sha256 over the weight files; the same weights give the same digest anywhere.
         default_length: tokens per sequence (prompt and special tokens included) where the user names none.
         default_steps: reverse steps where the user names none.
+        kernels: the reverse processes it can be run with, the one to take where the user names none first.
+        default_temperature: of p(x0) where the user names none; 1 unless the model's config.json says otherwise.
         bos_id: the token every sequence starts with, or None.
         end_id: the token that ends a text, or None where texts fill their length.
         pad_id: the token that may follow `end_id`, or None.
         closing_id: a token fixed at the last position, or None: the `[SEP]` without which BERT sees a sentence cut off.
         forbidden: sorted token ids that p(x0) never gives mass: the mask always.
+        default_top_p: nucleus of p(x0) where the user names none.
     """
 
     name: str
     family: str
-    denoiser: Denoiser
+    denoiser: Network
     tokenizer: Tokenizer
     digest: str
     default_length: int
     default_steps: int
+    kernels: tuple[str, ...]
     bos_id: int | None
     end_id: int | None
     pad_id: int | None
     closing_id: int | None
     forbidden: tuple[int, ...]
+    default_temperature: float = 1.0
+    default_top_p: float = 1.0
+
+    def num_steps(self, template: Tensor, settings: Settings) -> int:
+        """Reverse steps of a run from this template; settings that name every number (`Settings.for_model`)."""
+        assert settings.steps is not None
+        return settings.steps
+
+    def process(
+        self, prompts: Sequence[str], templates: Sequence[Tensor], settings: Settings, batch_size: int
+    ) -> ReverseProcess[Any]:
+        """The reverse process of a population for each template, all of the same `num_steps`.
+
+        Args:
+            prompts: of each population, for `decode`.
+            templates: what `template` made of them.
+            settings: those that name every number (`Settings.for_model`).
+            batch_size: most rows per network call.
+        """
+        import torch
+
+        assert settings.kernel is not None
+        assert settings.steps is not None
+        assert settings.temperature is not None
+        assert settings.top_p is not None
+        denoiser = cast("Denoiser", self.denoiser)
+        return _masked_kernel(settings.kernel)(
+            denoiser,
+            torch.stack(list(templates)).to(torch.device(str(denoiser.device))),
+            settings.particles,
+            settings.steps,
+            self._decoder(prompts),
+            forbidden=self.forbidden,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            batch_size=batch_size,
+        )
+
+    def _decoder(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], list[Text]]:
+        """`decode` for rows of several populations."""
+
+        def decode(ids: Tensor, population: Tensor) -> list[Text]:
+            parts = (self.decode(ids[population == place], prompt) for place, prompt in enumerate(prompts))
+            return [text for part in parts for text in part]
+
+        return decode
 
     def template(self, prompt: str, length: int) -> Tensor:
         """The start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
@@ -132,12 +203,15 @@ class TextModel:
         Returns:
             R texts; their `prompt` is the prompt as the tokenizer spells it, so that `continuation` is what was generated.
         """
-        from fktext.rewards import Text
-
-        start = self._start(prompt)
         rows = ids.tolist()
         if any(self.denoiser.mask_id in row for row in rows):
             raise ValueError(f"cannot decode ids that hold the mask token {self.denoiser.mask_id}: reveal every position first")
+        return self._texts(rows, prompt)
+
+    def _texts(self, rows: list[list[int]], prompt: str) -> list[Text]:
+        from fktext.rewards import Text
+
+        start = self._start(prompt)
         if self.end_id is not None:
             rows = [row[: row.index(self.end_id, len(start))] if self.end_id in row[len(start) :] else row for row in rows]
         spelled = self.tokenizer.decode(start)
@@ -157,8 +231,107 @@ class TextModel:
         return ([] if self.bos_id is None else [self.bos_id]) + encoding.ids
 
 
+@dataclass(frozen=True)
+class SimplexModel(TextModel):
+    """A loaded SSD-LM, which writes `block` tokens at a time after a context that is not empty.
+
+    Attributes:
+        denoiser: a `fktext.simplex.ssdlm.SimplexLM`; its `mask_id` -1 marks what a template or prediction leaves unwritten.
+        start_id: the whole context where there is no prompt, or None: a model without one needs a prompt.
+    """
+
+    block: int = _BLOCK
+    start_id: int | None = None
+
+    def template(self, prompt: str, length: int) -> Tensor:
+        """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
+
+        Raises:
+            UsageError: beside the reasons there, an empty prompt without a start token, or blocks that reach beyond what the
+                network takes.
+        """
+        from fktext.simplex.process import blocks_needed
+
+        template = super().template(prompt, length)
+        blocks = blocks_needed(template, self.block)
+        context = length - int((template == self.denoiser.mask_id).sum())
+        if not context:
+            raise UsageError(f"model {self.name!r} has no start token: give it a prompt")
+        if (end := context + blocks * self.block) > self.denoiser.max_length:
+            longest = context + (self.denoiser.max_length - context) // self.block * self.block
+            remedy = f"a length of at most {longest}" if longest > context else "a shorter prompt"
+            raise UsageError(
+                f"length {length} after a context of {context} tokens takes {blocks} blocks of {self.block}, {end} tokens in all, "
+                f"but model {self.name!r} takes {self.denoiser.max_length}: choose {remedy}"
+            )
+        return template
+
+    def decode(self, ids: Tensor, prompt: str) -> list[Text]:
+        """Texts of sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
+        from fktext.rewards import Text
+
+        mask = self.denoiser.mask_id
+        texts = self._texts([row[: row.index(mask)] if mask in row else row for row in ids.tolist()], prompt)
+        if prompt[:1].isspace():
+            return texts
+        return [Text(text.removeprefix(" "), prompt=text.prompt.removeprefix(" ")) for text in texts]
+
+    def num_steps(self, template: Tensor, settings: Settings) -> int:
+        """As many times the steps of a block as blocks are to be written."""
+        from fktext.simplex.process import blocks_needed
+
+        return blocks_needed(template, self.block) * super().num_steps(template, settings)
+
+    def process(
+        self, prompts: Sequence[str], templates: Sequence[Tensor], settings: Settings, batch_size: int
+    ) -> ReverseProcess[Any]:
+        """A simplex diffusion; the kernel names its projection."""
+        import torch
+
+        from fktext.simplex.process import SimplexDiffusion
+        from fktext.simplex.projections import PROJECTIONS
+
+        assert settings.kernel is not None
+        assert settings.steps is not None
+        assert settings.temperature is not None
+        assert settings.top_p is not None
+        network = cast("SimplexLM", self.denoiser)
+        return SimplexDiffusion(
+            network,
+            torch.stack(list(templates)).to(network.device),
+            settings.particles,
+            settings.steps,
+            self._decoder(prompts),
+            projection=PROJECTIONS[settings.kernel.removeprefix("simplex-")],
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            block=self.block,
+            batch_size=batch_size,
+        )
+
+    def _start(self, prompt: str) -> list[int]:
+        """The prompt's tokens as those of a continuing text (after a space), or the start token."""
+        spaced = prompt if not prompt or prompt[0].isspace() else " " + prompt
+        return super()._start(spaced) or ([] if self.start_id is None else [self.start_id])
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
+
+
+def _masked_kernel(name: str) -> Callable[..., MaskedDiffusion]:
+    """The reverse process of a masked model by its name in `TextModel.kernels`."""
+    if name.startswith("remdm-"):
+        from fktext.masked.remdm import ReMDM
+
+        return partial(ReMDM, strategy=name.removeprefix("remdm-"))
+    if name == "sedd-analytic":
+        from fktext.masked.sedd import AnalyticSEDD
+
+        return AnalyticSEDD
+    from fktext.masked.process import MaskedDiffusion
+
+    return MaskedDiffusion  # "ancestral", and the same for SEDD's normalised scores
 
 
 def catalogue() -> list[Entry]:
@@ -196,28 +369,37 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", offline: boo
     if not files:
         raise ModelError(f"{path} holds no weights: looked for model.safetensors, pytorch_model.bin, their shards and *.ckpt")
     settings, family = _settings(path, files)
+    if any(name in (entry.name, entry.source) and entry.family == "ssdlm" for entry in _CATALOGUE):
+        family = "ssdlm"  # also where its layers are missing: without them it would be taken for a plain RoBERTa
     tokenizer = _tokenizer(folder, family, offline)
     words = _Words(tokenizer, folder, settings, family)
     denoiser = _denoiser(family, path, files, settings, words, getattr(torch, dtype), place)
     words.check(denoiser.vocab_size, str(path))
+    if family == "ssdlm":
+        files = [*files, *(folder / layer for layer in _SIMPLEX_FILES)]
     own_length, steps = _DEFAULTS[family]
     own_length = length or words.section.get("default_length", min(own_length, denoiser.max_length))
     if not 1 < own_length <= denoiser.max_length:
         raise UsageError(f"length {own_length} is out of range: model {name!r} takes 2 to {denoiser.max_length} tokens")
-    return TextModel(
-        name=name,
-        family=family,
-        denoiser=denoiser,
-        tokenizer=tokenizer,
-        digest=digest(files),
-        default_length=own_length,
-        default_steps=words.section.get("default_steps", steps),
-        bos_id=words.bos,
-        end_id=words.end,
-        pad_id=words.pad,
-        closing_id=words.closing,
-        forbidden=words.forbidden(denoiser.mask_id, denoiser.vocab_size),
-    )
+    common: dict[str, Any] = {
+        "name": name,
+        "family": family,
+        "denoiser": denoiser,
+        "tokenizer": tokenizer,
+        "digest": digest(files),
+        "default_length": own_length,
+        "default_steps": words.section.get("default_steps", steps),
+        "kernels": _KERNELS[family],
+        "bos_id": words.bos,
+        "end_id": words.end,
+        "pad_id": words.pad,
+        "closing_id": words.closing,
+        "forbidden": words.forbidden(denoiser.mask_id, denoiser.vocab_size),
+        "default_temperature": words.section.get("default_temperature", 1.0),
+    }
+    if family == "ssdlm":
+        return SimplexModel(**common, default_top_p=_SIMPLEX_TOP_P, block=words.section.get("block", _BLOCK), start_id=words.start)
+    return TextModel(**common)
 
 
 def find(name: str, *, offline: bool = False) -> Path:
@@ -275,15 +457,17 @@ def _settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
         return settings or _lightning_settings(Lightning.read(files[0])), "dit"
     if kind in ("mdlm", "llada", "Dream"):
         return settings, {"mdlm": "dit", "llada": "llada", "Dream": "dream"}[kind]
-    simplex = (path / "embed_sum_layer.pt").is_file()
-    if any(str(item).endswith("ForMaskedLM") for item in architectures) and not simplex:
-        return settings, "mlm"
+    if "graph" in settings and "tokens" in settings:
+        return settings, "sedd"
+    if any(str(item).endswith("ForMaskedLM") for item in architectures):
+        return settings, "ssdlm" if any((path / layer).is_file() for layer in _SIMPLEX_FILES) else "mlm"
     if not settings and any(item.endswith("vocab_embed.embedding") for item in tensor_names(files[0])):
         return settings, "dit"
     found = f"model_type {kind!r} and architectures {architectures}" if settings else "no config.json"
     raise ModelError(
-        f"cannot tell how to run {path}: it has {found}{' and an embed_sum_layer.pt (SSD-LM)' if simplex else ''}. Looked for a "
-        "config.json with model_type 'mdlm', 'llada' or 'Dream' or an architecture that ends in ForMaskedLM; without one, for "
+        f"cannot tell how to run {path}: it has {found}. Looked for a "
+        "config.json with model_type 'mdlm', 'llada' or 'Dream', an architecture that ends in ForMaskedLM, or SEDD's graph and "
+        "tokens; without one, for "
         "MDLM's tensor names or a Lightning .ckpt"
     )
 
@@ -313,11 +497,17 @@ def _denoiser(
     words: _Words,
     dtype: torch.dtype,
     device: torch.device,
-) -> Denoiser:
-    if family == "dit":
-        from fktext.checkpoint_files import read_tensors
-        from fktext.masked import dit
+) -> Network:
+    if family == "ssdlm":
+        from fktext.simplex import ssdlm
 
+        return ssdlm.load(path).to(device, dtype)
+    if family in ("dit", "sedd"):
+        from fktext.checkpoint_files import read_tensors
+        from fktext.masked import dit, sedd
+
+        if family == "sedd":
+            settings = sedd.settings(settings, path)
         tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
         return dit.from_tensors(tensors, settings, path).eval().requires_grad_(False).to(device, dtype)
     if family == "mlm":
@@ -337,8 +527,8 @@ def _tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
     from tokenizers import Tokenizer
 
     file: Path | None = folder / "tokenizer.json"
-    if family == "dit" and not (folder / "tokenizer.json").is_file():
-        # MDLM's repositories leave their tokenizer to GPT-2's.
+    if family in ("dit", "sedd") and not (folder / "tokenizer.json").is_file():
+        # The repositories of MDLM and SEDD leave their tokenizer to GPT-2's.
         file = hub.cached("gpt2", "tokenizer.json") or hub.cached("openai-community/gpt2", "tokenizer.json")
         if file is None and (offline or hub.is_offline()):
             raise ModelError(
@@ -377,13 +567,18 @@ class _Words:
         self.section: dict[str, Any] = settings.get("fktext") or {}
         self.closing: int | None = None
         self.pad: int | None = None
-        if family == "mlm" and not self.section:
+        self.start: int | None = None
+        if family == "ssdlm":
+            self.start = self._first("bos_token", "<s>", "[CLS]")
+            self.bos, self.end, self.pad = (self._named(key) for key in ("bos_token", "end_token", "pad_token"))
+        elif family == "mlm" and not self.section:
             # As the tokenizer frames a sentence, such as [CLS] ... [SEP]; the end is fixed at the last position.
             frame = tokenizer.encode("").ids
             self.bos = frame[0] if frame else None
             self.end = self.closing = frame[-1] if len(frame) > 1 else None
-        elif family == "dit" and not self.section:
-            self.bos = self._first("bos_token", "<|endoftext|>", "[CLS]", "<s>")
+        elif family in ("dit", "sedd") and not self.section:
+            # SEDD was trained on texts without a first token.
+            self.bos = self._first("bos_token", "<|endoftext|>", "[CLS]", "<s>") if family == "dit" else None
             self.end = self._first("eos_token", "<|endoftext|>", "[SEP]", "</s>")
         elif not self.section:
             frame = tokenizer.encode("").ids
@@ -403,8 +598,8 @@ class _Words:
     def check(self, vocab_size: int, source: str) -> None:
         """Whether tokenizer and network can belong together."""
         size = self._tokenizer.get_vocab_size()
-        # Networks round their vocabulary up; MDLM's adds exactly the mask.
-        least = vocab_size - (1 if self._family == "dit" else vocab_size // 20)
+        # Networks round their vocabulary up; MDLM's and SEDD's add exactly the mask.
+        least = vocab_size - (1 if self._family in ("dit", "sedd") else vocab_size // 20)
         if not least <= size <= vocab_size:
             raise ModelError(
                 f"{source}: the tokenizer has {size} tokens, which contradicts the network's vocabulary of {vocab_size}"
@@ -412,6 +607,8 @@ class _Words:
 
     def forbidden(self, mask: int, vocab_size: int) -> tuple[int, ...]:
         """Sorted ids that p(x0) never gives mass."""
+        if self._family == "ssdlm":
+            return ()  # a simplex has all corners
         pieces = self._tokenizer.get_vocab(with_added_tokens=True).values()
         never = {mask, *(set(range(vocab_size)) - set(pieces))}
         if self._family == "mlm":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Streams keep draws made for different purposes apart. Stream X0 + s belongs to x0 sample s, so X0 is last.
-RESAMPLE, RETURN, REVEAL, TOKEN, X0 = 0, 1, 2, 3, 16
+RESAMPLE, RETURN, REVEAL, TOKEN, NORMAL, X0 = 0, 1, 2, 3, 4, 16
 
 _LOW32 = 0xFFFFFFFF
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
@@ -87,6 +87,26 @@ class Noise:
         high, low, _, _ = philox(torch.broadcast_tensors(*counter), (key & _LOW32, (key >> 32) & _LOW32))
         bits = (high >> 6 << 26) | (low >> 6)
         return (bits.double() + 0.5) * 2.0**-52
+
+    def normal(self, stream: int, step: int, count: int, rows: Tensor) -> Tensor:
+        """Standard normals, float32, from 32 random bits each: all lie within 6.4 of zero.
+
+        Args:
+            stream: what the draw is for.
+            step: reverse step.
+            count: normals per row; drawn four to a counter, with the position counting fours.
+            rows: (R,) int64 particle indices.
+
+        Returns:
+            (R, count).
+        """
+        place = torch.arange((count + 3) // 4, device=rows.device)
+        counter = (place, torch.full_like(place, step), self.slot[rows][:, None], torch.full_like(place, stream))
+        key = self.key[rows][:, None]
+        words = philox(torch.broadcast_tensors(*counter), (key & _LOW32, (key >> 32) & _LOW32))
+        uniforms = (torch.stack(words, -1).flatten(1)[:, :count].double() + 0.5) * 2.0**-32
+        normals: Tensor = torch.special.ndtri(uniforms)
+        return normals.float()
 
     def populations(self, stream: int, step: int, particles: int, draws: int) -> Tensor:
         """(B, draws) uniforms that belong to populations, not to particles: for resampling and for choosing what to return."""

@@ -35,27 +35,33 @@ KIND = {0, 4, 5, 8, 13, 15, 17, 18, 20, 21, 23, 27}  # admiration, approval, car
 
 CARD = """# heldout-toxicity
 
-The second opinion on toxicity: a logistic regression on hashed n-grams, class `toxicity`. Used to measure texts that were steered by
-another judge; it shares no training text, architecture, tokenizer or seed with `tiny-toxicity`. It is a reward too
+The second opinion on toxicity: a logistic regression on hashed n-grams, class `toxicity`. Used to measure texts that were steered
+by another judge; it shares no training text, architecture, tokenizer or seed with `tiny-toxicity`. It is a reward too
 (`toxicity:model=heldout-toxicity`), but a text steered by it must then be measured by something else.
 
-- Architecture: {buckets:,} weights, one for each bucket of a CRC-32 hash of word 1- to {words}-grams and of character {shortest}- to
-  {longest}-grams within a word; a text's distinct buckets count 1 / sqrt(their number) each. {megabytes:.1f} MB in float16.
-- Training data, toxic: {civil:,} Civil Comments of which two thirds of the raters marked a toxic span, and {spans:,} such spans alone
-  (CC0); {davidson_toxic:,} offensive tweets (Davidson et al. 2017, MIT); {anger:,} angry Reddit comments of GoEmotions (CC BY 4.0).
-- Training data, other: {cut:,} Civil Comments without their toxic spans (CC0); {davidson_clean:,} tweets (MIT); {kind:,} neutral or kind comments of
-  GoEmotions; {clean} snippets (Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook and Pratham
-  Books CC BY, public-domain tales and books; Wikipedia CC BY-SA 3.0; OneStopEnglish and Schema-Guided Dialogue CC BY-SA 4.0), less {left_out} that a
-  first fit found likely to be rude.
-- Licence of the weights: CC BY-SA 4.0.
+- Architecture: {buckets:,} weights, one for each bucket of a CRC-32 hash of word 1- to {words}-grams and of character
+  {shortest}- to {longest}-grams within a word; a text's distinct buckets count 1 / sqrt(their number) each.
+  {megabytes:.1f} MB in float16.
+- Training data, toxic: {civil:,} Civil Comments of which two thirds of the raters marked a toxic span, and {spans:,} such spans
+  alone (CC0); {davidson_toxic:,} offensive tweets (Davidson et al. 2017, MIT); {anger:,} angry Reddit comments of GoEmotions (CC BY
+  4.0).
+- Training data, other: {cut:,} Civil Comments without their toxic spans (CC0); {davidson_clean:,} tweets (MIT); {kind:,} neutral or
+  kind comments of GoEmotions; {clean}
+  snippets (Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook and Pratham Books CC BY, public-domain tales and
+  books; Wikipedia CC BY-SA 3.0; OneStopEnglish and Schema-Guided Dialogue CC BY-SA 4.0), less {left_out} that a first fit found
+  likely to be rude.
+- Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
 - Recipe: `python recipes/heldout_toxicity.py --data DATA --out fktext/embedded/heldout-toxicity` (averaged SGD, {epochs} epochs,
   seed {seed}).
 
 {scores}
 
-ROC-AUC jigsaw: 1,000 toxic and 1,000 other comments of Wikipedia talk pages. ROC-AUC impermium_verif: 2,214 comments of another site.
-Neither site is in the training data; which sources went into the mix was decided with these two files in sight. The other rows are the
-share of clean snippets, of sources seen in training, that get more than one half; a few of those are rude indeed.
+ROC-AUC jigsaw: 1,000 toxic and 1,000 other comments of Wikipedia talk pages. ROC-AUC impermium_verif: 2,214 comments of another
+site. Neither site is in the training data; which sources went into the mix was decided with these two files in sight.
+HateCheck (Roettger et al. 2021) is made of short cases that differ in who is meant and how, not in their words: this is no
+detector of hate speech.
+The other rows are the share of held-out snippets, of sources seen in training, that get more than one half; a few of those are rude
+indeed.
 
 ## Limits
 
@@ -142,6 +148,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     weight = torch.from_numpy(model.coef_[0]).half()
     save_file({"weight": weight, "bias": torch.from_numpy(model.intercept_).float()}, args.out / "model.safetensors")
+    (args.out / "model.safetensors").chmod(0o644)  # some versions of safetensors write files that only their owner can read
     settings = {"model_type": MODEL_TYPE, "label": "toxicity", "buckets": FEATURES.buckets}
     settings |= {"words": FEATURES.words, "characters": FEATURES.characters}
     (args.out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

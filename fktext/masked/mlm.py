@@ -55,7 +55,7 @@ class MaskedLM(nn.Module):
         self._head = (head,)
         self.mask_id = mask_id
         self.vocab_size = int(model.config.vocab_size)
-        self.max_length = _positions(model)
+        self.max_length = positions(model)
         self._check()
 
     @property
@@ -93,7 +93,7 @@ class MaskedLM(nn.Module):
             )
 
 
-def _positions(model: Any) -> int:
+def positions(model: Any) -> int:
     """Most positions the encoder takes."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
@@ -107,6 +107,15 @@ def _positions(model: Any) -> int:
 
 def load(folder: Path, mask_id: int) -> MaskedLM:
     """Load a folder in the layout of `save_pretrained`, in float32.
+
+    Raises:
+        ModelError: files are damaged, contradict each other or lack weights, or the model does not split.
+    """
+    return MaskedLM(pretrained(folder), mask_id)
+
+
+def pretrained(folder: Path) -> Any:
+    """The whole model of a folder in the layout of `save_pretrained`, in float32.
 
     Raises:
         ModelError: files are damaged, contradict each other or lack weights.
@@ -123,7 +132,7 @@ def load(folder: Path, mask_id: int) -> MaskedLM:
         raise ModelError(f"{folder} cannot be loaded as a masked language model: {type(error).__name__}: {_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{folder} lacks weights of {type(model).__name__}, such as {', '.join(missing[:3])}")
-    return MaskedLM(model.float(), mask_id)
+    return model.float()
 
 
 @contextmanager

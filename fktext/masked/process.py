@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class MaskedState:
     ids: Tensor
     hidden: Tensor
     known: Tensor
+
+
+State = TypeVar("State", bound=MaskedState)
 
 
 class MaskedDiffusion:
@@ -160,7 +164,7 @@ class MaskedDiffusion:
         for active, (rows, columns) in zip((calls % len(reveal)).split(sizes[1]), positions, strict=True):
             yield active, rows, columns
 
-    def _refresh(self, state: MaskedState, active: Tensor, t: Tensor) -> MaskedState:
+    def _refresh(self, state: State, active: Tensor, t: Tensor) -> State:
         """Bring `hidden` of the active rows up to date; rows that are equal share one forward."""
         if not self.denoiser.time_dependent:
             stale = ~state.known[active]
@@ -173,7 +177,7 @@ class MaskedDiffusion:
         hidden = state.hidden
         if not hidden.numel():
             hidden = fresh.new_empty((len(state.ids), *fresh.shape[1:]))
-        return MaskedState(state.ids, hidden.index_copy(0, active, fresh[inverse]), state.known.index_fill(0, active, True))
+        return replace(state, hidden=hidden.index_copy(0, active, fresh[inverse]), known=state.known.index_fill(0, active, True))
 
     def _encode(self, ids: Tensor, t: Tensor) -> Tensor:
         self.ledger.denoiser_rows += len(ids)
@@ -181,15 +185,20 @@ class MaskedDiffusion:
         return torch.cat([self.denoiser.encode(part, time_) for part, time_ in parts])
 
     def _draw(self, hidden: Tensor, uniforms: Tensor) -> Tensor:
-        """Head, softmax and draws, a bounded number of logits at a time: (R, D), (R, S) -> (R, S)."""
+        """Tokens drawn from p(x0) of some positions: (R, D), (R, S) -> (R, S)."""
+        return torch.cat([draw_tokens(self._probs(logits), uniforms[part]) for part, logits in self._logits(hidden)])
+
+    def _logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The head on a bounded number of positions at a time: which of the (R, D) hidden states, and their (., V) logits."""
         self.ledger.head_positions += len(hidden)
         size = max(1, HEAD_ELEMENTS // self.denoiser.vocab_size)
-        return torch.cat(
-            [
-                draw_tokens(token_probs(self.denoiser.logits(part), self._forbidden, self._temperature, self._top_p), uniform)
-                for part, uniform in zip(hidden.split(size), uniforms.split(size), strict=True)
-            ]
-        )
+        for first in range(0, len(hidden), size):
+            part = slice(first, first + size)
+            yield part, self.denoiser.logits(hidden[part])
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        """p(x0) from (R, V) raw logits, as it is drawn from; not normalised where top_p < 1."""
+        return token_probs(logits, self._forbidden, self._temperature, self._top_p)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""README and guides do what they say: every `fktext` command and every Python block in them is run, in order, in one folder a page."""
+"""README and guides do what they say: every `fktext` command and Python block in them is run, in order, in a folder per page."""
 
 import re
 import shlex

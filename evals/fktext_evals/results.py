@@ -1,0 +1,253 @@
+"""A run's folder, and what is in it.
+
+    run.json                  what is run: suite, model, judges, version. Written once; a run goes on only where it is the same.
+    rows-1-of-1.jsonl         a line per text, appended as they come; with several processes a file for each shard.
+    sessions.jsonl            a line each time the run is started: machine, library versions, git commit.
+
+Killed at any moment, a run leaves whole lines and at most one that is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fktext.errors import FktextError, UsageError
+from fktext_evals.suite import Suite, parse
+
+if sys.platform != "win32":
+    import fcntl
+
+Row = dict[str, Any]
+Key = tuple[str, int, int, int, int]
+
+
+class RunError(FktextError):
+    """A run's folder cannot be read or written."""
+
+
+def key(row: Mapping[str, Any]) -> Key:
+    """Which of a suite's texts it is: method, particles, seed, prompt, sample."""
+    return row["method"], row["particles"], row["seed"], row["prompt_index"], row["sample"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The texts of a run and what was measured on them.
+
+    Attributes:
+        folder: where it is.
+        suite: what was asked for.
+        run: the content of run.json.
+        rows: a mapping per text, in the suite's order; `pandas.DataFrame(results.rows)` is a table. Its keys: method, particles,
+            seed, prompt_index, prompt, sample, text (prompt included), continuation (what was judged after the prompt), reward,
+            judges (log-probability by judge), log_z, unique_roots, ess (of each weighing), resampled (how many weighings were
+            followed by it), denoiser_rows, reward_requests, reward_calls, seconds.
+    """
+
+    folder: Path
+    suite: Suite
+    run: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def missing(self) -> int:
+        """How many texts are still to come."""
+        return self.suite.texts - len(self.rows)
+
+    def of(self, method: tuple[str, int]) -> list[Row]:
+        """The rows of one method at one number of particles."""
+        return [row for row in self.rows if (row["method"], row["particles"]) == method]
+
+
+def read(folder: Path) -> Results:
+    """Read a run, finished or not, all shards together.
+
+    A last line that is cut off, because the writer was killed or is still at it, is left out with a warning on stderr.
+
+    Raises:
+        UsageError: there is no run in the folder.
+        RunError: its files are damaged, or hold a text twice.
+    """
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        suite = parse(run["suite"], str(folder / "run.json"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{str(folder)!r} holds no run: there is no run.json in it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'run.json'} is damaged: {error}") from error
+    except OSError as error:
+        raise RunError(f"cannot read {str(error.filename)!r}: {error.strerror}") from error
+    order = {method.key: place for place, method in enumerate(suite.methods)}
+    found: dict[Key, tuple[Row, str]] = {}
+    for path in sorted(folder.glob("rows-*.jsonl")):
+        rows, good = _whole_lines(path)
+        if good < path.stat().st_size:
+            print(f"warning: the last line of {path} is cut off; its text is left out", file=sys.stderr)
+        for number, row in enumerate(rows, 1):
+            where = f"{path}:{number}"
+            try:
+                who = key(row)
+                known = who[:2] in order and row["seed"] in suite.seeds and suite.prompts[row["prompt_index"]] == row["prompt"]
+            except (KeyError, TypeError, IndexError) as error:
+                raise RunError(f"{where} is no row of a run: {error!r}") from error
+            if not known:
+                raise RunError(f"{where} is of a method, seed or prompt that the suite in run.json has not")
+            if who in found:
+                raise RunError(f"{found[who][1]} and {where} hold the same text of the suite; delete one of the two lines")
+            found[who] = (row, where)
+    rows = [row for row, _ in found.values()]
+    rows.sort(key=lambda row: (order[key(row)[:2]], row["prompt_index"], suite.seeds.index(row["seed"]), row["sample"]))
+    return Results(folder, suite, run, rows)
+
+
+def create(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make a run's folder, or check that what is there is the same run.
+
+    Raises:
+        UsageError: another run is there; says what differs.
+        RunError: it cannot be written.
+    """
+    run = json.loads(json.dumps(run))
+    path, aside = folder / "run.json", folder / f".run-{uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # Written aside and then linked, so that of several processes that start together one wins, with a whole file.
+            try:
+                aside.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise RunError(f"cannot write the run to {str(folder)!r}: {error.strerror}") from error
+    if different := _difference(theirs, run, ""):
+        raise UsageError(f"{str(folder)!r} holds another run: {different}; give another folder with --out, or delete that one")
+
+
+def _difference(theirs: Any, ours: Any, where: str) -> str:
+    """The first thing in which two runs differ, "" if none."""
+    if theirs == ours:
+        return ""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            if found := _difference(theirs.get(name), ours.get(name), f"{where}.{name}" if where else name):
+                return found
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for number, (one, other) in enumerate(zip(theirs, ours, strict=True), 1):
+            if found := _difference(one, other, f"{where}[{number}]"):
+                return found
+    return f"its {where} is {_short(theirs)}, asked for is {_short(ours)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def append_session(folder: Path, session: Mapping[str, Any]) -> None:
+    """Note who runs it this time."""
+    _append(folder / "sessions.jsonl", session)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(json.dumps(row).encode() + b"\n")
+    except OSError as error:
+        raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+class RowFile:
+    """The file a process appends its rows to; it alone, and whole lines only.
+
+    Raises:
+        RunError: it cannot be opened, or another process has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._file.close()
+                raise RunError(f"another process is writing {str(path)!r}") from error
+            except OSError:
+                pass  # a file system without locks; two processes would show as texts that are there twice
+        _, good = _whole_lines(path)
+        if good < path.stat().st_size:
+            print(f"warning: the last line of {path} was cut off; its text is made again", file=sys.stderr)
+            self._file.truncate(good)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows and hand them to the operating system; of a write that fails nothing stays behind.
+
+        Raises:
+            RunError: the disk is full, say.
+        """
+        data = memoryview(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
+        good = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(good)
+            raise RunError(
+                f"cannot write {str(self.path)!r}: {error.strerror}; what is in it stays, and the same command goes on from there"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _whole_lines(path: Path) -> tuple[list[Row], int]:
+    """The rows of a file's whole lines, and how many bytes they take."""
+    rows, good = [], 0
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise RunError(f"{path}:{number} is damaged: {error}") from error
+        good += len(line)
+    return rows, good
+
+
+def to_json(value: float) -> float | None:
+    """A number as JSON has it: -inf, the only infinity there can be, as null."""
+    return None if value == -math.inf else value
+
+
+def from_json(value: float | None) -> float:
+    """The inverse of `to_json`."""
+    return -math.inf if value is None else value

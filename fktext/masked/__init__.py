@@ -1,0 +1,1 @@
+"""Masked (absorbing) diffusion: networks, and the process that samples them exactly and lazily."""

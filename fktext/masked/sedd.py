@@ -1,0 +1,100 @@
+"""SEDD: a masked diffusion whose network gives scores, ratios of probabilities (Lou et al. 2024, arXiv 2310.16834).
+
+Its network is MDLM's, told the noise level. At a masked position score_v estimates p_t(v) / p_t(mask), and in truth the scores sum
+to 1 / (e^sigma - 1); a network's do not. That makes two kernels: the analytic one, SEDD's own, takes the scores as they are, so
+that they also say how soon a position is revealed; the normalised one keeps only their proportions, p(x0), and reveals by the
+schedule, which is `fktext.masked.process.MaskedDiffusion`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fktext import noise as streams
+from fktext.errors import ModelError
+from fktext.masked.dit import EPS
+from fktext.masked.process import MaskedDiffusion, State
+from fktext.masked.sampling import draw_tokens
+from fktext.noise import Noise
+
+
+def sigma(t: float) -> float:
+    """Total noise at time t in [0, 1], the log-linear schedule."""
+    return -math.log1p(-(1 - EPS) * t)
+
+
+def log_scores(logits: Tensor, noise_level: float) -> Tensor:
+    """log score_v at masked positions: (R, V) raw logits, the mask's column last and without meaning -> (R, V - 1) float64."""
+    size = logits.shape[-1] - 1
+    return logits[:, :-1].double() - math.log(math.expm1(noise_level)) - math.log(size)
+
+
+def reveal_law(scores: Tensor, drop: float) -> Tensor:
+    """Probability of each token after the noise level dropped by `drop`: (R, V - 1) log scores -> (R, V - 1).
+
+    What is missing to one stays masked. Scores that are too large for a big step sum to more than one: then nothing does.
+    """
+    return math.expm1(drop) * scores.exp()
+
+
+class AnalyticSEDD(MaskedDiffusion):
+    """The analytic kernel ("Tweedie tau-leaping"): the network sees every unfinished row at every step; see `MaskedDiffusion`.
+
+    The last step, to t = 0, reveals what is left in proportion to the scores.
+    """
+
+    @torch.inference_mode()
+    def advance(self, state: State, k: int, k_next: int, noise: Noise) -> State:
+        """Take the reverse steps k + 1 .. k_next one by one."""
+        with self._timed():
+            for step in range(k + 1, k_next + 1):
+                state = self._step(state, step, noise)
+            return state
+
+    def _step(self, state: State, step: int, noise: Noise) -> State:
+        row, column = (state.ids == self.denoiser.mask_id).nonzero(as_tuple=True)
+        if not len(row):
+            return state
+        before, after = (sigma(float(t)) for t in self._times[step - 1 : step + 1])
+        active = torch.unique(row)
+        state = self._refresh(state, active, self._times[step - 1].expand(len(active)))
+        when = noise.uniform(streams.REVEAL, step, column, row)
+        what = noise.uniform(streams.TOKEN, step, column, row)
+        ids = state.ids.clone()
+        for part, logits in self._logits(state.hidden[row, column]):
+            total = reveal_law(log_scores(logits, before), before - after).sum(-1)
+            shown = when[part] < total if step < self.num_steps else torch.ones_like(total, dtype=torch.bool)
+            drawn = draw_tokens(self._probs(logits[shown]), what[part][shown, None])
+            ids[row[part][shown], column[part][shown]] = drawn[:, 0]
+        return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
+
+
+def settings(config: Mapping[str, Any], source: object) -> dict[str, Any]:
+    """SEDD's config.json under the names of MDLM's (see `fktext.masked.dit.from_tensors`).
+
+    Raises:
+        ModelError: it is another SEDD than the published absorbing ones.
+    """
+    model = config.get("model") or {}
+    for name, found, needed in (
+        ("graph.type", (config.get("graph") or {}).get("type"), "absorb"),
+        ("noise.type", (config.get("noise") or {}).get("type"), "loglinear"),
+        ("model.scale_by_sigma", model.get("scale_by_sigma"), True),
+    ):
+        if found != needed:
+            raise ModelError(f"{source} has {name} {found!r}; only SEDD models with {needed!r} are known")
+    names = {
+        "hidden_size": "hidden_dim",
+        "cond_dim": "cond_dim",
+        "length": "model_length",
+        "n_blocks": "n_blocks",
+        "n_heads": "n_heads",
+    }
+    sizes = {new: model[old] for old, new in names.items() if old in model}
+    return sizes | {"time_conditioning": True} | ({"vocab_size": config["tokens"] + 1} if "tokens" in config else {})

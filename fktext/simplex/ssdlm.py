@@ -1,0 +1,95 @@
+"""SSD-LM's network: RoBERTa that reads a noisy simplex (Han et al. 2023, arXiv 2210.17432) beside a context of tokens.
+
+A block of probability vectors enters as the mixture of token embeddings it describes, through an embedding of its own
+(`embed_sum_layer`) that is not RoBERTa's, plus an embedding of the noise time; the tokens before it enter as in RoBERTa.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fktext.checkpoint_files import read_tensors
+from fktext.errors import ModelError
+from fktext.masked import mlm
+
+LAYERS = ("embed_sum_layer.pt", "timestep_layer.pt")
+
+
+class SimplexLM(nn.Module):
+    """The network, split into encoder and vocabulary head.
+
+    Args:
+        model: transformers' `RobertaForMaskedLM`.
+        embed_sum: (V,) probabilities -> (D,), without bias.
+        timestep: noise time (1,) -> (D,).
+    """
+
+    mask_id = -1  # no token: it marks the places of a template that are to be written
+
+    def __init__(self, model: Any, embed_sum: nn.Linear, timestep: nn.Linear) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.embed_sum = embed_sum
+        self.timestep = timestep
+        self.vocab_size = embed_sum.in_features
+        self.max_length = mlm.positions(model)
+        self.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+        return self.embed_sum.weight.device
+
+    def embed(self, x: Tensor, t: float) -> Tensor:
+        """(R, C, V) simplex logits at noise time t in (0, 1] -> (R, C, D), as the encoder takes them."""
+        time = x.new_tensor([t]).to(self.timestep.weight.dtype)
+        probs = torch.softmax(x.float(), -1).to(self.embed_sum.weight.dtype)
+        out: Tensor = self.embed_sum(probs) + self.timestep(time)
+        return out
+
+    def encode(self, context: Tensor, x: Tensor, t: float) -> Tensor:
+        """Hidden states of the block.
+
+        Args:
+            context: (R, n) int64 tokens before the block, n > 0.
+            x: (R, C, V) its simplex logits.
+            t: its noise time in (0, 1].
+
+        Returns:
+            (R, C, D); position i predicts token i of the block.
+        """
+        embeds = torch.cat([self.model.get_input_embeddings()(context), self.embed(x, t)], 1)
+        hidden: Tensor = self.model.base_model(inputs_embeds=embeds)[0]
+        return hidden[:, context.shape[1] :]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V) logits of the tokens."""
+        out: Tensor = self.model.lm_head(hidden)
+        return out
+
+
+def load(folder: Path) -> SimplexLM:
+    """Load a folder that holds RoBERTa in the layout of `save_pretrained` and the two layers beside it, in float32.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the files contradict each other.
+    """
+    model = mlm.pretrained(folder)
+    if type(model).__name__ != "RobertaForMaskedLM":
+        raise ModelError(f"{folder} holds {type(model).__name__}; SSD-LM is a RobertaForMaskedLM")
+    width, size = int(model.config.hidden_size), int(model.config.vocab_size)
+    embed_sum, timestep = nn.Linear(size, width, bias=False), nn.Linear(1, width)
+    for name, layer in zip(LAYERS, (embed_sum, timestep), strict=True):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} has no {name}: an SSD-LM is RoBERTa with {LAYERS[0]} and {LAYERS[1]} beside it")
+        tensors = {key.removeprefix("module."): tensor.float() for key, tensor in read_tensors(folder / name).items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        expected = {key: tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
+        if shapes != expected:
+            raise ModelError(f"{folder / name} holds {shapes}, config.json asks for {expected}")
+        layer.load_state_dict(tensors)
+    return SimplexLM(model, embed_sum, timestep)

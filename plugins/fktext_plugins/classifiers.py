@@ -1,0 +1,255 @@
+"""Sequence classifiers of transformers as judges: detoxify checkpoints, and any folder or hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.rewards import RewardContext
+
+TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive", "offensive")
+
+
+class Classifier:
+    """The log-odds of one class of a sequence classifier.
+
+    Args:
+        model: a transformers sequence classifier, in eval mode.
+        tokenizer: its tokenizer.
+        label: name of the class.
+        index: its position among the logits.
+        exclusive: True for a softmax over classes, False for a sigmoid per class.
+        batch_size: most texts per forward pass.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, label: str, index: int, exclusive: bool, batch_size: int) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.label, self.index, self.exclusive, self.batch_size = label, index, exclusive, batch_size
+        self.longest = max_tokens(model, tokenizer)
+        self.pad: int = tokenizer.pad_token_id
+        if self.pad is None:
+            raise ModelError(f"the tokenizer of {model.name_or_path or type(model).__name__} has no padding token")
+
+    @torch.inference_mode()
+    def log_odds(self, texts: Sequence[str]) -> Tensor:
+        """(M,) float64 log(p / (1 - p)) of the class.
+
+        A logit of a sigmoid is that already. Of a softmax it is the logit minus logsumexp of the others, so that log sigmoid of it
+        is the class's log_softmax and log sigmoid of its negative that of all others together.
+        """
+        cut = {"truncation": True, "max_length": self.longest} if self.longest else {}
+        # Without special tokens "" has no token at all, which no network takes: it is then one padding token.
+        rows = [row or [self.pad] for row in self.tokenizer(list(map(str, texts)), **cut)["input_ids"]]
+        # Batches of like length waste no work on padding; ties are broken by content, so that a value depends on the other texts of
+        # a call, not on their order.
+        order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), rows[index]))
+        z = torch.empty(len(rows), dtype=torch.float64)
+        for start in range(0, len(order), self.batch_size):
+            members = order[start : start + self.batch_size]
+            logits = self._logits([torch.tensor(rows[index]) for index in members])
+            z[members] = self._odds(logits.double().cpu())
+        return z
+
+    def _logits(self, rows: list[Tensor]) -> Tensor:
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        logits: Tensor = self.model(input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)).logits
+        return logits
+
+    def _odds(self, logits: Tensor) -> Tensor:
+        if not self.exclusive:
+            return logits[:, self.index]
+        others = [index for index in range(logits.shape[1]) if index != self.index]
+        return logits[:, self.index] - logits[:, others].logsumexp(1)
+
+
+def max_tokens(model: Any, tokenizer: Any) -> int | None:
+    """The longest input, special tokens included, that both the tokenizer and the position embeddings allow; None if unbounded."""
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []  # "unknown" is 1e30
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's positions start after the padding index; BERT's start at 0 and have none.
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return min(limits, default=None)
+
+
+def local_detoxify(checkpoint: Path, label: str | None, context: RewardContext) -> Classifier:
+    """A detoxify checkpoint file. Configuration and tokenizer are read beside it, else where the checkpoint itself points.
+
+    Raises:
+        ModelError: not such a checkpoint, one that carries code, weights that do not fit, or a network is needed but not allowed.
+    """
+    loaded = _read_checkpoint(checkpoint)
+    if all((checkpoint.parent / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+        base = str(checkpoint.parent)
+    else:
+        base = loaded["config"]["arch"]["args"]["model_type"]
+        if context.offline and not Path(base).is_dir():
+            raise ModelError(
+                f"{checkpoint} needs the configuration and tokenizer of {base!r}, which is no folder here, and the run is offline: "
+                f"put config.json, tokenizer_config.json and the tokenizer beside it"
+            )
+    return _detoxify_judge(str(checkpoint), loaded, base, label, context)
+
+
+def released_detoxify(variant: str, label: str | None, context: RewardContext) -> Classifier:
+    """A checkpoint that detoxify released, downloaded (or found in torch's hub cache), with the base model it names.
+
+    Raises:
+        ModelError: the run is offline, or the download fails.
+    """
+    if context.offline:
+        raise ModelError(
+            f"toxicity model {variant!r} is downloaded by detoxify, and the run is offline: use the embedded tiny-toxicity, "
+            f"or a checkpoint file with its configuration and tokenizer beside it"
+        )
+    from detoxify.detoxify import MODEL_URLS
+
+    try:
+        loaded = torch.hub.load_state_dict_from_url(MODEL_URLS[variant], map_location="cpu", weights_only=True)
+        return _detoxify_judge(variant, loaded, loaded["config"]["arch"]["args"]["model_type"], label, context)
+    except OSError as error:  # urllib's and huggingface_hub's errors are OSErrors
+        raise ModelError(f"toxicity model {variant!r} cannot be downloaded ({error}); tiny-toxicity needs no network") from error
+
+
+def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu") -> Any:
+    """A real `Detoxify` from a checkpoint's content, without executing a pickle and without losing weights.
+
+    `Detoxify(checkpoint=...)` would unpickle any code in the file, look up the base model on the hub even where a local folder is
+    given, and put random weights in place of names it does not find.
+
+    Args:
+        checkpoint: what the file holds: "config" and "state_dict", as read with `weights_only=True`.
+        base: folder or hub id of configuration and tokenizer.
+        device: where the model goes.
+
+    Raises:
+        ModelError: names of weights are missing or unexpected.
+    """
+    from detoxify import Detoxify
+    from detoxify.detoxify import get_model_and_tokenizer
+
+    weights = {
+        name: tensor.float() if tensor.is_floating_point() else tensor  # may be stored in half precision
+        for name, tensor in checkpoint["state_dict"].items()
+        if not name.endswith("embeddings.position_ids")  # a constant that old transformers saved
+    }
+    arch = dict(checkpoint["config"]["arch"]["args"], model_type=base)
+    detox = Detoxify.__new__(Detoxify)
+    with _quiet_transformers():  # its report of missing weights is an error here
+        detox.model, detox.tokenizer = get_model_and_tokenizer(**arch, state_dict=weights)
+    expected = {name for name in detox.model.state_dict() if not name.endswith("embeddings.position_ids")}
+    if wrong := expected ^ weights.keys():
+        missing, surplus = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
+        lightning = weights and all(name.startswith("model.") for name in weights)
+        hint = ": every name begins with 'model.', as Lightning saves them; strip that" if lightning else ""
+        raise ModelError(
+            f"the checkpoint does not fit {arch['model_name']}: {len(missing)} of its weights are missing, {len(surplus)} are "
+            f"unexpected, such as {min(wrong)!r}{hint}"
+        )
+    rename = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}  # as detoxify does
+    detox.class_names = [rename.get(name, name) for name in checkpoint["config"]["dataset"]["args"]["classes"]]
+    detox.device = device
+    detox.model.float().to(device).eval()
+    return detox
+
+
+def sequence_classifier(name: str, label: str | None, context: RewardContext) -> Classifier:
+    """Any sequence classifier of transformers, by folder or hub id.
+
+    Raises:
+        ModelError: it cannot be loaded, has no trained head, or does not say whether its classes exclude each other.
+        UsageError: its labels do not tell which one is toxic.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=context.offline)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                name, local_files_only=context.offline, output_loading_info=True
+            )
+    except (OSError, ValueError) as error:
+        where = " (the run is offline: only folders and the local hub cache count)" if context.offline else ""
+        raise ModelError(f"cannot load the sequence classifier {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
+    if info["missing_keys"]:
+        raise ModelError(f"{name!r} is no trained sequence classifier: it lacks {min(info['missing_keys'])!r}")
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    index = _label_index(name, labels, label)
+    kind = model.config.problem_type
+    if kind is None and len(labels) > 2:
+        raise ModelError(
+            f"{name!r} has {len(labels)} labels and does not say whether they exclude each other: set problem_type in its "
+            f"config.json to single_label_classification or multi_label_classification"
+        )
+    if kind == "regression":
+        raise ModelError(f"{name!r} is a regression, not a classifier")
+    exclusive = len(labels) > 1 and kind != "multi_label_classification"
+    model.float().to(context.device).eval()
+    return Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
+
+
+def _detoxify_judge(name: str, loaded: Mapping[str, Any], base: str, label: str | None, context: RewardContext) -> Classifier:
+    try:
+        detox = load_detoxify(loaded, base, context.device)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    index = _label_index(name, detox.class_names, label)
+    return Classifier(detox.model, detox.tokenizer, detox.class_names[index], index, False, context.batch_size)
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # UnpicklingError where it carries code; zip, struct and key errors where it is another format
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{path} is not a checkpoint of plain tensors, or carries code, which is never executed: {reason}"
+        ) from error
+    try:
+        loaded["state_dict"], loaded["config"]["dataset"]["args"]["classes"], loaded["config"]["arch"]["args"]["model_type"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"{path} is not a detoxify checkpoint: expected state_dict, config.arch.args and config.dataset.args.classes"
+        ) from error
+    checked: Mapping[str, Any] = loaded
+    return checked
+
+
+def _label_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
+    """The position of `wanted`, or of the first of TOXIC_LABELS that is there; names must be equal, but for case."""
+    lower = [str(label).lower() for label in labels]
+    if wanted is not None:
+        if wanted.lower() not in lower:
+            raise unknown_name(f"label of {name}:", wanted, labels)
+        return lower.index(wanted.lower())
+    for label in TOXIC_LABELS:
+        if label in lower:
+            return lower.index(label)
+    raise UsageError(
+        f"the labels of {name} are {', '.join(labels)}: none says that it is toxic. "
+        f"Name the one that does: toxicity:model={name},label={labels[-1]}"
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bar and load report off stderr; what the report says is checked instead."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,143 @@
+"""A tiny model folder with random weights, a plugin with test judges, and a suite over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fktext_evals import Results, run
+
+NOUNS = ["book", "city", "lake", "horse", "he", "she", "it"]
+OTHERS = ["the", "a", "is", "was", "ran", "sat", "red", "old", "very", "good", "bad", "and", "of", "on", "in", "here", "there"]
+WORDS = ["<end>", "<unk>", *NOUNS, *OTHERS]
+
+PLUGIN = """
+import math
+import time
+from fktext.plugins import hookimpl
+
+class Letters:
+    digest = "0123"
+    def __init__(self, letter, seconds, after, value):
+        self.letter, self.seconds, self.after, self.value = letter, seconds, after, value
+    def score(self, samples):
+        time.sleep(self.seconds)
+        self.after -= 1
+        if self.after == 0:
+            if math.isnan(self.value):
+                raise OSError("the judge is gone")
+            return [self.value] * len(samples)
+        return [math.log((text.continuation.count(self.letter) + 0.5) / (len(text.continuation) + 1)) for text in samples]
+
+def letters(context, *, letter: str = "e", seconds: float = 0.0, after: int = 0, value: float = math.nan):
+    return Letters(letter, seconds, after, value)
+
+@hookimpl
+def fktext_register_rewards(register):
+    print("a plugin may print")
+    register("letters", letters, summary="log of the share of a letter")
+"""
+
+SUITE = """
+name = "words"
+description = "a test"
+prompts = ["the book", "the city", "she"]
+rewards = ["letters"]
+model = "{model}"
+samples = 2
+seeds = [0, 7]
+
+[settings]
+length = 8
+steps = 6
+resample_every = 2
+
+[[methods]]
+name = "base"
+method = "base"
+
+[[methods]]
+name = "best-of-n"
+method = "best-of-n"
+particles = 2
+
+[[methods]]
+name = "fk"
+particles = [2, 3]
+potential = "max"
+
+[[judges]]
+name = "steering"
+reward = "letters"
+label = "e-ful"
+threshold = 0.2
+
+[[judges]]
+name = "held-out"
+reward = "letters:letter=a"
+label = "a-ful"
+threshold = 0.1
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a DiT of random weights over a few words."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from fktext.masked.dit import DiT
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    folder.mkdir()
+    torch.manual_seed(0)
+    network = DiT(vocab_size=len(WORDS) + 1, hidden_dim=16, n_blocks=1, n_heads=2, cond_dim=8, model_length=12)
+    save_file({f"backbone.{name}": tensor.clone() for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
+    settings = {"model_type": "mdlm", "model_length": 12, "time_conditioning": False, "fktext": {"end_token": "<end>"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a distribution that brings the reward `letters`."""
+    root = tmp_path_factory.mktemp("site")
+    (root / "fk_judges_plugin.py").write_text(PLUGIN)
+    folder = root / "fk_judges-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: fk-judges\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[fktext]\nmain = fk_judges_plugin\n")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def judges(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests use the plugin, and no shards."""
+    monkeypatch.syspath_prepend(plugin_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "FKTEXT_STRICT_PLUGINS", "FKTEXT_DISABLE_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def suite_file(tiny: Path, tmp_path: Path) -> Path:
+    """A suite of 3 prompts x 2 samples x 2 seeds x 4 methods: 48 texts."""
+    path = tmp_path / "words.toml"
+    path.write_text(SUITE.replace("{model}", str(tiny)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Path, plugin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The suite, run without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "words.toml").write_text(SUITE.replace("{model}", str(tiny)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(plugin_path)
+        return run(str(folder / "words.toml"), out=folder / "run")

@@ -1,0 +1,259 @@
+"""Runs: what is written, and that interruptions, shards and failures lose and repeat nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fktext.errors import RewardError, UsageError
+from fktext_evals import Results, Suite, load, read, run
+from fktext_evals.results import RunError
+
+START = "import sys, fktext_evals; fktext_evals.run(sys.argv[1], out=sys.argv[2])"
+
+
+def timeless(results: Results) -> list[dict[str, Any]]:
+    """The rows without what differs between two runs of the same thing."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in results.rows]
+
+
+def start(suite_file: Path, out: Path) -> subprocess.Popen[str]:
+    """Run a suite in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", START, str(suite_file), str(out)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def small(suite_file: Path, **changes: Any) -> Suite:
+    """The suite with one seed and two methods, and changes."""
+    suite = load(str(suite_file))
+    return replace(suite, **{"seeds": (0,), "methods": suite.methods[1:3], **changes})
+
+
+def test_rows(whole: Results) -> None:
+    assert (len(whole.rows), whole.missing) == (48, 0)
+    row = whole.rows[-1]
+    assert (row["method"], row["particles"], row["prompt"], row["seed"], row["sample"]) == ("fk", 3, "she", 7, 1)
+    assert row["text"] == "she" + row["continuation"]
+    assert list(row["judges"]) == ["steering", "held-out"]
+    assert row["reward"] == row["judges"]["steering"] < 0
+    assert len(row["ess"]) == 3
+    assert all(1 <= ess <= 3 for ess in row["ess"])
+    assert 1 <= row["unique_roots"] <= 3
+    assert 0 <= row["resampled"] <= 2
+    assert row["seconds"] > 0
+    for row in whole.rows:
+        kind, asked = row["method"], row["reward_requests"]
+        guesses = 4 + 4 + 1  # four at each of two weighings, and the text itself
+        assert asked == {"base": 0, "best-of-n": 2, "fk": row["particles"] * guesses}[kind]
+        assert row["reward_calls"] <= asked
+        assert len(row["ess"]) == (3 if kind == "fk" else 1)
+
+
+def test_texts_are_those_of_generate(whole: Results, tiny: Path) -> None:
+    from fktext.generate import Population, Settings, generate
+    from fktext.models import load as load_model
+    from fktext.plugins import load_plugins
+
+    settings = Settings(particles=3, samples=2, seed=7, length=8, steps=6, resample_every=2, potential="max")
+    items = generate(load_model(str(tiny)), [load_plugins().create("letters")], ["the city"], settings)
+    texts = [item.texts[item.best()] for item in items if isinstance(item, Population)]
+    rows = [row for row in whole.of(("fk", 3)) if (row["prompt"], row["seed"]) == ("the city", 7)]
+    assert [row["text"] for row in rows] == texts
+
+
+def test_provenance(whole: Results, tiny: Path) -> None:
+    assert whole.run["model"]["name"] == str(tiny)
+    assert len(whole.run["model"]["digest"]) == 16
+    assert whole.run["judges"] == {"steering": "0123", "held-out": "0123"}
+    assert whole.run["suite"]["methods"][0]["steps"] == 6
+    session = json.loads((whole.folder / "sessions.jsonl").read_text())
+    assert session["shard"] == "1/1"
+    assert "torch" in session["versions"]
+
+
+def test_killed_and_started_again_it_gives_the_same(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    suite_file.write_text((whole.folder.parent / "words.toml").read_text())
+    out = tmp_path / "run"
+    process = start(suite_file, out)
+    rows = out / "rows-1-of-1.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and rows.stat().st_size):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.2))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = rows.read_bytes()
+    results = run(str(suite_file), out=out)
+    assert timeless(results) == timeless(whole)
+    assert rows.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    assert len((out / "sessions.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 400, -1])
+def test_a_torn_last_line_is_made_again(whole: Results, suite_file: Path, tmp_path: Path, capsys: Any, cut: int) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text((whole.folder / "run.json").read_text())
+    lines = (whole.folder / "rows-1-of-1.jsonl").read_text().splitlines(keepends=True)
+    (out / "rows-1-of-1.jsonl").write_text("".join(lines[:9]) + lines[9][:cut])
+    assert len(read(out).rows) == 9
+    assert "is cut off" in capsys.readouterr().err
+    assert timeless(run(str(suite_file), out=out)) == timeless(whole)
+    assert "was cut off; its text is made again" in capsys.readouterr().err
+
+
+def test_shards_together_are_the_whole(whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    first = run(str(suite_file), out=tmp_path / "run", shard=(1, 2))
+    assert first.missing == 24
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    merged = run(str(suite_file), out=tmp_path / "run")
+    assert sorted(path.name for path in merged.folder.glob("rows*")) == ["rows-1-of-2.jsonl", "rows-2-of-2.jsonl"]
+    assert timeless(merged) == timeless(whole)
+    monkeypatch.undo()
+
+
+def test_shards_in_another_number_go_on(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    run(str(suite_file), out=tmp_path / "run", shard=(2, 3))
+    assert timeless(run(str(suite_file), out=tmp_path / "run", shard=(1, 1))) == timeless(whole)
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
+def test_a_shard_out_of_range(suite_file: Path, tmp_path: Path, shard: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        run(str(suite_file), out=tmp_path / "run", shard=shard)
+
+
+def test_batches_do_not_change_texts(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    suite = load(str(suite_file))
+    found = run(replace(suite, methods=suite.methods[2:3]), out=tmp_path / "run", batch_size=2)
+    assert [row["text"] for row in found.rows] == [row["text"] for row in whole.of(("fk", 2))]
+
+
+def test_another_suite_or_model_is_refused(suite_file: Path, tmp_path: Path) -> None:
+    suite = small(suite_file)
+    run(suite, out=tmp_path / "run")
+    for change, message in (
+        ({"samples": 3}, r"holds another run: its suite.samples is 2, asked for is 3"),
+        ({"seeds": (1,)}, r"its suite.seeds\[1\] is 0, asked for is 1"),
+        ({"prompts": ("he", "she")}, r"its suite.prompts is \["),
+        ({"returns": "draw"}, r'its suite.return is "best", asked for is "draw"'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(replace(suite, **change), out=tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        run(suite, out=tmp_path / "run")
+
+
+def test_a_text_that_is_there_twice(suite_file: Path, tmp_path: Path) -> None:
+    out = run(small(suite_file), out=tmp_path / "run").folder
+    line = (out / "rows-1-of-1.jsonl").read_text().splitlines(keepends=True)[0]
+    (out / "rows-1-of-2.jsonl").write_text(line)
+    with pytest.raises(RunError, match=r"rows-1-of-1.jsonl:1 and \S+rows-1-of-2.jsonl:1 hold the same text"):
+        read(out)
+
+
+@pytest.mark.parametrize(("line", "message"), [("{}\n", "is no row of a run"), ("{\n", "is damaged")])
+def test_damaged_rows(suite_file: Path, tmp_path: Path, line: str, message: str) -> None:
+    out = run(small(suite_file), out=tmp_path / "run").folder
+    with (out / "rows-1-of-1.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(RunError, match=f"rows-1-of-1.jsonl:13 {message}"):
+        read(out)
+
+
+def test_one_writer_at_a_time(suite_file: Path, tmp_path: Path) -> None:
+    from fktext_evals.results import RowFile
+
+    suite = small(suite_file)
+    out = run(suite, out=tmp_path / "run").folder
+    with RowFile(out / "rows-1-of-1.jsonl"), pytest.raises(RunError, match="another process is writing"):
+        run(suite, out=out)
+
+
+def test_no_run_here(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("after=3", "reward 'letters:letter=a,after=3' failed, judging .* prompt '.*OSError: the judge is gone"),
+        ("after=3,value=0.5", r"judge 'held-out' \(letters:letter=a,after=3,value=0.5\) returned 0.5.*at most 0"),
+        ("after=3,value=inf", "returned inf .*must be finite"),
+    ],
+)
+def test_a_broken_judge_keeps_what_is_there(suite_file: Path, tmp_path: Path, options: str, message: str) -> None:
+    judges = load(str(suite_file)).judges
+    suite = small(suite_file, judges=(judges[0], replace(judges[1], reward=f"letters:letter=a,{options}")))
+    with pytest.raises(RewardError, match=message):
+        run(suite, out=tmp_path / "run")
+    kept = read(tmp_path / "run").rows
+    assert 0 < len(kept) < 12
+    assert len(kept) % suite.samples == 0
+
+
+def test_a_disk_that_fills_up_keeps_whole_lines(suite_file: Path, tmp_path: Path) -> None:
+    suite = small(suite_file)
+    whole = run(suite, out=tmp_path / "whole")
+    size = (whole.folder / "rows-1-of-1.jsonl").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot write '\S+rows-1-of-1.jsonl'.*what is in it stays"):
+            run(suite, out=tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "run" / "rows-1-of-1.jsonl").read_bytes().endswith(b"}\n")
+    assert 0 < len(read(tmp_path / "run").rows) < len(whole.rows)
+    assert timeless(run(suite, out=tmp_path / "run")) == timeless(whole)
+
+
+def test_a_folder_that_cannot_be_made(suite_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write the run to"):
+        run(small(suite_file), out=tmp_path / "file" / "run")
+
+
+def test_a_prompt_that_does_not_fit_is_found_before_anything_runs(suite_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leaves no room"):
+        run(small(suite_file, prompts=("she", "a " * 8)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_judges_see_as_many_tokens_as_the_suite_says(suite_file: Path, tmp_path: Path) -> None:
+    found = run(small(suite_file, judge_tokens=2), out=tmp_path / "run")
+    for row in found.rows:
+        assert len(row["continuation"].split()) <= 2
+        assert row["text"].startswith(row["prompt"] + row["continuation"])
+    assert any(len(row["text"].split()) > 4 for row in found.rows)
+
+
+def test_a_drawn_text_is_not_always_the_best(suite_file: Path, tmp_path: Path) -> None:
+    suite = small(suite_file, samples=8)
+    weak = tuple(replace(method, settings=replace(method.settings, lam=0.1)) for method in suite.methods)
+    best, drawn = (run(replace(suite, methods=weak, returns=which), out=tmp_path / which) for which in ("best", "draw"))
+    worse = [other["reward"] < one["reward"] for one, other in zip(best.rows, drawn.rows, strict=True)]
+    assert 0.2 < sum(worse) / len(worse) < 0.7
+    assert all(other["reward"] <= one["reward"] for one, other in zip(best.rows, drawn.rows, strict=True))
+
+
+def test_progress_on_stderr(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
+    run(small(suite_file), out=tmp_path / "run")
+    assert "words: 100%" in capsys.readouterr().err
