@@ -31,7 +31,11 @@ class PluginError(FktextError):
 
 
 class PopulationError(FktextError):
-    """Every particle of a population has weight zero."""
+    """Every particle of a population has weight zero; `population` is its index in the batch."""
+
+    def __init__(self, population: int, message: str) -> None:
+        super().__init__(f"population {population}: {message}")
+        self.population, self.message = population, message
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from fktext.generate import Settings
     from fktext.masked.denoiser import Denoiser, Network
     from fktext.masked.process import MaskedDiffusion
     from fktext.process import ReverseProcess
     from fktext.rewards import Text
+    from fktext.settings import Settings
     from fktext.simplex.ssdlm import SimplexLM
 
 DEFAULT = "tiny-mdlm"
@@ -58,7 +58,11 @@ _CATALOGUE = (
     Entry("dream-base", "dream", "Dream-org/Dream-v0-Base-7B", "Apache-2.0", "Dream, 7 B parameters: 15 GB in bfloat16"),
     Entry("dream-instruct", "dream", "Dream-org/Dream-v0-Instruct-7B", "Apache-2.0", "Dream after instruction tuning"),
     Entry(
-        "ssdlm", "ssdlm", "xhan77/ssdlm", "not stated", "SSD-LM: simplex diffusion on RoBERTa-large, 25 tokens at a time, 407 M parameters"
+        "ssdlm",
+        "ssdlm",
+        "xhan77/ssdlm",
+        "not stated",
+        "SSD-LM: simplex diffusion on RoBERTa-large, 25 tokens at a time, 407 M parameters",
     ),
     Entry(
         "bert", "mlm", "google-bert/bert-base-uncased", "Apache-2.0", "BERT, 110 M parameters, 512 tokens; not trained to generate"

@@ -130,7 +130,7 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         log_phi, carry = (log_tilt, carry) if last else plan.potential(log_tilt, carry)
         log_w = log_phi - base
         if (dead := all_dead(log_w)).any():
-            raise PopulationError(_dead_message(int(dead.nonzero()[0, 0]), k_next, plan.particles))
+            raise PopulationError(int(dead.nonzero()[0, 0]), _dead_message(k_next, plan.particles))
         size = ess(log_w)
         resampled = (size < plan.ess_threshold * plan.particles) & (not last)
         uniforms = noise.populations(streams.RESAMPLE, k_next, plan.particles, plan.resampler.draws(plan.particles))
@@ -186,8 +186,8 @@ def _score(
     return samples, values, total.mean(-1), log_tilt
 
 
-def _dead_message(population: int, k: int, particles: int) -> str:
+def _dead_message(k: int, particles: int) -> str:
     return (
-        f"population {population}: all {particles} particles have weight zero at step {k}: every reward is -inf. "
+        f"all {particles} particles have weight zero at step {k}: every reward is -inf. "
         "Use more particles, a smaller lambda, or a reward that is finite for more texts."
     )

@@ -90,7 +90,7 @@ def save(model: BertForMaskedLM, tokenizer: Tokenizer, out: Path) -> None:
         "bos_token": "[CLS]",
         "end_token": "[SEP]",
         "pad_token": "[PAD]",
-        "default_length": 32,
+        "default_length": 24,
         "default_steps": 128,
         "default_temperature": 0.7,
     }
@@ -105,8 +105,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scratch/masked_lm"), help="tokenised texts and checkpoints")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--cooldown", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3100)
+    parser.add_argument("--cooldown", type=int, default=1000)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--head-rate", type=float, default=1.2e-3)

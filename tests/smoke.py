@@ -56,6 +56,7 @@ def main() -> None:
     )
     assert len([json.loads(line) for line in rows.splitlines()]) == 4
     assert "toxicity" in run(fktext, "rewards", **offline)
+    assert "toxicity" in run(fktext, "eval", "ls", **offline)
 
 
 if __name__ == "__main__":

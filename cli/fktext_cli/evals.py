@@ -14,9 +14,17 @@ import typer
 from fktext.errors import UsageError
 from fktext_cli.listing import load_registry, resolve_device
 
-app = typer.Typer(help="Compare steering methods on suites of prompts, judged, with intervals.", no_args_is_help=True)
+app = typer.Typer(invoke_without_command=True)
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from `fktext eval ls`, or a .toml file.")]
+
+
+@app.callback()
+def root(context: typer.Context) -> None:
+    """Compare steering methods on suites of prompts, judged, with intervals."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()

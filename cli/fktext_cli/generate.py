@@ -21,9 +21,10 @@ from fktext_cli import output
 from fktext_cli.listing import load_registry, resolve_device
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.generate import Population, Settings
+    from fktext.generate import Population
     from fktext.models import TextModel
     from fktext.rewards import Weighted
+    from fktext.settings import Settings
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
 
@@ -49,7 +50,13 @@ def generate(
     temperature: Annotated[
         float | None, typer.Option(help="Of the model's p(x0).", show_default="the model's", rich_help_panel=SAMPLE)
     ] = None,
-    top_p: Annotated[float, typer.Option(help="Nucleus of the model's p(x0).", rich_help_panel=SAMPLE)] = 1.0,
+    top_p: Annotated[
+        float | None, typer.Option(help="Nucleus of the model's p(x0).", show_default="the model's", rich_help_panel=SAMPLE)
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(help="Reverse process, such as ancestral or remdm-cap.", show_default="the model's", rich_help_panel=SAMPLE),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same texts.", rich_help_panel=SAMPLE)] = 0,
     reward: Annotated[
         list[str] | None,
@@ -132,14 +139,15 @@ def generate(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
-        from fktext.generate import Settings
         from fktext.models import load
+        from fktext.settings import Settings
 
         settings = Settings(
             particles=particles,
             samples=samples,
             length=length,
             steps=steps,
+            kernel=kernel,
             potential=potential,
             lam=lam,
             resample_every=resample_every,

@@ -64,7 +64,7 @@ def _about(results: Results) -> list[str]:
     about = [
         f"- model {model['name']} ({model['digest']}, {model['dtype']}), steered by {', '.join(suite.rewards)}; "
         f"fktext {results.run['fktext']}",
-        f"- {len(suite.prompts)} prompts x {suite.samples} texts x {len(suite.seeds)} seeds per method; "
+        f"- {len(suite.prompts)} prompts x {suite.samples} texts per method and seed ({', '.join(map(str, suite.seeds))}); "
         + ("the best of each population" if suite.returns == "best" else "one of each population, drawn by weight"),
         *(f"- judge {judge.name}: {judge.reward}; {judge.label} when p > {judge.threshold:g}" for judge in suite.judges),
     ]

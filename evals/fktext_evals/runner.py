@@ -91,12 +91,11 @@ def run(
         "suite": suite.as_table(),
         "model": {"name": suite.model, "digest": text_model.digest, "dtype": dtype},
         # a reward that can tell its weights' digest has an attribute of that name
-        "judges": {item.name: getattr(term.reward, "digest", None) for item, term in zip(suite.judges, judges, strict=True)},
+        "digests": {term.name: getattr(term.reward, "digest", None) for term in (*terms, *judges)},
     }
     results.create(folder, identity)
     with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
         there = {results.key(row) for row in results.read(folder).rows}
-        results.append_session(folder, _session(device, batch_size, (part, parts)))
         work = _Work(suite, text_model, Scorer(terms), Scorer(judges), batch_size)
         units = [(seed, index) for seed in suite.seeds for index in range(len(suite.prompts))][part - 1 :: parts]
         wanted = {
@@ -105,6 +104,8 @@ def run(
             for method in suite.methods
             if any((*method.key, seed, index, sample) not in there for sample in range(suite.samples))
         }
+        if wanted:
+            results.append_session(folder, _session(device, batch_size, (part, parts)))
         progress = _Progress(suite.name, sum(particles for (_, particles), _, _ in wanted))
         for seed, index in units:
             for method in suite.methods:
@@ -220,9 +221,8 @@ def _session(device: str, batch_size: int | None, shard: tuple[int, int]) -> dic
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "shard": "/".join(map(str, shard)),
-        "device": torch.cuda.get_device_name(device)
-        if device.startswith("cuda")
-        else f"{device}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
         "batch_size": batch_size,
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -264,18 +264,20 @@ class _Progress:
     def add(self, particles: int) -> None:
         """Some are done."""
         self._done += particles
-        self.show(0)
+        if self._done == self._total:
+            self._say(f"done in {_clock(time.monotonic() - self._started)}", end="\n")
 
     def show(self, more: float) -> None:
-        """What is done and about to be."""
+        """How far the present ones are; as often as a reader can bear."""
         now, done = time.monotonic(), self._done + more
-        if now - self._shown < (0.2 if self._terminal else 30) and done < self._total:
-            return
-        self._shown, spent = now, now - self._started
-        line = f"{self._name}: {done / self._total:.0%}, {_clock(spent)} so far"
-        line += f", about {_clock(spent * (self._total - done) / done)} left" if done < self._total else ""
-        end = "" if self._terminal and self._done < self._total else "\n"
-        print(f"\r\033[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)
+        if now - self._shown >= (0.2 if self._terminal else 30):
+            self._shown, spent = now, now - self._started
+            left = _clock(spent * (self._total - done) / done)
+            self._say(f"{done / self._total:.0%}, {_clock(spent)} so far, about {left} left", end="" if self._terminal else "\n")
+
+    def _say(self, text: str, end: str) -> None:
+        start = "\r\033[K" if self._terminal else ""
+        print(f"{start}{self._name}: {text}", end=end, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

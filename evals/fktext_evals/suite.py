@@ -8,14 +8,14 @@
 
     [[methods]]
     name = "fk"
-    particles = [4, 8]                     # a method each; any other setting of `fktext.generate.Settings` may stand here
+    particles = [4, 8]                     # a method each; any other setting of `fktext.settings.Settings` may stand here
 
     [[judges]]
     name = "held-out"
     reward = "toxicity:model=heldout-toxicity"   # gives log p(label)
     label = "toxic"                        # a text is counted when p(label) > threshold
 
-Keys and settings are listed in `Suite`, `Judge` and `fktext.generate.Settings`.
+Keys and settings are listed in `Suite`, `Judge` and `fktext.settings.Settings`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from fktext.prompts import read_prompts
 from fktext.specs import parse_spec
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.generate import Settings
     from fktext.plugins import Registry
+    from fktext.settings import Settings
 
 _SUITE = {
     "name": str,
@@ -253,7 +253,7 @@ def check(suite: Suite, registry: Registry) -> None:
 
 def _methods(item: Mapping[str, Any], kinds: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Iterable[Method]:
     """One table of `[[methods]]`: a method for each number of particles."""
-    from fktext.generate import Settings
+    from fktext.settings import Settings
 
     own = _checked(item, {"name": str, "particles": int | list[int], **kinds}, where, ("name",))
     name, particles = own.pop("name"), own.pop("particles", None)
@@ -288,7 +288,7 @@ def _checked(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str, req
 
 def _setting_kinds() -> dict[str, Any]:
     """The settings a suite may give, by name, with their types."""
-    from fktext.generate import Settings
+    from fktext.settings import Settings
 
     return _set(typing.get_type_hints(Settings), _OURS)
 

@@ -50,6 +50,14 @@ class Toxicity:
             return f"towards toxic text: log p({self.judge.label}) by {self.model}"
         return f"away from toxic text: log p(not {self.judge.label}) by {self.model}"
 
+    @property
+    def digest(self) -> str | None:
+        """First 16 hex digits of the sha256 over the judge's weights; None where they are in a cache and not in a folder."""
+        from fktext.checkpoint_files import digest, weight_files
+
+        path = _path(self.model)
+        return digest(weight_files(path)) if self.model not in RELEASED and path.exists() else None
+
     def score(self, samples: Sequence[str]) -> Tensor:
         """(M,) float64 log-probabilities."""
         from torch.nn.functional import logsigmoid
@@ -87,7 +95,7 @@ def _judge(model: str, label: str | None, context: RewardContext) -> Judge:
 
     if model in RELEASED:
         return classifiers.released_detoxify(model, label, context)
-    path = embedded.path(model) if model in EMBEDDED else Path(model).expanduser()
+    path = _path(model)
     if path.is_dir():
         if _model_type(path) == ngram.MODEL_TYPE:
             return ngram.NgramJudge.load(path, label)
@@ -102,6 +110,10 @@ def _judge(model: str, label: str | None, context: RewardContext) -> Judge:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):  # no hub id
         raise unknown_name("toxicity model", model, (*EMBEDDED, *RELEASED, "a folder", "a hub id"))
     return classifiers.sequence_classifier(model, label, context)
+
+
+def _path(model: str) -> Path:
+    return embedded.path(model) if model in EMBEDDED else Path(model).expanduser()
 
 
 def _model_type(folder: Path) -> str | None:

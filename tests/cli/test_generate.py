@@ -55,9 +55,10 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
 
 
 def test_a_row_holds_enough_to_run_it_again_from_python(call: Call, tiny: Path) -> None:
-    from fktext.generate import Population, Settings, generate
+    from fktext.generate import Population, generate
     from fktext.models import load
     from fktext.plugins import load_plugins
+    from fktext.settings import Settings
 
     (row,) = rows(call("generate", "the", "--model", tiny, "-r", "letters", "-n", 3, "--seed", 5, "--top-p", 0.9, "-f", "jsonl"))
     extra = {name: row["settings"].pop(name) for name in ("fktext", "dtype", "return", "rewards")}
@@ -197,6 +198,7 @@ BAD = [
     (2, ["-r", "letters", "--ess-threshold", "-1"], ["--ess-threshold"]),
     (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
     (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
+    (2, ["-r", "letters", "--kernel", "remdm"], ["unknown kernel", "'remdm'", "ancestral", "remdm-cap"]),
     (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
     (2, ["-r", "letters", "--device", "gpu"], ["--device 'gpu'"]),
     (2, ["-r", "letters", "--format", "xml"], ["--format", "'xml'"]),
@@ -232,6 +234,18 @@ def test_bad_input_is_one_clear_line(
     for part in parts:
         assert part in lines[0]
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_kernels_are_named_in_the_rows(call: Call, tiny: Path) -> None:
+    texts = {}
+    for kernel in ("ancestral", "remdm-cap", "remdm-conf"):
+        arguments = ("--model", tiny, "-r", "letters", "-n", 4, "--samples", 3, "-f", "jsonl", "--kernel", kernel)
+        found = rows(call("generate", "the", *arguments))
+        assert {row["settings"]["kernel"] for row in found} == {kernel}
+        texts[kernel] = [row["text"] for row in found]
+    assert len(set(map(tuple, texts.values()))) == 3
+    (plain,) = rows(call("generate", "the", "--model", tiny, "-r", "letters", "-n", 4, "-f", "jsonl"))
+    assert (plain["settings"]["kernel"], plain["settings"]["top_p"], plain["text"]) == ("ancestral", 1.0, texts["ancestral"][0])
 
 
 def test_debug_shows_the_traceback(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,12 @@ def call() -> Callable[..., Result]:
     return lambda *arguments: runner.invoke(app, ["eval", *(str(item) for item in arguments)], prog_name="fktext")
 
 
+def test_nothing_is_help_and_a_usage_error(call: Callable[..., Result]) -> None:
+    result = call()
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert "validate" in result.stdout
+
+
 def test_ls_show_validate(call: Callable[..., Result], suite_file: Path) -> None:
     assert "toxicity-smoke" in call("ls").stdout
     assert call("show", "toxicity").stdout.startswith('name = "toxicity"')

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError
-from fktext.generate import Population, Settings, generate
+from fktext.generate import Population, generate
 from fktext.masked import dit, sedd
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import token_probs
 from fktext.models import load
 from fktext.noise import Noise
 from fktext.rewards import Weighted
+from fktext.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "sedd_tiny"

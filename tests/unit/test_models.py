@@ -18,9 +18,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
-from fktext.generate import Population, Settings, generate
+from fktext.generate import Population, generate
 from fktext.models import DEFAULT, catalogue, find, load
 from fktext.rewards import Weighted
+from fktext.settings import Settings
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

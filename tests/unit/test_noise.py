@@ -74,5 +74,5 @@ def test_normals_are_standard_and_belong_to_their_rows():
         share = float(torch.special.ndtr(torch.tensor(at, dtype=torch.float64)))
         assert abs((flat < at).double().mean() - share) < 5 * (share * (1 - share) / len(flat)) ** 0.5
     assert torch.corrcoef(normals).sub(torch.eye(6)).abs().max() < 5 / 50_001**0.5
-    # a counter of four normals: neighbours come from different words of it
     assert abs((flat[:-1] * flat[1:]).mean()) < bound
+    assert len(flat.unique()) > 0.98 * len(flat)  # none is used twice, but for float32's rounding

@@ -10,12 +10,13 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fktext.errors import ModelError, UsageError
-from fktext.generate import Population, Settings, generate
+from fktext.generate import Population, generate
 from fktext.models import SimplexModel, load
 from fktext.noise import Noise, population_key
 from fktext.potentials import POTENTIALS, Terminal
 from fktext.rewards import Scorer, Text, Weighted
 from fktext.schedules import At, Every
+from fktext.settings import Settings
 from fktext.simplex import process as simplex
 from fktext.simplex.process import SimplexDiffusion, alpha_bar
 from fktext.simplex.projections import PROJECTIONS, K

@@ -1,0 +1,93 @@
+"""The loop's failures and its bookkeeping."""
+
+import pytest
+import torch
+
+from fktext.errors import PopulationError, RewardError
+from fktext.noise import Noise, population_key
+from fktext.rewards import Scorer, Weighted
+from fktext.schedules import At, Every
+from fktext.steer import Plan, steer, steer_steps
+from fktext.testing.enumerable import Enumerable
+
+MODEL = Enumerable()
+
+
+class Only:
+    """A hard constraint: 0 for texts that begin with the given digit, -inf for others."""
+
+    def __init__(self, digit):
+        self.digit = digit
+
+    def score(self, samples):
+        return [0.0 if sample[0] == self.digit else -torch.inf for sample in samples]
+
+
+def run(reward, particles=6, populations=3, **plan):
+    keys = [population_key(0, index) for index in range(populations)]
+    plan = Plan(particles, **{"schedule": Every(1), "x0_samples": 2, **plan})
+    return steer(MODEL.process(populations, particles), Scorer([Weighted("only", reward)]), Noise.of(keys, particles), plan)
+
+
+def test_a_hard_constraint_is_met_by_every_particle_of_weight():
+    result = run(Only("1"), particles=40)
+    weighty = result.log_w > -torch.inf
+    texts = [text for text, alive in zip(result.samples, weighty.flatten().tolist(), strict=True) if alive]
+    assert {text[0] for text in texts} == {"1"}
+    share = MODEL.law[[text[0] == "1" for text in MODEL.texts]].sum().log()
+    assert (result.log_z - share).abs().max() < 0.5
+
+
+def test_a_population_without_weight_is_an_error_that_names_it():
+    with pytest.raises(PopulationError, match=r"population 0: all 6 particles have weight zero at step 1"):
+        run(Only("9"))
+
+
+def test_a_bad_reward_names_the_step():
+    class Late:
+        calls = 0
+
+        def score(self, samples):
+            self.calls += 1
+            return [float("nan") if self.calls == 3 else 0.1 * len(set(sample)) for sample in samples]
+
+    class NoMemo(Scorer):
+        def __init__(self, terms):
+            super().__init__(terms, memo=0)
+
+    keys = [population_key(0, 0)]
+    plan = Plan(4, Every(1), x0_samples=1)
+    steps = steer_steps(MODEL.process(1, 4), NoMemo([Weighted("late", Late())]), Noise.of(keys, 4), plan)
+    seen = []
+    with pytest.raises(RewardError, match=r"'late' returned nan for sample 0 .* at step 3 of 4"):
+        seen.extend(step.k for step in steps)
+    assert seen == [1, 2]  # what was weighed before is not lost
+
+
+def test_best_of_n_is_the_same_loop_and_scores_once():
+    result = run(MODEL.reward, schedule=At([]))
+    assert len(result.steps) == 1
+    assert result.ledger.reward_requests == 18
+    assert torch.equal(result.roots, torch.arange(6).expand(3, 6))
+    assert (result.reward == result.values[..., 0]).all()
+
+
+def test_ledger_counts_this_run_only():
+    scorer = Scorer([Weighted("table", MODEL.reward)])
+    noise = Noise.of([population_key(0, 0)], 4)
+    first = steer(MODEL.process(1, 4), scorer, noise, Plan(4, Every(1)))
+    second = steer(MODEL.process(1, 4), scorer, noise, Plan(4, Every(1)))
+    assert first.ledger.reward_requests == second.ledger.reward_requests == 16
+    assert second.ledger.reward_calls == 0  # remembered
+    assert second.ledger.cache_hits == 16
+    assert first.ledger.denoiser_rows > 0
+
+
+def test_resampling_happens_per_population():
+    result = run(MODEL.reward, populations=200, lam=2.0, ess_threshold=0.6)
+    shares = [step.resampled.double().mean().item() for step in result.steps[:-1]]
+    assert any(0 < share < 1 for share in shares)
+    for step in result.steps:
+        stays = ~step.resampled
+        assert (step.ancestors[stays] == torch.arange(6)).all()
+        assert (step.ess[step.resampled] < 0.6 * 6).all()
