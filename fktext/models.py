@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 _CATALOGUE = (
     Entry(
-        "tiny-mdlm", "mlm", "embedded", "Apache-2.0", "comes with fktext: short English sentences, 15 M parameters, for a laptop"
+        "tiny-mdlm", "mlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: short English sentences, 15 M parameters, for a laptop"
     ),
     Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
