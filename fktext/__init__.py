@@ -20,22 +20,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fktext.errors import FktextError
     from fktext.generate import Population, Progress
-    from fktext.models import TextModel, load
+    from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
     from fktext.rewards import Reward, RewardContext, Text, Weighted
     from fktext.settings import Settings
     from fktext.steer import Plan, Result, Step
+    from fktext.text_model import TextModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("FktextError",),
     "generate": ("Population", "Progress"),
-    "models": ("TextModel", "load"),
+    "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Text", "Weighted"),
     "settings": ("Settings",),
     "steer": ("Plan", "Result", "Step"),
+    "text_model": ("TextModel",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

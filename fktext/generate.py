@@ -20,7 +20,7 @@ from fktext.settings import Settings
 from fktext.steer import Result, Step, collect, steer_steps
 
 if TYPE_CHECKING:
-    from fktext.models import TextModel
+    from fktext.text_model import TextModel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fktext.smc import RESAMPLERS
 from fktext.steer import Plan
 
 if TYPE_CHECKING:
-    from fktext.models import TextModel
+    from fktext.text_model import TextModel
 
 Method = Literal["fk", "best-of-n", "base"]
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise

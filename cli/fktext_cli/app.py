@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import evals, generate, listing
+from fktext_cli import evals, generate, listing, plugin, score
 from fktext_cli.output import silence
 
 
@@ -83,11 +83,13 @@ def root(
 
 
 app.command("generate")(generate.generate)
+app.command("score")(score.score)
 app.command("rewards")(listing.rewards)
 app.command("models")(listing.models)
 app.command("plugins")(listing.plugins)
 app.command("selftest")(listing.selftest)
 app.add_typer(evals.app, name="eval")
+app.add_typer(plugin.app, name="plugin")
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from fktext_cli.listing import load_registry, resolve_device
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population
-    from fktext.models import TextModel
     from fktext.rewards import Weighted
     from fktext.settings import Settings
+    from fktext.text_model import TextModel
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
 
@@ -160,7 +160,7 @@ def generate(
             seed=seed,
         )
         device = resolve_device(device)
-        terms = _rewards(reward or [], device, offline, batch_size)
+        terms = create_rewards(reward or [], device, offline, batch_size)
         text_model = load(model, device=device, dtype=dtype, offline=offline, length=length)
         settings = settings.for_model(text_model)
         _check_prompts(text_model, texts, settings)
@@ -225,7 +225,12 @@ def _prompts(arguments: list[str], path: Path | None) -> list[Prompt]:
     return [Prompt(text) for text in arguments or [""]]
 
 
-def _rewards(specs: list[str], device: str, offline: bool, batch_size: int | None) -> list[Weighted]:
+def create_rewards(specs: list[str], device: str, offline: bool, batch_size: int | None) -> list[Weighted]:
+    """The rewards a command line names.
+
+    Raises:
+        UsageError: a reward is unknown, wrongly written or given twice.
+    """
     from fktext.rewards import RewardContext
 
     context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)

@@ -49,10 +49,10 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
             "prompt": population.prompt,
             "text": str(population.texts[index]),
             "continuation": population.texts[index].continuation,
-            "reward": _number(population.rewards[index].item()),
-            "rewards": dict(zip(population.names, map(_number, population.values[index].tolist()), strict=True)),
-            "log_weight": _number(population.log_w[index].item()),
-            "log_z": _number(population.log_z),
+            "reward": number(population.rewards[index].item()),
+            "rewards": dict(zip(population.names, map(number, population.values[index].tolist()), strict=True)),
+            "log_weight": number(population.log_w[index].item()),
+            "log_z": number(population.log_z),
             "prompt_index": population.prompt_index,
             "sample": population.sample_index,
             "particle": index,
@@ -73,7 +73,8 @@ def as_text(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n\n" if "\n" in text else f"{text}\n" for text in texts)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """The value as JSON has it: null for -inf, the only infinity a reward can be."""
     return None if value == -math.inf else value
 
 

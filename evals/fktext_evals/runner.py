@@ -21,9 +21,9 @@ from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population, Progress
-    from fktext.models import TextModel
     from fktext.plugins import Registry
     from fktext.rewards import Scorer, Text
+    from fktext.text_model import TextModel
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify")
 

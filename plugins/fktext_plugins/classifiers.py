@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,41 @@ def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu")
     return detox
 
 
-def sequence_classifier(name: str, label: str | None, context: RewardContext) -> Classifier:
+def toxic_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
+    """The position of `wanted`, or of the first of TOXIC_LABELS that is there; names must be equal, but for case."""
+    lower = [str(label).lower() for label in labels]
+    if wanted is not None:
+        if wanted.lower() not in lower:
+            raise unknown_name(f"label of {name}:", wanted, labels)
+        return lower.index(wanted.lower())
+    for label in TOXIC_LABELS:
+        if label in lower:
+            return lower.index(label)
+    raise UsageError(
+        f"the labels of {name} are {', '.join(labels)}: none says that it is toxic. "
+        f"Name the one that does: toxicity:model={name},label={labels[-1]}"
+    )
+
+
+def sequence_classifier(
+    name: str,
+    label: str | None,
+    context: RewardContext,
+    pick: Callable[[str, Sequence[str], str | None], int] = toxic_index,
+    exclusive: bool | None = None,
+) -> Classifier:
     """Any sequence classifier of transformers, by folder or hub id.
+
+    Args:
+        name: folder or hub id.
+        label: the class as the user named it, or None.
+        context: device, batch size, and whether a network may be used.
+        pick: (name, the model's labels, label) -> the index of the class; raises UsageError where it cannot tell.
+        exclusive: whether the classes exclude each other; None for what the model's config says.
 
     Raises:
         ModelError: it cannot be loaded, has no trained head, or does not say whether its classes exclude each other.
-        UsageError: its labels do not tell which one is toxic.
+        UsageError: its labels do not tell which one is meant.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -182,16 +211,20 @@ def sequence_classifier(name: str, label: str | None, context: RewardContext) ->
     if info["missing_keys"]:
         raise ModelError(f"{name!r} is no trained sequence classifier: it lacks {min(info['missing_keys'])!r}")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    index = _label_index(name, labels, label)
+    index = pick(name, labels, label)
     kind = model.config.problem_type
-    if kind is None and len(labels) > 2:
+    if exclusive is None and kind is None and len(labels) > 2:
         raise ModelError(
             f"{name!r} has {len(labels)} labels and does not say whether they exclude each other: set problem_type in its "
-            f"config.json to single_label_classification or multi_label_classification"
+            f"config.json to single_label_classification or multi_label_classification, or use the reward "
+            f"classifier:model={name},label={labels[index]},activation=softmax (or sigmoid)"
         )
     if kind == "regression":
         raise ModelError(f"{name!r} is a regression, not a classifier")
-    exclusive = len(labels) > 1 and kind != "multi_label_classification"
+    if exclusive is None:
+        exclusive = len(labels) > 1 and kind != "multi_label_classification"
+    elif exclusive and len(labels) == 1:
+        raise ModelError(f"{name!r} has one label, {labels[0]!r}: a softmax over it is always 1")
     model.float().to(context.device).eval()
     return Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
 
@@ -201,7 +234,7 @@ def _detoxify_judge(name: str, loaded: Mapping[str, Any], base: str, label: str 
         detox = load_detoxify(loaded, base, context.device)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
-    index = _label_index(name, detox.class_names, label)
+    index = toxic_index(name, detox.class_names, label)
     return Classifier(detox.model, detox.tokenizer, detox.class_names[index], index, False, context.batch_size)
 
 
@@ -221,22 +254,6 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         ) from error
     checked: Mapping[str, Any] = loaded
     return checked
-
-
-def _label_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
-    """The position of `wanted`, or of the first of TOXIC_LABELS that is there; names must be equal, but for case."""
-    lower = [str(label).lower() for label in labels]
-    if wanted is not None:
-        if wanted.lower() not in lower:
-            raise unknown_name(f"label of {name}:", wanted, labels)
-        return lower.index(wanted.lower())
-    for label in TOXIC_LABELS:
-        if label in lower:
-            return lower.index(label)
-    raise UsageError(
-        f"the labels of {name} are {', '.join(labels)}: none says that it is toxic. "
-        f"Name the one that does: toxicity:model={name},label={labels[-1]}"
-    )
 
 
 @contextmanager

@@ -47,7 +47,7 @@ finally:
     assert min(seconds) < 1.4 * min(least)
 
 
-@pytest.mark.parametrize("command", ["generate", "rewards", "plugins", "models", "selftest"])
+@pytest.mark.parametrize("command", ["generate", "score", "rewards", "plugins", "plugin", "models", "selftest"])
 def test_every_command_has_help(call: Callable[..., Result], command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fktext.errors import ModelError, UsageError
 from fktext.generate import Population, generate
-from fktext.models import SimplexModel, load
+from fktext.models import load
 from fktext.noise import Noise, population_key
 from fktext.potentials import POTENTIALS, Terminal
 from fktext.rewards import Scorer, Text, Weighted
@@ -23,6 +23,7 @@ from fktext.simplex.projections import PROJECTIONS, K
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc import RESAMPLERS
 from fktext.steer import Plan, steer
+from fktext.text_model import SimplexModel
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"
 KEYS = [population_key(0, name) for name in "abc"]

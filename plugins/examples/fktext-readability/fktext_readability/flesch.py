@@ -1,0 +1,48 @@
+"""The Flesch reading ease (R. Flesch, "A new readability yardstick", Journal of Applied Psychology 32, 1948)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from fktext import RewardContext
+
+EASIEST = 206.835 - 1.015 - 84.6  # a sentence of one word of one syllable
+_WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+
+
+def syllables(word: str) -> int:
+    """Groups of vowels, without a silent e at the end; at least one."""
+    word = word.lower()
+    groups = len(re.findall(r"[aeiouy]+", word))
+    silent = word.endswith("e") and not word.endswith(("le", "ee", "ye")) and groups > 1
+    return max(groups - silent, 1)
+
+
+def reading_ease(text: str) -> float:
+    """0 (hard, or no word at all) to 121.22 (a word of one syllable); plain English is about 60."""
+    words = _WORD.findall(text)
+    if not words:
+        return 0.0
+    sentences = sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
+    ease = 206.835 - 1.015 * len(words) / sentences - 84.6 * sum(map(syllables, words)) / len(words)
+    return min(max(ease, 0.0), EASIEST)
+
+
+class Readability:
+    """Tens of points of reading ease, or minus that."""
+
+    def __init__(self, target: Literal["easy", "hard"]) -> None:
+        self.sign = 1 if target == "easy" else -1
+        self.goal = f"towards text that is {target} to read"
+
+    def score(self, samples: Sequence[str]) -> list[float]:
+        """A value per text."""
+        return [self.sign * reading_ease(text) / 10 for text in samples]
+
+
+def readability(context: RewardContext, *, target: Literal["easy", "hard"] = "easy") -> Readability:
+    """The factory; `context` is not needed, for there is no model."""
+    return Readability(target)

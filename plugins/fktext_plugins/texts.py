@@ -1,0 +1,152 @@
+"""Rewards that need no model: `keywords`, `length`, `regex`, and `function` for a function of one's own.
+
+The first three score the whole text, or with `part=continuation` what follows the prompt. None is a log-probability: with the
+default `--lambda 10` a text with one word missing weighs exp(-10) as much as a text with none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from fktext.errors import RewardError, UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from torch import Tensor
+
+    from fktext.rewards import RewardContext
+
+Part = Literal["text", "continuation"]
+
+
+class _Scored:
+    """A reward that is a function of one text at a time."""
+
+    def __init__(self, goal: str, part: Part, value: Callable[[str], float]) -> None:
+        self.goal, self.part, self.value = goal, part, value
+
+    def score(self, samples: Sequence[str]) -> list[float]:
+        """A value per sample."""
+        if self.part == "continuation":
+            samples = [text.removeprefix(getattr(text, "prompt", "")) for text in samples]
+        return [self.value(text) for text in samples]
+
+
+def keywords(context: RewardContext, *, words: str = "", avoid: str = "", part: Part = "text") -> _Scored:
+    """Minus the number of wanted words that are missing and of unwanted ones that are there; 0 is the best.
+
+    A word counts where it stands alone (next to it no letter, digit or underscore), in upper or lower case.
+
+    Args:
+        context: not needed.
+        words: the wanted words, separated by spaces.
+        avoid: the unwanted ones.
+        part: "text" or "continuation".
+
+    Raises:
+        UsageError: no word at all, or one that is both wanted and unwanted.
+    """
+    wanted, unwanted = (list(dict.fromkeys(text.lower().split())) for text in (words, avoid))
+    if not wanted + unwanted:
+        raise UsageError("reward 'keywords' needs words or avoid: write keywords:words=\"sun sea\"")
+    if both := sorted(set(wanted) & set(unwanted)):
+        raise UsageError(f"reward 'keywords' has {both[0]!r} both in words and in avoid")
+    here, away = ([re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE) for word in group] for group in (wanted, unwanted))
+
+    def value(text: str) -> float:
+        return float(-sum(not word.search(text) for word in here) - sum(bool(word.search(text)) for word in away))
+
+    goals = [f"towards the words {', '.join(wanted)}"] * bool(wanted) + [f"away from {', '.join(unwanted)}"] * bool(unwanted)
+    return _Scored(" and ".join(goals), part, value)
+
+
+def length(context: RewardContext, *, words: Annotated[int, Field(ge=0)], part: Part = "text") -> _Scored:
+    """Minus the distance, in words, to the length aimed at; a word is what stands between white space.
+
+    Args:
+        context: not needed.
+        words: the length aimed at.
+        part: "text" or "continuation".
+    """
+    return _Scored(f"towards {words} words", part, lambda text: float(-abs(len(text.split()) - words)))
+
+
+def regex(
+    context: RewardContext, *, pattern: str, penalty: Annotated[float, Field(gt=0)] = math.inf, part: Part = "text"
+) -> _Scored:
+    r"""0 where a pattern is found, else minus a penalty.
+
+    Args:
+        context: not needed.
+        pattern: a regular expression of Python, found anywhere (`\A` and `\Z` tie it to the ends).
+        penalty: by default infinite: a text without the pattern has weight zero. A finite one leaves a way out where no particle
+            has the pattern yet.
+        part: "text" or "continuation".
+
+    Raises:
+        UsageError: no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"reward 'regex' option 'pattern' came as {pattern!r}, no regular expression: {error}") from error
+    return _Scored(f"towards a match of {pattern!r}", part, lambda text: 0.0 if compiled.search(text) else -penalty)
+
+
+class Function:
+    """A function of one's own as a reward.
+
+    Args:
+        target: "module:name", for messages.
+        function: texts -> a value per text.
+    """
+
+    def __init__(self, target: str, function: Callable[[list[str]], Tensor | Sequence[float]]) -> None:
+        self.goal, self.function = f"larger {target}", function
+
+    def score(self, samples: Sequence[str]) -> Tensor | Sequence[float]:
+        """What the function returns."""
+        return self.function(list(samples))
+
+
+def function(context: RewardContext, *, target: str) -> Function:
+    """Any Python function that takes a list of texts (`fktext.Text`, a str with a `prompt`) and returns a value for each.
+
+    Args:
+        context: not needed.
+        target: `module.path:callable`. The current directory counts, after everything installed.
+
+    Raises:
+        UsageError: it is written otherwise, or there is no such module or callable.
+        RewardError: the module raised when it was imported.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", target):
+        raise UsageError(f"reward 'function' option 'target' came as {target!r}; expected module.path:callable")
+    name, _, attributes = target.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last, so that no file here takes the place of an installed module
+        importlib.invalidate_caches()
+    try:
+        module: Any = importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a script without a main guard
+        if isinstance(error, ModuleNotFoundError) and (name + ".").startswith(f"{error.name}."):
+            raise UsageError(f"reward 'function': there is no module {error.name!r} here or installed") from error
+        raise RewardError(f"reward 'function': importing {name!r} raised {type(error).__name__}: {error}") from error
+    found = module
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            where = getattr(module, "__file__", None) or "built in"
+            raise UsageError(f"reward 'function': module {name!r} ({where}) has no {attributes!r}")
+        found = getattr(found, attribute)
+    if not callable(found):
+        raise UsageError(f"reward 'function': {target!r} is {type(found).__name__}, which cannot be called")
+    return Function(target, found)

@@ -1,0 +1,88 @@
+"""`fktext score`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fktext_cli import app
+
+Call = Callable[..., Result]
+
+
+def rows(result: Result) -> list[dict[str, object]]:
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_text_per_line(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\ufeffthe sea\r\nthe sea\na long red lake", encoding="utf-8")
+    result = call("score", file, "-r", "letters=2", "--reward", "regex:pattern=sea", "--batch-size", "2")
+    name = "regex:pattern=sea"
+    assert rows(result) == [
+        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 1},
+        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 2},
+        {"text": "a long red lake", "prompt": "", "reward": None, "rewards": {"letters": 2.0, name: None}, "line": 3},
+    ]
+    assert "a reward may print" in result.stderr
+    assert "3 texts, 2 of them different" in result.stderr
+
+
+def test_json_lines_have_prompts(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "the sea", "prompt": "the", "other": 1}\n"a b c"\n{"text": ""}\n')
+    found = rows(call("score", file, "-r", "length:words=1,part=continuation"))
+    assert [(row["reward"], row["prompt"]) for row in found] == [(0, "the"), (-2, ""), (-1, "")]
+    text = call("score", file, "-r", "length:words=1,part=continuation", "-f", "text")
+    assert text.stdout == "0\tthe sea\n-2\ta b c\n-1\t\n"
+
+
+def test_standard_input(call: Call) -> None:
+    runner = CliRunner()
+    plain = runner.invoke(app, ["score", "-", "-r", "length:words=2"], input="a b\nc\n")
+    assert [row["reward"] for row in rows(plain)] == [0, -1]
+    both = runner.invoke(app, ["score", "-", "-r", "length:words=2", "--input", "jsonl"], input='{"text": "a b"}\n')
+    assert [row["text"] for row in rows(both)] == ["a b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"one\n\ntwo\n", "a.txt:2: a blank line"),
+        ("a.txt", b"one\n\xff\n", "a.txt:2: not UTF-8"),
+        ("a.txt", b"", "a.txt holds no text"),
+        ("a.jsonl", b"{}\n", 'a.jsonl:1: expected a string, or an object with "text"'),
+        ("a.jsonl", b"{\n", "a.jsonl:1: not JSON"),
+        ("a.jsonl", b'{"text": 1}\n', 'a.jsonl:1: "text" and "prompt" must be strings'),
+        ("a.jsonl", b'"\\ud800"\n', "a.jsonl:1: '\\ud800' is not valid Unicode"),
+    ],
+)
+def test_wrong_lines(call: Call, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    result = call("score", tmp_path / name, "-r", "length:words=2", "--batch-size", "1")
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert len(result.stdout.splitlines()) == content.startswith(b"one")  # what came before is written
+
+
+def test_wrong_requests(call: Call, tmp_path: Path) -> None:
+    missing = call("score", tmp_path / "no.txt", "-r", "length:words=2")
+    assert missing.exit_code == 2
+    assert "cannot read" in missing.stderr
+    assert call("score", "-").exit_code == 2
+    (tmp_path / "a.txt").write_text("a\n")
+    result = call("score", tmp_path / "a.txt", "-r", "lengh:words=2")
+    assert result.exit_code == 2
+    assert "did you mean 'length'?" in result.stderr
+    nan = call("score", tmp_path / "a.txt", "-r", "fails:value=nan")
+    assert nan.exit_code == 1
+    assert "returned nan for sample 0 of 1 on" in nan.stderr
+    assert "a.txt, lines 1 to 1" in nan.stderr
+    infinite = call("score", tmp_path / "a.txt", "-r", "regex:pattern=b=-1")
+    assert infinite.exit_code == 1
+    assert "a.txt:1: the weighted sum is inf" in infinite.stderr
