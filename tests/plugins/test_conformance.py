@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fktext.plugins import load_plugins
 from fktext.rewards import Reward, RewardContext, Text
@@ -68,3 +70,12 @@ def test_what_breaks_a_rule_is_caught(name: str) -> None:
 
 def test_every_rule_has_such_a_control() -> None:
     assert {name for name in dir(RewardConformance) if name.startswith("test_")} == set(BROKEN)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "toxicity"])
+@given(texts=st.lists(st.text(), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_any_text_has_a_value(spec: str, texts: list[str]) -> None:
+    values = RewardConformance().values(built_in(spec), [Text(text, text[:1]) for text in texts])
+    assert not values.isnan().any()
+    assert (values <= 0).all()
