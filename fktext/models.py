@@ -160,14 +160,14 @@ def find(name: str, *, offline: bool = False) -> Path:
         ModelError: the hub is needed and cannot be reached, or `offline`.
     """
     aliases = {entry.name: entry.source for entry in _CATALOGUE if entry.source != "embedded"}
-    if name in embedded.names():
+    if name in {entry.name for entry in _CATALOGUE} - aliases.keys():
         return embedded.path(name)
     if (path := Path(name).expanduser()).exists():
         return path
     if name not in aliases and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
             raise UsageError(f"model {name!r}: there is no such file or folder")
-        raise unknown_name("model", name, [*aliases, *embedded.names()])
+        raise unknown_name("model", name, [entry.name for entry in _CATALOGUE])
     repo = aliases.get(name, name)
     if (folder := _cached(repo)) is not None:
         return folder
