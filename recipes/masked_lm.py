@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scratch/masked_lm"), help="tokenised texts and checkpoints")
+    parser.add_argument("--start", type=Path, help="a folder this recipe wrote, to train on from in place of MiniLM")
     parser.add_argument("--steps", type=int, default=3100)
     parser.add_argument("--cooldown", type=int, default=1000)
     parser.add_argument("--batch-tokens", type=int, default=2048)
@@ -139,6 +140,13 @@ def main() -> None:
     print(f"{len(train):,} texts, {len(train.ids):,} tokens; weights {SOURCE_WEIGHTS}", flush=True)
 
     model = initial_model(encoder, tokenizer_ids)
+    if args.start:
+        if (there := Tokenizer.from_file(str(args.start / "tokenizer.json")).get_vocab()) != tokenizer.get_vocab():
+            raise SystemExit(f"{args.start} has another vocabulary ({len(there)} pieces) than {prepared}")
+        kept = {name: tensor.float() for name, tensor in load_file(args.start / "model.safetensors").items()}
+        missing, unexpected = model.load_state_dict(kept, strict=False)
+        if unexpected or [name for name in missing if "predictions.decoder" not in name]:
+            raise SystemExit(f"weights of {args.start} do not fit: missing {missing}, unexpected {unexpected}")
     head = [parameter for name, parameter in model.named_parameters() if name.startswith("cls") or "word_embeddings" in name]
     body = [parameter for parameter in model.parameters() if all(parameter is not other for other in head)]
     groups = [{"params": body, "peak": args.rate}, {"params": head, "peak": args.head_rate}]

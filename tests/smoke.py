@@ -58,6 +58,13 @@ def main() -> None:
     assert "toxicity" in run(fktext, "rewards", **offline)
     assert "toxicity" in run(fktext, "eval", "ls", **offline)
 
+    # a third party's distribution, beside the wheel: built, installed, found, and steered with
+    example = Path(__file__).parents[1] / "plugins" / "examples" / "fktext-readability"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", str(example))
+    assert "readability" in run(fktext, "rewards", **offline)
+    short = ("--particles", "4", "--length", "16", "--steps", "32")
+    assert run(fktext, "generate", "The road", "-r", "readability", *short, **offline).startswith("the road")
+
 
 if __name__ == "__main__":
     main()
