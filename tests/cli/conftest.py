@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,6 +105,10 @@ def call(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
     return lambda *arguments: runner.invoke(app, [str(item) for item in arguments], prog_name="fktext")
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(plugin_path: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start the command line as a process of its own, in an empty folder."""
@@ -113,7 +118,8 @@ def start(plugin_path: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[s
         environment = {**os.environ, "PYTHONPATH": path, "FKTEXT_DISABLE_PLUGINS": "fk-broken", "HF_HUB_OFFLINE": "1"}
         environment["OMP_NUM_THREADS"] = "1"  # two threads on a busy core wait for each other at every layer
         command = [sys.executable, "-m", "fktext_cli", *map(str, arguments)]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        # a test run started in the background ignores interrupts, and children would inherit that
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts, **options}
         return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **streams)  # type: ignore[call-overload,no-any-return]
 
     return launch
