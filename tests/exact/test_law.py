@@ -65,10 +65,10 @@ def test_weights_forgotten_when_not_resampling_are_caught(model):
     assert check_law(model, right, 1.0)[1] < Z_BOUND
 
 
-def test_a_potential_closed_with_its_running_statistic_is_caught(model):
-    """Negative control: the published code ends `max` with the running maximum, which is another law."""
+def test_a_wrong_closing_term_is_caught(model):
+    """Negative control: final weights closed with a maximum over weighings in the place of the reward of the text itself."""
     result = run_case(model, "max", RESAMPLERS["systematic"], 1.1, populations=3000)
-    best = torch.stack([step.reward for step in result.steps]).amax(0)  # not even along lineages: any such statistic will do
+    best = torch.stack([step.reward for step in result.steps]).amax(0)  # by slot, not along lineages: any such statistic will do
     wrong = dataclasses.replace(result, log_w=torch.log_softmax(result.log_w + LAM * (best - result.reward), -1))
     assert check_law(model, wrong, LAM)[1] > Z_BOUND
 
