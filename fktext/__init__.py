@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fktext.errors import FktextError
     from fktext.generate import Population, Progress
+    from fktext.model_entries import ModelContext
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
     from fktext.rewards import Reward, RewardContext, Text, Weighted
     from fktext.settings import Settings
     from fktext.steer import Plan, Result, Step
+    from fktext.templates import Template
     from fktext.text_model import TextModel
 
 __version__ = "0.1.0"
@@ -32,17 +34,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": ("FktextError",),
     "generate": ("Population", "Progress"),
+    "model_entries": ("ModelContext",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Text", "Weighted"),
     "settings": ("Settings",),
     "steer": ("Plan", "Result", "Step"),
+    "templates": ("Template",),
     "text_model": ("TextModel",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FktextError",
+    "ModelContext",
     "Plan",
     "Population",
     "Progress",
@@ -51,6 +56,7 @@ __all__ = [
     "RewardContext",
     "Settings",
     "Step",
+    "Template",
     "Text",
     "TextModel",
     "Weighted",

@@ -89,8 +89,20 @@ def tensor_names(file: Path) -> list[str]:
     return list(read_tensors(file))
 
 
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a weight file by name, without reading their values where the format allows it."""
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as tensors:
+                names = [name for name in tensors.keys() if not name.endswith(_SCALE)]  # noqa: SIM118, it is no mapping
+                return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} is not a whole safetensors file: {error}") from error
+    return {name: tuple(tensor.shape) for name, tensor in read_tensors(file).items()}
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file (`.safetensors`, `.bin` or `.pt`), on the CPU.
+    """All tensors of a weight file (`.safetensors`, `.bin` or `.pt`), on the CPU; matrices stored as int8 (`quantised`) in float32.
 
     Raises:
         ModelError: the file is damaged, or is a pickle of more than tensors (nothing of it has been executed).
@@ -98,7 +110,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as tensors:
-                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no mapping
+                return dequantised({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118, it is no mapping
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} is not a whole safetensors file: {error}") from error
     if file.suffix == ".ckpt":
@@ -112,6 +124,40 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise ModelError(f"{file} is not a state dict: a mapping from names to tensors")
     return value
+
+
+_SCALE = ".int8_scale"
+
+
+def quantised(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as int8 with one float16 scale a row (`NAME.int8_scale`), other floating tensors as float16: for small files.
+
+    A row's scale is its largest magnitude / 127, so a value is off by at most half a scale. `read_tensors` undoes it.
+    """
+    small: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.ndim == 2:
+            scale = (tensor.abs().amax(1) / 127).half().clamp(min=2**-24)  # of a row of zeros: the smallest float16
+            small[name] = (tensor / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+            small[name + _SCALE] = scale
+        else:
+            small[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+    return small
+
+
+def dequantised(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 matrices of `quantised` tensors; other tensors as they are."""
+    scales = {name.removesuffix(_SCALE): scale for name, scale in weights.items() if name.endswith(_SCALE)}
+    plain = {name: tensor for name, tensor in weights.items() if not name.endswith(_SCALE)}
+    return plain | {name: plain[name].float() * scale.float()[:, None] for name, scale in scales.items()}
+
+
+def int8_weights(folder: Path) -> dict[str, Tensor] | None:
+    """The weights of a folder written through `quantised`, None for any other folder."""
+    file = folder / "model.safetensors"
+    if not file.is_file() or not any(name.endswith(_SCALE) for name in tensor_names(file)):
+        return None
+    return read_tensors(file)
 
 
 class Inert:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from fktext import noise as streams
+from fktext.distributed import ShardedProcess, ShardedScorer, Shares
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.ledger import Ledger
 from fktext.noise import Noise, population_key
+from fktext.process import ReverseProcess
 from fktext.rewards import Scorer, Text, Weighted
 from fktext.settings import Settings
 from fktext.steer import Result, Step, collect, steer_steps
+from fktext.templates import Template
 
 if TYPE_CHECKING:
     from fktext.text_model import TextModel
@@ -36,7 +39,7 @@ class Population:
     """The weighted particles of one prompt's one repetition, at the end.
 
     Attributes:
-        prompt_index, sample_index: which prompt, which of its populations; `prompt` the prompt itself.
+        prompt_index, sample_index: which prompt, which of its populations; `prompt` the prompt itself, "" for a template.
         key: the 64-bit key of its noise.
         texts: N texts.
         names: the P rewards; `values` (N, P) what each gave, `rewards` (N,) their weighted sum.
@@ -45,6 +48,8 @@ class Population:
         roots: (N,) the particle at step 0 each text descends from.
         steps: every weighing of this population: tensors of `fktext.steer.Step` without their population axis.
         ledger: cost of the batch of populations this one was computed in, divided by their number.
+        guesses: at every weighing, the prediction of x0 with the highest reward of each of the N particles; empty unless asked for.
+        template: the template that was filled, as it was written, or None.
     """
 
     prompt_index: int
@@ -60,6 +65,8 @@ class Population:
     roots: Tensor
     steps: tuple[Step, ...]
     ledger: Ledger
+    guesses: tuple[tuple[Text, ...], ...] = ()
+    template: str | None = None
 
     def best(self) -> int:
         """The particle with the highest reward, the first among equals."""
@@ -79,21 +86,28 @@ class Population:
 def generate(
     model: TextModel,
     terms: Sequence[Weighted],
-    prompts: Sequence[str],
+    prompts: Sequence[str | Template],
     settings: Settings,
     *,
     batch_size: int | None = None,
     skip: Container[tuple[int, int]] = (),
+    guesses: bool = False,
+    spread: bool = False,
 ) -> Iterator[Progress | Population]:
     """Generate `settings.samples` weighted populations of texts for each prompt.
 
     Args:
         model: from `fktext.models.load`.
         terms: weighted rewards; may be empty with method "base".
-        prompts: texts to continue; "" for none.
+        prompts: texts to continue, "" for none; or templates to fill, `Template("The {5} sat.")`. A filled text has the length of
+            its template and no end before it, and rewards see the whole of it: it has no prompt.
         settings: see `Settings`.
-        batch_size: most particles computed at once; default 64 on a CPU, 1024 elsewhere. It does not change the result.
+        batch_size: most particles computed at once; default 64 on a CPU, 1024 elsewhere. Where memory does not hold them they go
+            through the network in halves, and so on. It does not change the result.
         skip: (prompt index, sample index) of populations that are there already.
+        guesses: keep what each particle was thought to become: one text per particle and weighing, the best of its predictions.
+        spread: each population's particles are spread over the ranks of torch's default process group; every rank calls this with
+            the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.distributed`).
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish.
@@ -107,12 +121,13 @@ def generate(
         raise UsageError(f"method {settings.method!r} needs a reward")
     assert settings.length is not None
     templates = [model.template(prompt, settings.length) for prompt in prompts]
-    seen: Counter[str] = Counter()
+    seen: Counter[str | Template] = Counter()
     wanted = []
     for index, prompt in enumerate(prompts):
+        name = ("template", prompt.source) if isinstance(prompt, Template) else (prompt,)
         for sample in range(settings.samples):
             # the n-th occurrence of an equal prompt is a repetition of its own, so keys do not depend on the order of prompts
-            key = population_key(settings.seed, prompt, seen[prompt] * settings.samples + sample)
+            key = population_key(settings.seed, *name, seen[prompt] * settings.samples + sample)
             if (index, sample) not in skip:
                 wanted.append((index, sample, key))
         seen[prompt] += 1
@@ -120,39 +135,77 @@ def generate(
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     group = max(1, rows // settings.particles)
     scorer, plan = Scorer(terms), settings.plan()
+    shares = Shares.of(settings.particles) if spread else None
+    if shares:
+        scorer = ShardedScorer(scorer, shares)
     steps = [model.num_steps(template, settings) for template in templates]
     weighings = {number: len(plan.schedule.weighings(number)) for number in set(steps)}
     done, total = 0, sum(weighings[steps[index]] for index, _, _ in wanted)
-    for number, members in _batches(wanted, steps, group):
+    alike = [
+        (number, isinstance(prompt, Template), len(ids)) for number, prompt, ids in zip(steps, prompts, templates, strict=True)
+    ]
+    for (number, _, _), members in _batches(wanted, alike, group):
         mine = [index for index, _, _ in members]
-        process = model.process([prompts[index] for index in mine], [templates[index] for index in mine], settings, rows)
+        start = [prompts[index] for index in mine], [templates[index] for index in mine]
+
+        def build(particles: int, start: tuple[Any, Any] = start) -> ReverseProcess[Any]:
+            return model.process(*start, replace(settings, particles=particles), rows)
+
+        process: ReverseProcess[Any] = ShardedProcess(build, shares) if shares else build(settings.particles)
         noise = Noise.of([key for _, _, key in members], settings.particles, device)
         kept: list[Step] = []
+        predicted: list[list[Text]] = []
         try:
             for step in steer_steps(process, scorer, noise, plan):
                 kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
+                if guesses:
+                    predicted.append(_best_guesses(step, scorer))
                 yield Progress(done + len(kept) * len(members), total)
         except PopulationError as error:
             index, sample, _ = members[error.population]
-            raise FktextError(f"prompt {prompts[index]!r}, sample {sample}: {error.message}") from error
+            raise FktextError(f"{_named(prompts[index])}, sample {sample}: {error.message}") from error
         done += weighings[number] * len(members)
         result = collect(iter(kept))
         for place, (index, sample, key) in enumerate(members):
-            yield _population(result, place, len(members), scorer.names, (index, sample, prompts[index], key))
+            own = slice(place * settings.particles, (place + 1) * settings.particles)
+            prompt, template = (prompts[index], None) if isinstance(prompts[index], str) else ("", str(prompts[index]))
+            population = population_of(result, place, len(members), scorer.names, (index, sample, str(prompt), key))
+            yield replace(population, guesses=tuple(tuple(texts[own]) for texts in predicted), template=template)
+
+
+def _named(prompt: str | Template) -> str:
+    return f"template {prompt.source!r}" if isinstance(prompt, Template) else f"prompt {prompt!r}"
+
+
+def _best_guesses(step: Step, scorer: Scorer) -> list[Text]:
+    """Of the S predictions of each of the B * N particles the one with the highest reward."""
+    size = step.values.shape[2]
+    best = scorer.total(step.values).argmax(-1).flatten().tolist()
+    return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]
 
 
 Member = tuple[int, int, int]  # prompt index, sample index, key
+Kind = tuple[int, bool, int]  # steps, whether a template, length: what populations of one process have in common
 
 
-def _batches(wanted: Sequence[Member], steps: Sequence[int], size: int) -> Iterator[tuple[int, list[Member]]]:
-    """Neighbours that need the same number of steps, at most `size` at a time, with that number."""
-    for number, run in groupby(wanted, key=lambda member: steps[member[0]]):
+def _batches(wanted: Sequence[Member], kinds: Sequence[Kind], size: int) -> Iterator[tuple[Kind, list[Member]]]:
+    """Neighbours whose prompts are of one kind, at most `size` at a time, with that kind."""
+    for kind, run in groupby(wanted, key=lambda member: kinds[member[0]]):
         members = list(run)
         for first in range(0, len(members), size):
-            yield number, members[first : first + size]
+            yield kind, members[first : first + size]
 
 
-def _population(result: Result, place: int, populations: int, names: tuple[str, ...], who: tuple[int, int, str, int]) -> Population:
+def population_of(
+    result: Result, place: int, populations: int, names: tuple[str, ...], who: tuple[int, int, str, int]
+) -> Population:
+    """One population of the result of several.
+
+    Args:
+        result: of `populations` populations; `place` is this one's.
+        names: the rewards.
+        who: prompt index, sample index, prompt and key.
+    """
     size = result.log_w.shape[1]
     own: dict[str, Any] = {name: getattr(result, name)[place].cpu() for name in ("values", "log_w", "roots")}
     spread = Ledger(**{name: value / populations for name, value in asdict(result.ledger).items()})

@@ -1,7 +1,7 @@
 """Text models by name: from a name to a loaded `fktext.text_model.TextModel`.
 
-A name is an embedded model, a folder (or a Lightning `.ckpt` file), an alias or a hub id, tried in that order; the local hub cache
-comes before the hub. torch and transformers are imported only when a model is loaded.
+A name is an embedded model, a folder (or a Lightning `.ckpt` file), an alias, a plugin's model or a hub id, tried in that order;
+the local hub cache comes before the hub. torch and transformers are imported only when a model is loaded.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fktext import embedded, hub
+from fktext.catalogue import catalogue
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.text_model import BLOCK, SimplexModel, TextModel
 
@@ -21,87 +22,62 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from fktext.masked.denoiser import Network
+    from fktext.model_entries import ModelEntry
 
 DEFAULT = "tiny-mdlm"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-class Entry(NamedTuple):
-    """A model that fktext knows by name; `source` is "embedded" or a hub id."""
-
-    name: str
-    family: str
-    source: str
-    licence: str
-    summary: str
-
-
-_CATALOGUE = (
-    Entry(
-        "tiny-mdlm", "mlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: short English sentences, 15 M parameters, for a laptop"
-    ),
-    Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
-    Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
-    Entry("mdlm-owt-fp32", "dit", "kuleshov-group/mdlm-no_flashattn-fp32-owt", "Apache-2.0", "mdlm-owt, the float32 variant"),
-    Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
-    Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
-    Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),
-    Entry("llada-instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "MIT", "LLaDA after instruction tuning"),
-    Entry("llada-1.5", "llada", "GSAI-ML/LLaDA-1.5", "MIT", "LLaDA after preference optimisation"),
-    Entry("dream-base", "dream", "Dream-org/Dream-v0-Base-7B", "Apache-2.0", "Dream, 7 B parameters: 15 GB in bfloat16"),
-    Entry("dream-instruct", "dream", "Dream-org/Dream-v0-Instruct-7B", "Apache-2.0", "Dream after instruction tuning"),
-    Entry(
-        "ssdlm",
-        "ssdlm",
-        "xhan77/ssdlm",
-        "not stated",
-        "SSD-LM: simplex diffusion on RoBERTa-large, 25 tokens at a time, 407 M parameters",
-    ),
-    Entry(
-        "bert", "mlm", "google-bert/bert-base-uncased", "Apache-2.0", "BERT, 110 M parameters, 512 tokens; not trained to generate"
-    ),
-    Entry("roberta", "mlm", "FacebookAI/roberta-base", "MIT", "RoBERTa, 125 M parameters, 512 tokens; not trained to generate"),
-    Entry(
-        "modernbert", "mlm", "answerdotai/ModernBERT-base", "Apache-2.0", "ModernBERT, 149 M parameters; not trained to generate"
-    ),
-)
 # Length and steps where the model's own config.json does not say; the first are those of the Feynman-Kac steering paper.
 _DEFAULTS = {"dit": (128, 1000), "sedd": (128, 128), "mlm": (32, 64), "llada": (128, 128), "dream": (128, 128), "ssdlm": (50, 500)}
 _REMASKING = ("remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop")
-_KERNELS = {
-    "dit": ("ancestral", *_REMASKING),
-    "sedd": ("sedd-analytic", "sedd-normalised", *_REMASKING),
-    "mlm": ("ancestral", *_REMASKING),
-    "llada": ("ancestral", *_REMASKING),
-    "dream": ("ancestral", *_REMASKING),
+_CONFIDENCE = ("confidence", "confidence-maskgit-plus", "confidence-topk-margin", "confidence-entropy")
+KERNELS = {
+    "dit": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
+    "sedd": ("sedd-analytic", "sedd-normalised", *_REMASKING, *_CONFIDENCE),
+    "mlm": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
+    "llada": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
+    "dream": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
     "ssdlm": ("simplex-sampling", "simplex-even", "simplex-uneven"),
 }
 _SIMPLEX_TOP_P = 0.95  # the nucleus of the published SSD-LM's sampling projection
-_SIMPLEX_FILES = ("embed_sum_layer.pt", "timestep_layer.pt")  # what makes a RoBERTa folder an SSD-LM
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", *_SIMPLEX_FILES)
+SIMPLEX_FILES = ("embed_sum_layer.pt", "timestep_layer.pt")  # what makes a RoBERTa folder an SSD-LM
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", *SIMPLEX_FILES)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_TOKENIZERS = ("gpt2", "openai-community/gpt2")  # where GPT-2's tokenizer is, by its old name and its present one
 
 
-def catalogue() -> list[Entry]:
-    """The models known by a name of their own: the embedded ones and aliases of hub ids."""
-    return list(_CATALOGUE)
-
-
-def load(name: str, *, device: str = "cpu", dtype: str = "float32", offline: bool = False, length: int | None = None) -> TextModel:
+def load(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    offline: bool = False,
+    length: int | None = None,
+    device_map: str | None = None,
+    chat: bool = False,
+) -> TextModel:
     """Load a text model.
 
     Args:
-        name: an embedded model, a folder, a Lightning `.ckpt`, an alias or a hub id.
+        name: an embedded model, a folder, a Lightning `.ckpt`, an alias, a plugin's model or a hub id.
         device: where to put it, such as "cpu" or "cuda:0".
         dtype: of the weights, one of `DTYPES`.
         offline: when true, never touch a network.
         length: makes this the model's default length.
+        device_map: "auto" spreads LLaDA or Dream over all GPUs and, where they are too small, the computer's memory, through
+            accelerate; `device` is then where tokens are drawn.
+        chat: put prompts into the model's chat template and return answers (see `fktext.chat`).
 
     Raises:
-        UsageError: an unknown name, device or dtype, or a length the model does not take.
+        UsageError: an unknown name, device or dtype, a length the model does not take, or an option its family has no use for.
         ModelError: the files cannot be found, are damaged, contradict each other or are of no known family.
+        PluginError: the model is a plugin's, and that is broken.
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
+    if device_map not in (None, "auto"):
+        raise unknown_name("device map", str(device_map), ["auto"])
     import torch
 
     from fktext.checkpoint_files import digest, weight_files
@@ -110,22 +86,35 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", offline: boo
         place = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    path = find(name, offline=offline)
+    entry = _of_plugin(name)
+    if entry is not None and entry.factory is not None:
+        from fktext.model_entries import ModelContext
+
+        if device_map or chat:
+            raise UsageError(f"model {entry.qualified!r} is made by its plugin, which takes no device map or chat template")
+        return entry.create(ModelContext(name, device, dtype, offline, length))
+    path = _find(name, entry, offline)
     folder = path if path.is_dir() else path.parent
     files = weight_files(path)
     if not files:
-        raise ModelError(f"{path} holds no weights: looked for model.safetensors, pytorch_model.bin, their shards and *.ckpt")
-    settings, family = _settings(path, files)
-    if any(name in (entry.name, entry.source) and entry.family == "ssdlm" for entry in _CATALOGUE):
+        raise no_weights(path)
+    settings, family = read_settings(path, files)
+    if any(name in (entry.name, entry.source) and entry.family == "ssdlm" for entry in catalogue()):
         family = "ssdlm"  # also where its layers are missing: without them it would be taken for a plain RoBERTa
+    if entry is not None and entry.family and entry.family != family:
+        raise ModelError(f"model {entry.qualified!r}: its plugin says family {entry.family!r}, its files are of family {family!r}")
+    if device_map and family not in ("llada", "dream"):
+        raise UsageError(f"a device map is for LLaDA and Dream; model {name!r} is of family {family!r}: choose one device")
+    if chat and family == "ssdlm":
+        raise UsageError(f"model {name!r} has no chat template: SSD-LM continues texts")
     tokenizer = _tokenizer(folder, family, offline)
     words = _Words(tokenizer, folder, settings, family)
-    denoiser = _denoiser(family, path, files, settings, words, getattr(torch, dtype), place)
+    denoiser = _denoiser(family, path, files, settings, words, getattr(torch, dtype), place, bool(device_map))
     words.check(denoiser.vocab_size, str(path))
     if family == "ssdlm":
-        files = [*files, *(folder / layer for layer in _SIMPLEX_FILES)]
-    own_length, steps = _DEFAULTS[family]
-    own_length = length or words.section.get("default_length", min(own_length, denoiser.max_length))
+        files = [*files, *(folder / layer for layer in SIMPLEX_FILES if (folder / layer).is_file())]
+    own = defaults(settings, family, denoiser.max_length)
+    own_length = length or own["length"]
     if not 1 < own_length <= denoiser.max_length:
         raise UsageError(f"length {own_length} is out of range: model {name!r} takes 2 to {denoiser.max_length} tokens")
     common: dict[str, Any] = {
@@ -135,18 +124,41 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", offline: boo
         "tokenizer": tokenizer,
         "digest": digest(files),
         "default_length": own_length,
-        "default_steps": words.section.get("default_steps", steps),
-        "kernels": _KERNELS[family],
+        "default_steps": own["steps"],
+        "kernels": KERNELS[family],
         "bos_id": words.bos,
         "end_id": words.end,
         "pad_id": words.pad,
         "closing_id": words.closing,
         "forbidden": words.forbidden(denoiser.mask_id, denoiser.vocab_size),
-        "default_temperature": words.section.get("default_temperature", 1.0),
+        "default_temperature": own["temperature"],
+        "default_top_p": own["top_p"],
     }
     if family == "ssdlm":
-        return SimplexModel(**common, default_top_p=_SIMPLEX_TOP_P, block=words.section.get("block", BLOCK), start_id=words.start)
+        return SimplexModel(**common, block=words.section.get("block", BLOCK), start_id=words.start)
+    if chat:
+        from fktext.chat import ChatModel, chat_template
+
+        return ChatModel(**common, chat=chat_template(folder, name))
     return TextModel(**common)
+
+
+def defaults(settings: Mapping[str, Any], family: str, most: int) -> dict[str, Any]:
+    """Length, steps, temperature and top_p of a run that names none.
+
+    Args:
+        settings: config.json's content; its section `fktext` comes first.
+        family: of the model.
+        most: tokens that the network takes.
+    """
+    section = settings.get("fktext") or {}
+    length, steps = _DEFAULTS[family]
+    return {
+        "length": section.get("default_length", min(length, most)),
+        "steps": section.get("default_steps", steps),
+        "temperature": section.get("default_temperature", 1.0),
+        "top_p": section.get("default_top_p", _SIMPLEX_TOP_P if family == "ssdlm" else 1.0),
+    }
 
 
 def find(name: str, *, offline: bool = False) -> Path:
@@ -156,19 +168,61 @@ def find(name: str, *, offline: bool = False) -> Path:
         A folder, or a weight file.
 
     Raises:
-        UsageError: nobody knows the name.
+        UsageError: nobody knows the name, or a plugin makes the model, without files.
         ModelError: the hub is needed and cannot be reached, or `offline`.
+        PluginError: the model is a plugin's, and that is broken.
     """
-    aliases = {entry.name: entry.source for entry in _CATALOGUE if entry.source != "embedded"}
-    if name in {entry.name for entry in _CATALOGUE} - aliases.keys():
+    return _find(name, _of_plugin(name), offline)
+
+
+def pull(name: str, *, offline: bool = False) -> list[Path]:
+    """Fetch everything a model needs into the local hub cache, so that it works without a network afterwards.
+
+    Returns:
+        Its folder (or weight file), and the file of its tokenizer where that is another repository's.
+
+    Raises:
+        UsageError, ModelError, PluginError: see `find`.
+    """
+    from fktext.checkpoint_files import weight_files
+
+    path = find(name, offline=offline)
+    if not (files := weight_files(path)):
+        raise no_weights(path)
+    _, family = read_settings(path, files)
+    tokenizer = _tokenizer_file(path if path.is_dir() else path.parent, family, offline)
+    return [path, *([tokenizer] if tokenizer is not None and tokenizer.parent != path else [])]
+
+
+def _of_plugin(name: str) -> ModelEntry | None:
+    """The plugin's model of that name; None where the name is ours, a path or a hub id.
+
+    Raises:
+        UsageError: nobody knows the name.
+        PluginError: the plugin is broken.
+    """
+    known = [entry.name for entry in catalogue()]
+    if name in known or Path(name).expanduser().exists() or HUB_ID.fullmatch(name):
+        return None
+    if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
+        raise UsageError(f"model {name!r}: there is no such file or folder")
+    from fktext.plugins import load_plugins
+
+    return load_plugins().model(name, known)
+
+
+def _find(name: str, entry: ModelEntry | None, offline: bool) -> Path:
+    """See `find`; `entry` is the plugin's."""
+    aliases = {entry.name: entry.source for entry in catalogue() if entry.source != "embedded"}
+    if name in {entry.name for entry in catalogue()} - aliases.keys():
         return embedded.path(name)
-    if (path := Path(name).expanduser()).exists():
+    if entry is not None and entry.factory is not None:
+        raise UsageError(f"model {entry.qualified!r} is made by its plugin: it has no files")
+    repo = entry.source if entry is not None else aliases.get(name, name)
+    if (path := Path(repo if entry is not None else name).expanduser()).exists():
         return path
-    if name not in aliases and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
-        if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
-            raise UsageError(f"model {name!r}: there is no such file or folder")
-        raise unknown_name("model", name, [entry.name for entry in _CATALOGUE])
-    repo = aliases.get(name, name)
+    if not HUB_ID.fullmatch(repo):
+        raise ModelError(f"model {name!r}: its plugin names {repo!r}, which is neither a folder that exists nor a hub id")
     if (folder := _cached(repo)) is not None:
         return folder
     if offline or hub.is_offline():
@@ -194,8 +248,17 @@ def _cached(repo: str) -> Path | None:
         return None
 
 
-def _settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
-    """config.json's content (or a checkpoint's own settings under its names) and the family."""
+def no_weights(path: Path) -> ModelError:
+    """The error for a folder without weights; says what was looked for."""
+    return ModelError(f"{path} holds no weights: looked for model.safetensors, pytorch_model.bin, their shards and *.ckpt")
+
+
+def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
+    """config.json's content (or a checkpoint's own settings under its names) and the family.
+
+    Raises:
+        ModelError: the files are damaged, or of no known family; says what was looked for.
+    """
     from fktext.checkpoint_files import Lightning, read_json, tensor_names
 
     settings = read_json(path / "config.json") if path.is_dir() else {}
@@ -207,7 +270,8 @@ def _settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
     if "graph" in settings and "tokens" in settings:
         return settings, "sedd"
     if any(str(item).endswith("ForMaskedLM") for item in architectures):
-        return settings, "ssdlm" if any((path / layer).is_file() for layer in _SIMPLEX_FILES) else "mlm"
+        simplex = "tie_embed_sum" in (settings.get("fktext") or {}) or any((path / layer).is_file() for layer in SIMPLEX_FILES)
+        return settings, "ssdlm" if simplex else "mlm"
     if not settings and any(item.endswith("vocab_embed.embedding") for item in tensor_names(files[0])):
         return settings, "dit"
     found = f"model_type {kind!r} and architectures {architectures}" if settings else "no config.json"
@@ -244,11 +308,12 @@ def _denoiser(
     words: _Words,
     dtype: torch.dtype,
     device: torch.device,
+    spread: bool,
 ) -> Network:
     if family == "ssdlm":
         from fktext.simplex import ssdlm
 
-        return ssdlm.load(path).to(device, dtype)
+        return ssdlm.load(path, tied=words.tied).to(device, dtype)
     if family in ("dit", "sedd"):
         from fktext.checkpoint_files import read_tensors
         from fktext.masked import dit, sedd
@@ -266,32 +331,42 @@ def _denoiser(
     mask = settings.get("mask_token_id")
     if not isinstance(mask, int):
         raise ModelError(f"{path / 'config.json'} names no mask_token_id")
-    return {"llada": llm.load_llada, "dream": llm.load_dream}[family](files, settings, mask, dtype, device)
+    return {"llada": llm.load_llada, "dream": llm.load_dream}[family](files, settings, mask, dtype, device, spread=spread)
+
+
+def _tokenizer_file(folder: Path, family: str, offline: bool) -> Path | None:
+    """The model's tokenizer.json, fetched if need be and allowed; None where the folder has a tokenizer in older files."""
+    if (own := folder / "tokenizer.json").is_file():
+        return own
+    if family not in ("dit", "sedd"):
+        return None
+    # The repositories of MDLM and SEDD leave their tokenizer to GPT-2's.
+    file = next((found for repo in _TOKENIZERS if (found := hub.cached(repo, "tokenizer.json"))), None)
+    if file is None and (offline or hub.is_offline()):
+        raise ModelError(
+            f"{folder} has no tokenizer.json, GPT-2's is not in the local hub cache, and fktext is told to stay offline: put "
+            "GPT-2's tokenizer.json into the folder"
+        )
+    return file or hub.download(_TOKENIZERS[-1], ("tokenizer.json",)) / "tokenizer.json"
 
 
 def _tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
     """The model's tokenizer, without padding or truncation."""
     from tokenizers import Tokenizer
 
-    file: Path | None = folder / "tokenizer.json"
-    if family in ("dit", "sedd") and not (folder / "tokenizer.json").is_file():
-        # The repositories of MDLM and SEDD leave their tokenizer to GPT-2's.
-        file = hub.cached("gpt2", "tokenizer.json") or hub.cached("openai-community/gpt2", "tokenizer.json")
-        if file is None and (offline or hub.is_offline()):
-            raise ModelError(
-                f"{folder} has no tokenizer.json, GPT-2's is not in the local hub cache, and fktext is told to stay offline: put "
-                "GPT-2's tokenizer.json into the folder"
-            )
-        file = file or hub.download("openai-community/gpt2", ("tokenizer.json",)) / "tokenizer.json"
+    file = _tokenizer_file(folder, family, offline)
     try:
-        if file is not None and file.is_file():
+        if file is not None:
             tokenizer = Tokenizer.from_file(str(file))
         else:
             import transformers
 
+            from fktext.pretrained import quiet
+
             # Dream's tokenizer is Qwen2's under a class of its own, which would be remote code.
             kind = transformers.Qwen2TokenizerFast if family == "dream" else transformers.AutoTokenizer
-            tokenizer = kind.from_pretrained(folder, local_files_only=True).backend_tokenizer
+            with quiet():
+                tokenizer = kind.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except Exception as error:  # tokenizers raises plain Exception, transformers many kinds
         raise ModelError(
             f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -334,6 +409,14 @@ class _Words:
             self.pad = self._first("pad_token")
         else:
             self.bos, self.end, self.pad = (self._named(key) for key in ("bos_token", "end_token", "pad_token"))
+
+    @property
+    def tied(self) -> bool:
+        """Whether an SSD-LM takes RoBERTa's word embeddings in the place of an `embed_sum_layer.pt`."""
+        tied = self.section.get("tie_embed_sum", False)
+        if not isinstance(tied, bool):
+            raise ModelError(f"{self._folder / 'config.json'} has tie_embed_sum {tied!r}, expected true or false")
+        return tied
 
     @property
     def mask(self) -> int:

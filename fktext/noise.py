@@ -78,12 +78,11 @@ class Noise:
             rows = torch.arange(len(self.key), device=device)
             rows = rows[:, None] if isinstance(position, Tensor) else rows
         key = self.key[rows]
-        counter = (
-            torch.as_tensor(position, device=device),
-            torch.as_tensor(step, device=device),
-            self.slot[rows],
-            torch.as_tensor(stream, device=device),
+        # `full`, because a GPU waits for a number that `as_tensor` copies to it
+        place, time, purpose = (
+            value if isinstance(value, Tensor) else torch.full((), value, device=device) for value in (position, step, stream)
         )
+        counter = (place, time, self.slot[rows], purpose)
         high, low, _, _ = philox(torch.broadcast_tensors(*counter), (key & _LOW32, (key >> 32) & _LOW32))
         bits = (high >> 6 << 26) | (low >> 6)
         return (bits.double() + 0.5) * 2.0**-52

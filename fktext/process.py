@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from fktext.ledger import Ledger
@@ -43,7 +42,7 @@ class ReverseProcess(Protocol[State]):
         ...
 
     def decode(self, x0: Any) -> Sequence[Any]:
-        """What the reward sees: a string (or image) per row of x0."""
+        """What the reward sees: a sample per row of x0."""
         ...
 
 
@@ -51,12 +50,22 @@ def gather(state: State, ancestors: Tensor) -> State:
     """Copy particles: row i of the result is row ancestors[i] of `state`, for each of its tensors.
 
     Args:
-        state: a dataclass whose tensors lead with axis M.
+        state: a dataclass whose tensors lead with axis M, or a state that knows better: one with a `gather` of its own.
         ancestors: (M,) int64.
     """
-    changes = {
-        item.name: value[ancestors]
-        for item in fields(state)  # type: ignore[arg-type]
-        if isinstance(value := getattr(state, item.name), torch.Tensor)
-    }
+    if hasattr(state, "gather"):
+        copied: State = state.gather(ancestors)
+        return copied
+    return map_tensors(state, lambda tensor: tensor[ancestors])
+
+
+def map_tensors(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    """A dataclass with each of its tensors changed, in the order of its fields; those of dataclasses in it too."""
+    changes: dict[str, Any] = {}
+    for item in fields(state):  # type: ignore[arg-type]
+        value = getattr(state, item.name)
+        if isinstance(value, Tensor):
+            changes[item.name] = change(value)
+        elif is_dataclass(value):
+            changes[item.name] = map_tensors(value, change)
     return replace(state, **changes)  # type: ignore[type-var]

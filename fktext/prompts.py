@@ -5,35 +5,55 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fktext.errors import UsageError
+from fktext.templates import Template
 
 KEYS = ("prompt", "text", "context_string")
+TEMPLATE = "template"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and where it was written, as `file:line`, or "" on the command line."""
+    """A prompt, or a template, and where it was written, as `file:line`, or "" on the command line."""
 
     text: str
     where: str = ""
+    is_template: bool = False
+
+    @property
+    def request(self) -> str | Template:
+        """As `fktext.generate.generate` takes it.
+
+        Raises:
+            UsageError: a malformed template; names the place.
+        """
+        try:
+            return Template(self.text) if self.is_template else self.text
+        except UsageError as error:
+            raise UsageError(f"{self.where}: {error}" if self.where else str(error)) from error
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, *, templates: bool = False) -> list[Prompt]:
     """Read a prompts file.
 
     `.txt` has a prompt per line. `.jsonl` has a JSON string or an object per line, and `.csv` has a header; the prompt is under
     "prompt", "text" or "context_string", whichever comes first in this order (in JSON it may be one level down, as in
     `{"prompt": {"text": ...}}`). Only JSON and CSV can hold an empty prompt or line breaks.
 
+    Args:
+        path: the file.
+        templates: whether a line of `.jsonl`, or a `.csv` file, may have "template" in the place of a prompt. Lines of `.txt` are
+            prompts in any case, so that braces in them are nothing but braces.
+
     Raises:
-        UsageError: the file cannot be read, or a line holds no prompt; names `file:line`.
+        UsageError: the file cannot be read, or a line holds no prompt or a malformed template; names `file:line`.
     """
-    readers: dict[str, Callable[[Path, str], Iterator[Prompt]]] = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}
+    readers: dict[str, Callable[[Path, str, bool], Iterator[Prompt]]] = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}
     if path.suffix not in readers:
         raise UsageError(f"prompts file {str(path)!r} ends in {path.suffix!r}; expected {', '.join(readers)}")
     try:
@@ -45,7 +65,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}:{line}: not UTF-8: {error.reason} {data[error.start : error.end]!r}") from error
-    prompts = list(readers[path.suffix](path, text))
+    prompts = list(readers[path.suffix](path, text, templates))
+    for prompt in prompts:
+        _ = prompt.request  # a malformed template is an error here, not later
     if not prompts:
         raise UsageError(f"prompts file {str(path)!r} holds no prompt")
     return prompts
@@ -60,42 +82,54 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
             raise UsageError(f'{path}:{number}: a blank line; an empty prompt is written as {{"prompt": ""}} in a .jsonl file')
 
 
-def _txt(path: Path, text: str) -> Iterator[Prompt]:
+def _txt(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
     return (Prompt(line, where) for line, where in _lines(path, text))
 
 
-def _jsonl(path: Path, text: str) -> Iterator[Prompt]:
+def _jsonl(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
     for line, where in _lines(path, text):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: not JSON: {error}") from error
-        yield Prompt(_pick(value, where), where)
+        found = _chosen(value, where, templates, "key") if isinstance(value, dict) else None
+        yield Prompt(_text(value[TEMPLATE], where) if found == TEMPLATE else _pick(value, where), where, found == TEMPLATE)
+
+
+def _chosen(names: Collection[str], where: str, templates: bool, kind: str) -> str:
+    """Which of the names holds the prompt."""
+    known = (*KEYS, TEMPLATE) if templates else KEYS
+    found = [name for name in known if name in names]
+    if not found:
+        raise UsageError(f"{where}: no {kind} {' or '.join(known)}; it has {', '.join(names) or 'none'}")
+    if TEMPLATE in found and len(found) > 1:
+        raise UsageError(f"{where}: a {kind} {found[0]} and a {kind} {TEMPLATE}; expected one of them")
+    return found[0]
 
 
 def _pick(value: Any, where: str) -> str:
     while isinstance(value, dict):
-        key = next((key for key in KEYS if key in value), None)
-        if key is None:
-            raise UsageError(f"{where}: no key {' or '.join(KEYS)}; it has {', '.join(value) or 'none'}")
-        value = value[key]
+        value = value[_chosen(value, where, False, "key")]
+    return _text(value, where)
+
+
+def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{where}: the prompt is {type(value).__name__} {json.dumps(value)[:40]}; expected a string")
     return value
 
 
-def _csv(path: Path, text: str) -> Iterator[Prompt]:
+def _csv(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
-        column = next((header.index(key) for key in KEYS if key in header), None)
-        if column is None:
-            raise UsageError(f"{path}:1: no column {' or '.join(KEYS)}; it has {', '.join(header) or 'none'}")
+        name = _chosen(header, f"{path}:1", templates, "column")
+        column = header.index(name)
         before = reader.line_num
         for row in reader:
             where, before = f"{path}:{before + 1}", reader.line_num
             if len(row) != len(header):
                 raise UsageError(f"{where}: {len(row)} fields; the header has {len(header)}")
-            yield Prompt(row[column], where)
+            yield Prompt(row[column], where, name == TEMPLATE)
     except csv.Error as error:
         raise UsageError(f"{path}:{reader.line_num}: not CSV: {error}") from error

@@ -26,8 +26,9 @@ class Settings:
     Attributes:
         particles: N, particles per population.
         samples: populations per prompt.
-        length: tokens of the whole sequence, prompt included; None takes the model's own.
-        steps: T, reverse steps (of each block, where a model writes block by block); None takes the model's own.
+        length: tokens of the whole sequence, prompt included; None takes the model's own. A template has a length of its own.
+        stride: how far the window moves in a text longer than the model takes; None takes half of the model's length.
+        steps: T, reverse steps (of each block or window, where a text is written in several); None takes the model's own.
         kernel: which reverse process, one of the model's `kernels`; None takes the first of them.
         potential: "difference", "max", "sum" or "terminal".
         lam: lambda of the target p(x) exp(lambda r(x)).
@@ -37,7 +38,8 @@ class Settings:
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         method: "fk"; "best-of-n" weighs finished samples only; "base" is best-of-n with one particle.
-        temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models).
+        temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
+            likeliest token, goes with the confidence kernels alone.
         top_p: nucleus of p(x0); None takes the model's own (1 but for SSD-LM).
         seed: of everything random.
     """
@@ -45,6 +47,7 @@ class Settings:
     particles: int = 16
     samples: int = 1
     length: int | None = None
+    stride: int | None = None
     steps: int | None = None
     kernel: str | None = None
     potential: str = "difference"
@@ -60,14 +63,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("particles", "samples", "x0_samples", "length", "steps", "resample_every"):
+        for name in ("particles", "samples", "x0_samples", "length", "stride", "steps", "resample_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
         for name, value, fine in (
             ("lam", self.lam, math.isfinite(self.lam)),
             ("ess_threshold", self.ess_threshold, self.ess_threshold >= 0),
-            ("temperature", self.temperature, self.temperature is None or 0 < self.temperature < math.inf),
+            ("temperature", self.temperature, self.temperature is None or 0 <= self.temperature < math.inf),
             ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1),
         ):
             if not fine:
@@ -85,18 +88,30 @@ class Settings:
         """These settings with the model's own values in the place of None, the cadence and the particles spelled out.
 
         Raises:
-            UsageError: the model has no such kernel.
+            UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered.
         """
         steps, kernel = self.steps or model.default_steps, self.kernel or model.kernels[0]
         if kernel not in model.kernels:
             raise unknown_name(f"kernel of model {model.name!r}:", kernel, model.kernels)
+        temperature = model.default_temperature if self.temperature is None else self.temperature
+        ordered = kernel.startswith("confidence")
+        if ordered and self.method == "fk":
+            raise UsageError(
+                f"kernel {kernel!r} cannot be steered by method 'fk': which positions stay masked depends on the model's own "
+                "guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions drawn from "
+                f"p(x0 | x_t) say nothing of how it goes on. Use kernel {model.kernels[0]!r}, or method 'best-of-n' or 'base'"
+            )
+        if temperature == 0 and not ordered:
+            raise UsageError(f"temperature 0 leaves kernel {kernel!r} nothing to draw: only the confidence kernels take it")
+        length = self.length or model.default_length
         spelled = {
-            "length": self.length or model.default_length,
+            "length": length,
+            "stride": model.stride(length, self.stride),
             "steps": steps,
             "kernel": kernel,
             "top_p": self.top_p or model.default_top_p,
             "resample_every": min(self.resample_every or max(1, round(steps / WEIGHINGS)), steps),
-            "temperature": model.default_temperature if self.temperature is None else self.temperature,
+            "temperature": temperature,
             "particles": 1 if self.method == "base" else self.particles,
         }
         return Settings(**{**asdict(self), **spelled})

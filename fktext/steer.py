@@ -189,5 +189,5 @@ def _score(
 def _dead_message(k: int, particles: int) -> str:
     return (
         f"all {particles} particles have weight zero at step {k}: every reward is -inf. "
-        "Use more particles, a smaller lambda, or a reward that is finite for more texts."
+        "Use more particles, a smaller lambda, or a reward that is finite for more samples."
     )

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from fktext.errors import UsageError
+from fktext.templates import Template
+from fktext.tokens import Tokens, vocabulary_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from fktext.settings import Settings
     from fktext.simplex.ssdlm import SimplexLM
 
+_SPACES = ("\u0120", "\u2581")  # how byte-level and SentencePiece tokens write the space they begin with
 BLOCK = 25  # tokens that the published SSD-LM writes at a time
 
 
@@ -65,18 +69,49 @@ class TextModel:
     default_temperature: float = 1.0
     default_top_p: float = 1.0
 
+    def stride(self, length: int, wanted: int | None) -> int | None:
+        """How far the window moves where a text is longer than the network (see `fktext.masked.strides`), else None.
+
+        Args:
+            length: tokens of the whole sequence.
+            wanted: tokens; None takes half of what the network takes.
+
+        Raises:
+            UsageError: there is no use for the one wanted, or it leaves no context.
+        """
+        size = self.denoiser.max_length
+        if length <= size:
+            if wanted is not None:
+                raise UsageError(f"stride {wanted} has no use: length {length} fits into the {size} tokens of model {self.name!r}")
+            return None
+        room = size - (self.bos_id is not None) - (self.closing_id is not None)
+        stride = max(1, size // 2) if wanted is None else wanted
+        if not 0 < stride < room:
+            raise UsageError(f"stride {stride} is out of range: model {self.name!r} takes strides of 1 to {room - 1} tokens")
+        return stride
+
+    def compiled(self) -> TextModel:
+        """This model with its network compiled by torch: slow at first, then faster (see `fktext.masked.compiled`).
+
+        Raises:
+            UsageError: the model is not a masked one.
+        """
+        from fktext.masked.compiled import Compiled
+
+        return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
+
     def num_steps(self, template: Tensor, settings: Settings) -> int:
         """Reverse steps of a run from this template; settings that name every number (`Settings.for_model`)."""
         assert settings.steps is not None
-        return settings.steps
+        return len(self._windows(template, settings)) * settings.steps
 
     def process(
-        self, prompts: Sequence[str], templates: Sequence[Tensor], settings: Settings, batch_size: int
+        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], settings: Settings, batch_size: int
     ) -> ReverseProcess[Any]:
-        """The reverse process of a population for each template, all of the same `num_steps`.
+        """The reverse process of a population for each template, all of the same length and `num_steps`.
 
         Args:
-            prompts: of each population, for `decode`.
+            prompts: of each population, for `decode`; either texts or templates.
             templates: what `template` made of them.
             settings: those that name every number (`Settings.for_model`).
             batch_size: most rows per network call.
@@ -88,46 +123,76 @@ class TextModel:
         assert settings.temperature is not None
         assert settings.top_p is not None
         denoiser = cast("Denoiser", self.denoiser)
-        return _masked_kernel(settings.kernel)(
+        ids, columns = torch.stack(list(templates)), self._windows(templates[0], settings)
+        ids = ids.to(torch.device(str(denoiser.device)))
+        infilling = [prompt for prompt in prompts if isinstance(prompt, Template)]
+        process = _masked_kernel(settings.kernel)(
             denoiser,
-            torch.stack(list(templates)).to(torch.device(str(denoiser.device))),
+            ids[:, columns[0].to(ids.device)],
             settings.particles,
             settings.steps,
             self._decoder(prompts),
-            forbidden=self.forbidden,
+            # A template says how long its text is: nothing ends or pads it.
+            forbidden=(*self.forbidden, *(self._endings if infilling else ())),
+            barred=self._barred(infilling, ids) if infilling else None,
             temperature=settings.temperature,
             top_p=settings.top_p,
             batch_size=batch_size,
         )
+        if ids.shape[1] == len(columns[0]):
+            return process
+        from fktext.masked.strides import Strides
 
-    def _decoder(self, prompts: Sequence[str]) -> Callable[[Tensor, Tensor], list[Text]]:
+        decode = self._decoder(prompts)
+        return Strides(process, ids, columns, settings.particles, decode, endings=self._endings)
+
+    @property
+    def _endings(self) -> tuple[int, ...]:
+        """The tokens behind which nothing belongs to a text, the one to fill it up with last."""
+        return tuple(index for index in (self.end_id, self.pad_id) if index is not None)
+
+    def _windows(self, template: Tensor, settings: Settings) -> list[Tensor]:
+        """Columns of each window that a sequence is written in."""
+        import torch
+
+        if len(template) <= self.denoiser.max_length:
+            return [torch.arange(len(template))]
+        from fktext.masked.strides import windows
+
+        assert settings.stride is not None
+        frame = int(self.bos_id is not None), int(self.closing_id is not None)
+        return windows(template, self.denoiser.mask_id, self.denoiser.max_length, settings.stride, *frame)
+
+    def _decoder(self, prompts: Sequence[str | Template]) -> Callable[[Tensor, Tensor], list[Text]]:
         """`decode` for rows of several populations."""
 
         def decode(ids: Tensor, population: Tensor) -> list[Text]:
+            ids, population = ids.cpu(), population.cpu()  # once, not for each prompt
             parts = (self.decode(ids[population == place], prompt) for place, prompt in enumerate(prompts))
             return [text for part in parts for text in part]
 
         return decode
 
-    def template(self, prompt: str, length: int) -> Tensor:
+    def template(self, prompt: str | Template, length: int) -> Tensor:
         """The start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
 
         Args:
-            prompt: text to continue; "" for none.
-            length: L, tokens of the whole sequence.
+            prompt: text to continue, "" for none; or a template, whose length is its own.
+            length: L, tokens of the whole sequence; may be more than the network takes (see `stride`).
 
         Returns:
             (L,) int64 on the CPU; positions that hold `denoiser.mask_id` are to be generated, the others stay.
 
         Raises:
-            UsageError: no room for a new token, more tokens than the network takes, or a prompt the tokenizer cannot express.
+            UsageError: no room for a new token, a template of more tokens than the network takes, or a text the tokenizer cannot
+                express.
         """
         import torch
 
-        if length > self.denoiser.max_length:
-            raise UsageError(f"length {length} is more than the {self.denoiser.max_length} tokens that model {self.name!r} takes")
-        start = self._start(prompt)
         closing = [] if self.closing_id is None else [self.closing_id]
+        if isinstance(prompt, Template):
+            return torch.tensor(self._infilling(prompt)[0] + closing)
+        start = self._start(prompt)
         room = length - len(start) - len(closing)
         if room < 1:
             raise UsageError(
@@ -136,42 +201,135 @@ class TextModel:
             )
         return torch.tensor(start + [self.denoiser.mask_id] * room + closing)
 
-    def decode(self, ids: Tensor, prompt: str) -> list[Text]:
-        """Finished sequences as texts, up to the first end token after the prompt, special tokens dropped.
+    def decode(self, ids: Tensor, prompt: str | Template) -> list[Text]:
+        """Sequences as texts, up to the first end or padding token after the prompt, special tokens dropped.
 
         Args:
-            ids: (R, L) int64 without masks.
+            ids: (R, L) int64. Only one longer than the network may hold masks: its text is what comes before them.
             prompt: what `template` was given, or "" where positions were fixed by other means.
 
         Returns:
-            R texts; their `prompt` is the prompt as the tokenizer spells it, so that `continuation` is what was generated.
+            R texts; their `prompt` is the prompt as the tokenizer spells it, so that `continuation` is what was generated. The text
+            of a template has none.
         """
-        rows = ids.tolist()
-        if any(self.denoiser.mask_id in row for row in rows):
-            raise ValueError(f"cannot decode ids that hold the mask token {self.denoiser.mask_id}: reveal every position first")
+        rows, mask = ids.tolist(), self.denoiser.mask_id
+        if ids.shape[1] > self.denoiser.max_length:
+            rows = [row[: row.index(mask)] if mask in row else row for row in rows]
+        elif any(mask in row for row in rows):
+            raise ValueError(f"cannot decode ids that hold the mask token {mask}: reveal every position first")
         return self._texts(rows, prompt)
 
-    def _texts(self, rows: list[list[int]], prompt: str) -> list[Text]:
+    def _texts(self, rows: list[list[int]], prompt: str | Template) -> list[Text]:
         from fktext.rewards import Text
 
+        if isinstance(prompt, Template):
+            return [Text(text) for text in self.tokenizer.decode_batch(rows)]
         start = self._start(prompt)
-        if self.end_id is not None:
-            rows = [row[: row.index(self.end_id, len(start))] if self.end_id in row[len(start) :] else row for row in rows]
+        ends = set(self._endings)
+        rows = [row[: next((at for at in range(len(start), len(row)) if row[at] in ends), None)] for row in rows]
         spelled = self.tokenizer.decode(start)
         # A decoder may join the prompt's end with what follows; what both spell alike is the prompt.
         texts = self.tokenizer.decode_batch(rows)
-        return [Text(text, prompt=os.path.commonprefix([spelled, text])) for text in texts]  # noqa: RUF071, no paths
+        prompts = [os.path.commonprefix([spelled, text]) for text in texts]  # noqa: RUF071, no paths
+        tokens = [self._tokens(row, len(start)) for row in rows]
+        return [Text(*item) for item in zip(texts, prompts, tokens, strict=True)]
+
+    def _tokens(self, row: list[int], start: int) -> Tokens | None:
+        """What a text is written in, BOS left out; None where there are tokens that its string does not show."""
+        first = int(self.bos_id is not None)
+        ids = row[first:]
+        return None if self._special.intersection(ids) else Tokens(tuple(ids), start - first, self.vocabulary)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Which tokens its ids mean: equal for models that share a tokenizer; see `fktext.tokens.vocabulary_digest`."""
+        return vocabulary_digest(self.tokenizer.get_vocab())
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Tokens that `decode` drops."""
+        return frozenset(index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
 
     def _start(self, prompt: str) -> list[int]:
         """BOS and the prompt's tokens."""
-        encoding = self.tokenizer.encode(prompt, add_special_tokens=False)
+        return ([] if self.bos_id is None else [self.bos_id]) + self._ids(prompt, f"prompt {_short(prompt)}")
+
+    def _ids(self, text: str, where: str) -> list[int]:
+        """The tokens of a text; an error calls it `where`."""
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # tokenizers raises plain Exception, where there is no token for what is unknown
+            raise UsageError(f"{where} cannot be expressed in the tokens of model {self.name!r}: {error}") from error
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         if unknown is not None and (index := self.tokenizer.token_to_id(unknown)) in encoding.ids:
             first, last = encoding.offsets[encoding.ids.index(index)]
-            raise UsageError(f"prompt {_short(prompt)} holds {prompt[first:last]!r}, which model {self.name!r} has no token for")
+            raise UsageError(f"{where} holds {text[first:last]!r}, which model {self.name!r} has no token for")
         if self.denoiser.mask_id in encoding.ids:
-            raise UsageError(f"prompt {_short(prompt)} holds the mask token of model {self.name!r}")
-        return ([] if self.bos_id is None else [self.bos_id]) + encoding.ids
+            raise UsageError(f"{where} holds the mask token of model {self.name!r}")
+        return encoding.ids
+
+    def _infilling(self, template: Template) -> tuple[list[int], list[int]]:
+        """BOS and the tokens of a template, masks in its gaps; and the places of masks that have to begin a word."""
+        where = f"template {_short(template.source)}"
+        size, most = (self.bos_id is not None) + (self.closing_id is not None), self.denoiser.max_length
+        ids: list[int] = [] if self.bos_id is None else [self.bos_id]
+        begins = []
+        for place, part in enumerate(template.parts):
+            if isinstance(part, int):
+                size += part
+                ids += [self.denoiser.mask_id] * min(part, most)  # a gap of millions is refused below
+                continue
+            # A space before a gap is no token of its own in the texts that models learn from: it belongs to the next word.
+            begin = place + 1 < len(template.parts) and self._ends_in_space(part)
+            literal = self._inside(part[:-1] if begin else part, place, where)
+            size, ids = size + len(literal), ids + literal
+            begins += [len(ids)] if begin else []
+        if size > most:
+            raise UsageError(f"{where} takes {size} tokens, but model {self.name!r} takes {most}")
+        return ids, begins
+
+    def _inside(self, text: str, place: int, where: str) -> list[int]:
+        """The tokens of a part of a template, as they are after a gap where it is not the first.
+
+        A tokenizer may write a beginning text otherwise than one that goes on: with a space, or as a word of its own. So the text
+        is also encoded after a letter, and the tokens taken are those that spell it there.
+        """
+        alone = self._ids(text, where)
+        if place == 0 or not text:
+            return alone
+        for before in "ae1)":
+            with suppress(UsageError):  # not every tokenizer has every letter
+                start, joined = self._ids(before, ""), self._ids(before + text, "")
+                offsets = self.tokenizer.encode(before + text, add_special_tokens=False).offsets
+                cut = next((index for index, (first, _) in enumerate(offsets) if first >= len(before)), len(joined))
+                wanted = (self.tokenizer.decode(start) + text).strip().casefold()
+                for ids in (alone, joined[cut:]):
+                    if self.tokenizer.decode(start + ids).strip().casefold() == wanted:
+                        return ids
+        return alone
+
+    def _ends_in_space(self, text: str) -> bool:
+        """Whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        rest = self.tokenizer.encode(text[:-1], add_special_tokens=False).ids
+        return text.endswith(" ") and ids[:-1] == rest and (self.tokenizer.id_to_token(ids[-1]) if ids else "") in _SPACES
+
+    def _barred(self, infilling: Sequence[Template], ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Places of templates that must begin a word, and the tokens that do not; None where there are none."""
+        import torch
+
+        places = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, template in enumerate(infilling):
+            places[row, self._infilling(template)[1]] = True
+        return (places.to(ids.device), self._inner.to(ids.device)) if places.any() else None
+
+    @cached_property
+    def _inner(self) -> Tensor:
+        """(V,) bool: tokens that do not begin with a space."""
+        import torch
+
+        tokens = (self.tokenizer.id_to_token(index) for index in range(self.denoiser.vocab_size))
+        return torch.tensor([token is None or not token.startswith(_SPACES) for token in tokens])
 
 
 @dataclass(frozen=True)
@@ -186,15 +344,32 @@ class SimplexModel(TextModel):
     block: int = BLOCK
     start_id: int | None = None
 
-    def template(self, prompt: str, length: int) -> Tensor:
+    def stride(self, length: int, wanted: int | None) -> int | None:
+        """None: it writes by blocks; see `TextModel.stride`."""
+        if wanted is not None:
+            raise UsageError(f"model {self.name!r} writes by blocks of {self.block} tokens: a stride is for masked models")
+        return None
+
+    def compiled(self) -> TextModel:
+        """See `TextModel.compiled`."""
+        raise UsageError(f"model {self.name!r} is not compiled: that is for masked models")
+
+    def template(self, prompt: str | Template, length: int) -> Tensor:
         """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
 
         Raises:
-            UsageError: beside the reasons there, an empty prompt without a start token, or blocks that reach beyond what the
-                network takes.
+            UsageError: beside the reasons there, a template, an empty prompt without a start token, or blocks that reach beyond
+                what the network takes.
         """
         from fktext.simplex.process import blocks_needed
 
+        if isinstance(prompt, Template):
+            raise UsageError(
+                f"model {self.name!r} cannot fill a template: it writes block after block and sees nothing of what comes behind. "
+                "Choose a masked model, or give the beginning as a prompt"
+            )
+        if length > self.denoiser.max_length:
+            raise UsageError(f"length {length} is more than the {self.denoiser.max_length} tokens that model {self.name!r} takes")
         template = super().template(prompt, length)
         blocks = blocks_needed(template, self.block)
         context = length - int((template == self.denoiser.mask_id).sum())
@@ -209,10 +384,11 @@ class SimplexModel(TextModel):
             )
         return template
 
-    def decode(self, ids: Tensor, prompt: str) -> list[Text]:
+    def decode(self, ids: Tensor, prompt: str | Template) -> list[Text]:
         """Texts of sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
         from fktext.rewards import Text
 
+        assert isinstance(prompt, str)
         mask = self.denoiser.mask_id
         texts = self._texts([row[: row.index(mask)] if mask in row else row for row in ids.tolist()], prompt)
         if prompt[:1].isspace():
@@ -226,7 +402,7 @@ class SimplexModel(TextModel):
         return blocks_needed(template, self.block) * super().num_steps(template, settings)
 
     def process(
-        self, prompts: Sequence[str], templates: Sequence[Tensor], settings: Settings, batch_size: int
+        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], settings: Settings, batch_size: int
     ) -> ReverseProcess[Any]:
         """A simplex diffusion; the kernel names its projection."""
         import torch
@@ -272,6 +448,14 @@ def _masked_kernel(name: str) -> Callable[..., MaskedDiffusion]:
         from fktext.masked.sedd import AnalyticSEDD
 
         return AnalyticSEDD
+    if name.startswith("confidence"):
+        from fktext.masked.confidence import ConfidenceUnmasking
+
+        return partial(ConfidenceUnmasking, measure=name.removeprefix("confidence").removeprefix("-") or "probability")
+    if name == "first-hitting":
+        from fktext.masked.first_hitting import FirstHitting
+
+        return FirstHitting
     from fktext.masked.process import MaskedDiffusion
 
     return MaskedDiffusion  # "ancestral", and the same for SEDD's normalised scores

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,17 @@ from torch import Tensor
 # Expected copies of each snippet per epoch. Short everyday registers and comments up, dated prose down.
 SOURCE_WEIGHTS = {
     "tatoeba": 1.0,
-    "stories": 1.5,
+    "stories": 2.0,
     "goemotions": 1.5,
-    "sgd": 0.5,
-    "onestop": 0.7,
-    "wikipedia": 0.35,
-    "books": 0.1,
+    "sgd": 0.7,
+    "onestop": 0.5,
+    "wikipedia": 0.15,
+    "books": 0.05,
     "civil": 2.0,
     "jigsaw": 2.0,
-    "wiki_talk": 1.5,
+    "wiki_talk": 1.0,
 }
+WHOLE_SENTENCES = {"stories", "onestop", "wikipedia", "books", "civil"}  # cut from longer texts: drop what a cut left half
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BUCKET = 4  # canvas lengths are multiples of this many tokens
 
@@ -58,7 +59,17 @@ def read_snippets(path: Path) -> Iterator[tuple[str, str]]:
                 yield source, text
 
 
-def prune_tokenizer(full: Tokenizer, snippets: Iterator[tuple[str, str]], size: int) -> tuple[Tokenizer, list[int]]:
+def well_formed(source: str, text: str) -> bool:
+    """Whether a snippet is mostly words, its quotation marks pair up, and it is not the half of a cut sentence."""
+    words = sum(character.isalpha() or character == " " for character in text)
+    if words < 0.85 * len(text) or text.count('"') % 2:
+        return False
+    return source not in WHOLE_SENTENCES or (not text[0].islower() and text[-1] in ".!?\"'")
+
+
+def prune_tokenizer(
+    full: Tokenizer, snippets: Iterator[tuple[str, str]], size: int, source_weights: Mapping[str, float] = SOURCE_WEIGHTS
+) -> tuple[Tokenizer, list[int]]:
     """Keep the `size` WordPiece pieces that the weighted corpus uses most, and every single character it has.
 
     Returns:
@@ -77,7 +88,7 @@ def prune_tokenizer(full: Tokenizer, snippets: Iterator[tuple[str, str]], size: 
 
     for source, text in snippets:
         chunk.append(text)
-        weights.append(SOURCE_WEIGHTS[source])
+        weights.append(source_weights[source])
         if len(chunk) == 20_000:
             count()
     count()
@@ -102,8 +113,14 @@ def wordpiece(pieces: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def encode_texts(tokenizer: Tokenizer, snippets: Iterator[tuple[str, str]], longest: int, generator: torch.Generator) -> Texts:
-    """Tokenise, drop texts with unknown pieces or more than `longest` tokens, and repeat each source by its weight."""
+def encode_texts(
+    tokenizer: Tokenizer,
+    snippets: Iterator[tuple[str, str]],
+    longest: int,
+    generator: torch.Generator,
+    source_weights: Mapping[str, float] = SOURCE_WEIGHTS,
+) -> Texts:
+    """Tokenise, drop texts that are malformed, too long or have unknown pieces, and repeat each source by its weight."""
     unknown = tokenizer.token_to_id("[UNK]")
     flat: list[Tensor] = []
     lengths: list[int] = []
@@ -116,7 +133,7 @@ def encode_texts(tokenizer: Tokenizer, snippets: Iterator[tuple[str, str]], long
             ids = encoding.ids
             if len(ids) < 6 or len(ids) > longest or unknown in ids:
                 continue
-            weight = SOURCE_WEIGHTS[source]
+            weight = source_weights[source]
             copies = int(weight) + int(torch.rand((), generator=generator).item() < weight % 1)
             for _ in range(copies):
                 flat.append(torch.tensor(ids, dtype=torch.int32))
@@ -125,7 +142,8 @@ def encode_texts(tokenizer: Tokenizer, snippets: Iterator[tuple[str, str]], long
         chunk.clear()
 
     for snippet in snippets:
-        chunk.append(snippet)
+        if well_formed(*snippet):
+            chunk.append(snippet)
         if len(chunk) == 20_000:
             encode()
     encode()

@@ -107,15 +107,15 @@ def without(held: set[str], groups: dict[str, tuple[list[str], int]]) -> dict[st
     return {name: ([text for text in texts if _plain(text) not in held], label) for name, (texts, label) in groups.items()}
 
 
-def matrix(texts: Sequence[str]) -> csr_matrix:
-    """(n, buckets) features."""
+def matrix(texts: Sequence[str], features: Features = FEATURES) -> csr_matrix:
+    """(n, buckets) values of the features."""
     values, buckets, offsets = [], [], [0]
     for text in texts:
-        found = FEATURES(text)
+        found = features(text)
         buckets.append(np.fromiter(found, np.int32, len(found)))
         values.append(np.fromiter(found.values(), np.float32, len(found)))
         offsets.append(offsets[-1] + len(found))
-    return csr_matrix((np.concatenate(values), np.concatenate(buckets), offsets), shape=(len(texts), FEATURES.buckets))
+    return csr_matrix((np.concatenate(values), np.concatenate(buckets), offsets), shape=(len(texts), features.buckets))
 
 
 def main() -> None:

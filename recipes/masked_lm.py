@@ -93,6 +93,7 @@ def save(model: BertForMaskedLM, tokenizer: Tokenizer, out: Path) -> None:
         "default_length": 24,
         "default_steps": 128,
         "default_temperature": 0.7,
+        "default_top_p": 0.9,
     }
     model.config.save_pretrained(out)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if "predictions.decoder" not in name}
@@ -127,7 +128,11 @@ def main() -> None:
         full = Tokenizer.from_file(str(encoder / "tokenizer.json"))
         full.no_padding()
         full.no_truncation()
-        tokenizer, tokenizer_ids = prune_tokenizer(full, read_snippets(args.data / "lm_mix/train.txt.gz"), VOCABULARY)
+        if args.start:
+            tokenizer = Tokenizer.from_file(str(args.start / "tokenizer.json"))
+            tokenizer_ids = [full.token_to_id(tokenizer.id_to_token(index)) for index in range(tokenizer.get_vocab_size())]
+        else:
+            tokenizer, tokenizer_ids = prune_tokenizer(full, read_snippets(args.data / "lm_mix/train.txt.gz"), VOCABULARY)
         splits = {
             name: encode_texts(tokenizer, read_snippets(args.data / f"lm_mix/{name}.txt.gz"), LONGEST, generator)
             for name in ("train", "valid")

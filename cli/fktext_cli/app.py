@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import evals, generate, listing, plugin, score
+from fktext_cli import bench, evals, generate, image, listing, models, plugin, score
 from fktext_cli.output import silence
 
 
@@ -83,11 +83,13 @@ def root(
 
 
 app.command("generate")(generate.generate)
+app.add_typer(image.app, name="image")
 app.command("score")(score.score)
-app.command("rewards")(listing.rewards)
-app.command("models")(listing.models)
-app.command("plugins")(listing.plugins)
+app.add_typer(listing.rewards_app, name="rewards")
+app.add_typer(models.app, name="models")
+app.add_typer(listing.plugins_app, name="plugins")
 app.command("selftest")(listing.selftest)
+app.command("bench")(bench.bench)
 app.add_typer(evals.app, name="eval")
 app.add_typer(plugin.app, name="plugin")
 

@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from fktext.errors import UsageError
+from fktext_cli.generate import parse_batch_size
 from fktext_cli.listing import load_registry, resolve_device
 
 app = typer.Typer(invoke_without_command=True)
@@ -29,13 +31,22 @@ def root(context: typer.Context) -> None:
 
 @app.command()
 def ls() -> None:
-    """List the suites."""
+    """List the suites, those of plugins too."""
     from fktext_evals import suite
 
-    found = [suite.load(name) for name in suite.names()]
-    width = max(len(item.name) for item in found)
+    registry, embedded = load_registry(), suite.names()
+    taken = Counter([*embedded, *(entry.name for entry in registry.suites)])
+    others = [entry.name if taken[entry.name] == 1 else f"{entry.distribution}:{entry.name}" for entry in registry.suites]
+    found = []
+    for name in [*embedded, *others]:
+        try:
+            found.append(suite.summary(name, registry))
+        except UsageError as error:  # a plugin's file; it hides no other
+            found.append({"name": name, "texts": None, "description": f"cannot be read: {' '.join(str(error).split())}"})
+    width = max(len(item["name"]) for item in found)
     for item in found:
-        print(f"{item.name:{width}}  {item.texts:6} texts  {item.description}")
+        texts = "?" if item["texts"] is None else item["texts"]
+        print(f"{item['name']:{width}}  {texts:>6} texts  {item['description']}")
 
 
 @app.command()
@@ -53,7 +64,7 @@ def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help
 
     registry = load_registry()
     for name in names:
-        found = suite.load(name)
+        found = suite.load(name, registry)
         with contextlib.redirect_stdout(sys.stderr):
             suite.check(found, registry)
         methods = ", ".join(f"{method.name} N={method.settings.particles}" for method in found.methods)
@@ -70,15 +81,22 @@ def run(
     model: Annotated[str | None, typer.Option("--model", "-m", help="In place of the suite's.", show_default="the suite's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the network: minutes first, faster then.")] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Particles computed at once; changes no text.", show_default="by device")
+        int | None,
+        typer.Option(
+            metavar="auto|N", parser=parse_batch_size, help="Particles computed at once; changes no text.", show_default="auto"
+        ),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do part I of N, from 1.", show_default="RANK and WORLD_SIZE, else all")
+        str | None, typer.Option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
 ) -> None:
-    """Run a suite and print its report. The same command goes on with a run that was interrupted."""
+    """Run a suite and print its report. The same command goes on with a run that was interrupted.
+
+    Of several shards the one that finds all texts there prints it.
+    """
     import fktext_evals
 
     part = None
@@ -88,37 +106,92 @@ def run(
         part = int(found[1]), int(found[2])
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    registry = load_registry()
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
-        suite = fktext_evals.load(name)
+        suite = fktext_evals.load(name, registry)
         folder = out or Path("runs") / suite.name
         results = fktext_evals.run(
             suite,
+            model,
             out=folder,
-            model=model,
             device=resolve_device(device),
             dtype=dtype,
+            compiled=compiled,
             batch_size=batch_size,
             offline=offline,
             shard=part,
-            registry=load_registry(),
+            registry=registry,
         )
     print(f"the rows are in {folder}", file=sys.stderr)
-    print(fktext_evals.markdown(results), end="")
+    if results.missing:
+        print(f"{results.missing} of {suite.texts} texts are missing: other shards have them to make", file=sys.stderr)
+    else:
+        print(fktext_evals.markdown(results), end="")
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
-    form: Annotated[Literal["md", "csv"], typer.Option("--format", "-f", help="Markdown, or every metric as CSV.")] = "md",
-    texts: Annotated[int, typer.Option(min=0, help="Texts to show of each prompt and method; they may be offensive.")] = 0,
+    form: Annotated[
+        Literal["md", "csv"] | None,
+        typer.Option(
+            "--format", "-f", help="Print Markdown, or every metric as CSV.", show_default="md, or none with --html, --plots"
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page of its own, with figures and lineages: a .html file, or a folder for report.html."),
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write the figures to a folder, as SVG and PNG; needs fktext[report].")] = None,
+    texts: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Texts to show of each prompt and method; they may be offensive.", show_default="0, on the page 2"
+        ),
+    ] = None,
+    lineages: Annotated[int, typer.Option(min=0, help="Prompts to draw lineages of on the page.")] = 2,
 ) -> None:
-    """Print tables of runs."""
+    """Print tables of runs, or write a page with tables, figures, lineages and texts."""
     import fktext_evals
 
+    if form == "csv" and texts and html is None:
+        raise UsageError("--texts is for --format md and --html; the texts are in the rows-*.jsonl files of the run")
     found = [fktext_evals.read(folder) for folder in runs]
+    if html is not None:
+        from fktext_evals import page
+
+        file = html if html.suffix == ".html" and not html.is_dir() else html / "report.html"
+        page.write(file, page.html(found, 2 if texts is None else texts, lineages))
+        print(f"wrote {file}", file=sys.stderr)
+    if plots is not None:
+        from fktext_evals import plots as drawing
+
+        for file in drawing.write(found, plots):
+            print(f"wrote {file}", file=sys.stderr)
     if form == "csv":
-        if texts:
-            raise UsageError("--texts is for --format md; the texts are in the rows-*.jsonl files of the run")
         print(fktext_evals.as_csv(found), end="")
-    else:
-        print("\n".join(fktext_evals.markdown(results, texts) for results in found), end="")
+    elif form == "md" or (html is None and plots is None):
+        print("\n".join(fktext_evals.markdown(results, texts or 0) for results in found), end="")
+
+
+@app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="That of another.", show_default="RUN")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME[:N]", help="A method of RUN.", show_default="all that both have")
+    ] = None,
+    against: Annotated[str | None, typer.Option(metavar="NAME[:N]", help="A method of OTHER.", show_default="the same")] = None,
+    form: Annotated[Literal["md", "csv"], typer.Option("--format", "-f", help="Markdown or CSV.")] = "md",
+) -> None:
+    """Print RUN minus OTHER: paired differences over the same prompts, seeds and samples, with intervals.
+
+    Example: fktext eval compare runs/a runs/b --method fk:8 --against best-of-n:16
+    """
+    import fktext_evals
+    from fktext_evals import compare as comparison
+
+    ours = fktext_evals.read(run)
+    theirs = ours if other is None else fktext_evals.read(other)
+    found = comparison.compare(ours, theirs, method, against)
+    print((comparison.as_csv if form == "csv" else comparison.markdown)(ours, theirs, found), end="")

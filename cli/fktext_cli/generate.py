@@ -17,14 +17,25 @@ import typer
 import fktext
 from fktext.errors import UsageError
 from fktext.prompts import Prompt, read_prompts
-from fktext_cli import output
+from fktext_cli import output, ranks, tracing
 from fktext_cli.listing import load_registry, resolve_device
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population
+    from fktext.registry import Modality
     from fktext.rewards import Weighted
     from fktext.settings import Settings
     from fktext.text_model import TextModel
+
+
+def parse_batch_size(value: str) -> int | None:
+    """`--batch-size`: a number, or None for auto."""
+    if value == "auto":
+        return None
+    if not value.isascii() or not value.isdecimal() or int(value) < 1:
+        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1")
+    return int(value)
+
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
 
@@ -39,10 +50,28 @@ def generate(
     prompts: Annotated[
         Path | None, typer.Option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False, rich_help_panel=SAMPLE)
     ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help='A text to fill, {n} for n tokens: "The {5} sat on the {3}."; repeatable.',
+            show_default=False,
+            rich_help_panel=SAMPLE,
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Populations per prompt.", rich_help_panel=SAMPLE)] = 1,
     length: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens per text, prompt included.", show_default="the model's", rich_help_panel=SAMPLE),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How far the window moves in texts longer than the model.",
+            show_default="half the model's length",
+            rich_help_panel=SAMPLE,
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Reverse diffusion steps.", show_default="the model's", rich_help_panel=SAMPLE)
@@ -57,6 +86,9 @@ def generate(
         str | None,
         typer.Option(help="Reverse process, such as ancestral or remdm-cap.", show_default="the model's", rich_help_panel=SAMPLE),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put prompts into the model's chat template; texts are answers.", rich_help_panel=SAMPLE)
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed, the same texts.", rich_help_panel=SAMPLE)] = 0,
     reward: Annotated[
         list[str] | None,
@@ -94,14 +126,36 @@ def generate(
         typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
     ] = "systematic",
     x0_samples: Annotated[int, typer.Option(min=1, help="Finished texts guessed per weighing.", rich_help_panel=STEER)] = 4,
+    x0_average: Annotated[
+        Literal["tilt", "reward"],
+        typer.Option(help="Of these guesses, average exp(lambda reward), or exp(reward).", rich_help_panel=STEER),
+    ] = "tilt",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.", rich_help_panel=RUN)
     ] = "float32",
+    device_map: Annotated[
+        Literal["auto"] | None,
+        typer.Option(help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default="", rich_help_panel=RUN),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Let torch compile the network: minutes first, faster then.", rich_help_panel=RUN),
+    ] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Particles computed at once; changes no result.", show_default="by device", rich_help_panel=RUN),
+        typer.Option(
+            metavar="auto|N",
+            parser=parse_batch_size,
+            help="Particles computed at once; changes no result. auto: 64 on a CPU, else 1024, halved until memory holds them.",
+            show_default="auto",
+            rich_help_panel=RUN,
+        ),
     ] = None,
+    spread: Annotated[
+        bool,
+        typer.Option("--spread", help="Under torchrun: share each population's particles between GPUs.", rich_help_panel=RUN),
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
     ] = False,
@@ -120,6 +174,15 @@ def generate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the --output file of an interrupted run.", rich_help_panel=OUT)
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write which particles descend from which: .html to look at, .json as data.",
+            show_default=False,
+            rich_help_panel=OUT,
+        ),
+    ] = None,
 ) -> None:
     """Generate texts that score high.
 
@@ -127,18 +190,27 @@ def generate(
 
     Example: fktext generate --reward toxicity:target=nontoxic "The book"
     """
-    stdout = sys.stdout
+    stdout, leads = sys.stdout, ranks.leads(spread)
     form = form or ("jsonl" if path is not None and path.suffix == ".jsonl" else "text")
     if resume and (path is None or form != "jsonl" or overwrite):
         raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
     if path is not None:
         output.check_output(path, overwrite=overwrite, resume=resume)
+    if trace is not None:
+        tracing.check(trace, overwrite=overwrite, resume=resume)
     if not reward and method != "base":
         raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
-    texts = _prompts(prompt or [], prompts)
+    texts = _prompts(prompt or [], prompts, template or [])
+    if all(text.is_template for text in texts) and (length or stride):
+        raise UsageError(f"--{'length' if length else 'stride'} has no use here: a template says itself how long its text is")
+    if device_map and (compiled or spread):
+        raise UsageError(f"--device-map does not go with --{'compile' if compiled else 'spread'}")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
-    with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
+    with (
+        ranks.together(spread, resolve_device(device)) as device,
+        contextlib.redirect_stdout(sys.stderr),
+    ):  # what models, rewards and plugins may print is no result
         from fktext.models import load
         from fktext.settings import Settings
 
@@ -146,6 +218,7 @@ def generate(
             particles=particles,
             samples=samples,
             length=length,
+            stride=stride,
             steps=steps,
             kernel=kernel,
             potential=potential,
@@ -154,27 +227,42 @@ def generate(
             ess_threshold=ess_threshold,
             resampler=resampler,
             x0_samples=x0_samples,
+            x0_average=x0_average,
             method=method,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
         )
-        device = resolve_device(device)
         terms = create_rewards(reward or [], device, offline, batch_size)
-        text_model = load(model, device=device, dtype=dtype, offline=offline, length=length)
+        text_model = load(model, device=device, dtype=dtype, offline=offline, device_map=device_map, chat=chat)
+        text_model = text_model.compiled() if compiled else text_model
         settings = settings.for_model(text_model)
         _check_prompts(text_model, texts, settings)
-        for line in _steering(terms, settings):
+        for line in steering(terms, settings):
             print(line, file=sys.stderr)
-        run = _provenance(text_model, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
+        if settings.stride:
+            most, each = text_model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
+            print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
+        run = _provenance(text_model, terms, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
+        if chat:
+            run["model"]["chat"] = True
         skip: set[tuple[int, int]] = set()
         keep = None
-        if resume and path is not None and path.exists():
+        if leads and resume and path is not None and path.exists():
             size = settings.particles if which == "all" else 1
-            skip, keep = output.resume_point(path, run, [prompt.text for prompt in texts], size)
+            skip, keep = output.resume_point(path, run, [prompt.request for prompt in texts], size)
             print(f"resuming: {len(skip)} populations are in {path}", file=sys.stderr)
-        with output.Sink(path, stdout, overwrite=overwrite, keep=keep) as sink:
-            _run(text_model, terms, texts, settings, batch_size, skip, lambda found: sink.write(_render(found, form, which, run)))
+        skip = ranks.agree(spread, skip)
+        path, trace = (path, trace) if leads else (None, None)
+        with tracing.Trace(trace, run, which) as kept, output.Sink(path, stdout, overwrite=overwrite, keep=keep) as sink:
+
+            def write(found: Population) -> None:
+                if leads:
+                    sink.write(_render(found, form, which, run))
+                    kept.add(found)
+
+            options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "guesses": trace is not None, "spread": spread}
+            _run(text_model, terms, texts, settings, write, options)
 
 
 def _run(
@@ -182,19 +270,19 @@ def _run(
     terms: Sequence[Weighted],
     prompts: Sequence[Prompt],
     settings: Settings,
-    batch_size: int | None,
-    skip: set[tuple[int, int]],
     write: Callable[[Population], None],
+    options: dict[str, Any],
 ) -> None:
-    """Generate, write each population as it comes, and say on stderr how far it is and what it cost."""
+    """Generate with some options, write each population as it comes, and say on stderr how far it is and what it cost."""
     from fktext.generate import Progress, generate
     from fktext.ledger import Ledger
 
     started, done, ledger = time.perf_counter(), 0, Ledger()
-    wanted = len(prompts) * settings.samples - len(skip)
-    with _bar() as bar:
+    wanted = len(prompts) * settings.samples - len(options["skip"])
+    with progress_bar() as bar:
         try:
-            for item in generate(model, terms, [prompt.text for prompt in prompts], settings, batch_size=batch_size, skip=skip):
+            requests = [prompt.request for prompt in prompts]
+            for item in generate(model, terms, requests, settings, **options):
                 if isinstance(item, Progress):
                     bar.show(item.done, item.total)
                     continue
@@ -217,25 +305,32 @@ def _run(
     )
 
 
-def _prompts(arguments: list[str], path: Path | None) -> list[Prompt]:
-    if arguments and path is not None:
-        raise UsageError("give prompts as arguments or with --prompts, not both")
+def _prompts(arguments: list[str], path: Path | None, templates: list[str]) -> list[Prompt]:
+    if (arguments or templates) and path is not None:
+        raise UsageError(f"give {'prompts as arguments' if arguments else '--template'} or --prompts, not both")
+    if arguments and templates:
+        raise UsageError("give prompts or --template, not both; a .jsonl file of --prompts may hold both")
     if path is not None:
-        return read_prompts(path)
-    return [Prompt(text) for text in arguments or [""]]
+        return read_prompts(path, templates=True)
+    found = [Prompt(text, is_template=True) for text in templates] or [Prompt(text) for text in arguments or [""]]
+    for prompt in found:
+        _ = prompt.request  # a malformed template is an error before a model is loaded
+    return found
 
 
-def create_rewards(specs: list[str], device: str, offline: bool, batch_size: int | None) -> list[Weighted]:
+def create_rewards(
+    specs: list[str], device: str, offline: bool, batch_size: int | None, modality: Modality = "text"
+) -> list[Weighted]:
     """The rewards a command line names.
 
     Raises:
-        UsageError: a reward is unknown, wrongly written or given twice.
+        UsageError: a reward is unknown, wrongly written, given twice, or of another modality.
     """
     from fktext.rewards import RewardContext
 
     context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)
     registry = load_registry() if specs else None
-    terms = [registry.create(spec, context) for spec in specs] if registry else []
+    terms = [registry.create(spec, context, modality) for spec in specs] if registry else []
     names = [term.name for term in terms]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--reward {twice[0]!r} is given twice; write {twice[0]}=2 for twice the weight")
@@ -248,14 +343,14 @@ def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: Settin
     for prompt in prompts:
         try:
             prompt.text.encode()
-            model.template(prompt.text, settings.length)
+            model.template(prompt.request, settings.length)
         except UnicodeEncodeError as error:
             raise UsageError(f"{prompt.where or 'prompt'}: {prompt.text!r} is not valid Unicode") from error
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
 
-def _steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
+def steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
     """A line for each reward: which way it steers."""
     verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
     for term in terms:
@@ -265,11 +360,12 @@ def _steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
         yield f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}"
 
 
-def _provenance(model: TextModel, settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
+def _provenance(model: TextModel, terms: Sequence[Weighted], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
     """What every row of a run has in common: enough to run it again."""
     run = {
         "seed": settings.seed,
         "model": {"name": model.name, "digest": model.digest},
+        "reward_models": {term.name: term.provenance() for term in terms},
         "settings": {"fktext": fktext.__version__, **asdict(settings), **more},
     }
     return cast(dict[str, Any], json.loads(json.dumps(run)))
@@ -313,7 +409,8 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[_Bar]:
+def progress_bar() -> Iterator[_Bar]:
+    """A bar for as long as it is in use."""
     bar = _Bar()
     try:
         yield bar

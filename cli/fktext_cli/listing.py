@@ -1,4 +1,4 @@
-"""What there is: `fktext rewards`, `fktext models`, `fktext plugins`; and whether it works here: `fktext selftest`."""
+"""What there is: `fktext rewards`, `fktext plugins`; and whether it works here: `fktext selftest`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ import typer
 from fktext.errors import FktextError, UsageError
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
-    from fktext.plugins import Registry, RewardEntry
+    from fktext.registry import Option, Registry, RewardEntry
 
+rewards_app = typer.Typer(invoke_without_command=True)
+plugins_app = typer.Typer(invoke_without_command=True)
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def load_registry() -> Registry:
@@ -31,65 +34,135 @@ def load_registry() -> Registry:
     return registry
 
 
-def rewards(form: Form = "text") -> None:
-    """List the rewards and their options."""
+@rewards_app.callback()
+def rewards(context: typer.Context, form: Form = "text") -> None:
+    """List the rewards and their options, those of images marked, or `show` one of them."""
+    from fktext.registry import WINDOW
+
+    if context.invoked_subcommand is not None:
+        return
     for name, entry in load_registry().rewards.items():
         with contextlib.redirect_stdout(sys.stderr):
             row = _describe(name, entry)
         if form == "jsonl":
             print(json.dumps(row))
-            continue
-        print(f"{name}  ({entry.distribution})\n    {entry.summary}")
-        for option in row["options"]:
-            default = "required" if option["required"] else f"default {option['default'] or 'not set'}"
-            print(f"    {option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]")
-        if row["error"]:
-            print(f"    cannot be used: {row['error']}")
+        else:
+            _print_reward(row)
+    if form == "text":
+        print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
+        print("`fktext rewards show NAME` says more of one")
+
+
+@rewards_app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.")],
+    as_json: Json = False,
+) -> None:
+    """One reward: its options, the range of its values, and whose models it uses.
+
+    Example: fktext rewards show toxicity
+    """
+    registry = load_registry()
+    entry = registry.resolve(name)
+    with contextlib.redirect_stdout(sys.stderr):
+        row = _describe(next(name for name, known in registry.rewards.items() if known is entry), entry)
+    plugin = next(plugin for plugin in registry.plugins if plugin.distribution == entry.distribution)
+    own = {option["name"] for option in row["options"]}
+    row |= {
+        "version": plugin.version,
+        "values": entry.values,
+        "models": dict(entry.models),
+        "text_options": [_option(option) for option in entry.common.values() if option.name not in own],
+    }
+    if as_json:
+        print(json.dumps(row, indent=1))
+        return
+    _print_reward(row)
+    if row["text_options"]:
+        print("    of texts also:")
+    for option in row["text_options"]:
+        print(f"        {_option_line(option)}")
+    print(f"    values: {entry.values or 'not said'}")
+    for model, source in entry.models.items():
+        print(f"    model {model}: {source}")
+
+
+def _print_reward(row: Mapping[str, Any]) -> None:
+    version = f" {row['version']}" if "version" in row else ""
+    images = ", of images" * (row["modality"] == "image")
+    print(f"{row['name']}  ({row['distribution']}{version}{images})\n    {row['summary']}")
+    for option in row["options"]:
+        print(f"    {_option_line(option)}")
+    if row["error"]:
+        print(f"    cannot be used: {row['error']}")
+
+
+def _option_line(option: Mapping[str, Any]) -> str:
+    default = "required" if option["required"] else f"default {option['default'] or 'not set'}"
+    return f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]"
 
 
 def _describe(name: str, entry: RewardEntry) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "distribution": entry.distribution, "summary": entry.summary, "options": [], "error": ""}
+    row["modality"] = entry.modality
     try:
         options = entry.options().values()
     except FktextError as error:
         return {**row, "error": str(error)}
+    return {**row, "options": [_option(option) for option in options]}
+
+
+def _option(option: Option) -> dict[str, Any]:
     return {
-        **row,
-        "options": [
-            {
-                "name": option.name,
-                "type": option.expects,
-                "required": option.required,
-                "default": None if option.required or option.default is None else str(option.default),
-                "help": option.help,
-            }
-            for option in options
-        ],
+        "name": option.name,
+        "type": option.expects,
+        "required": option.required,
+        "default": None if option.required or option.default is None else str(option.default),
+        "help": option.help,
     }
 
 
-def plugins(form: Form = "text") -> None:
+@plugins_app.callback()
+def plugins(context: typer.Context, form: Form = "text") -> None:
     """List the installed plugins, the broken ones too."""
+    if context.invoked_subcommand is None:
+        print_table(_plugins(), form)
+
+
+@plugins_app.command("list")
+def list_plugins(form: Form = "text", as_json: Json = False) -> None:
+    """List the installed plugins: status, version, hooks, and what is wrong with the broken ones.
+
+    Example: fktext plugins list --json
+    """
+    rows = _plugins()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_table(rows, form)
+
+
+def _plugins() -> list[dict[str, Any]]:
     from fktext.plugins import load_plugins
 
     with contextlib.redirect_stdout(sys.stderr):
         registry = load_plugins()
-    _table(
-        [
-            {
-                "plugin": f"{plugin.distribution}:{plugin.name}",
-                "version": plugin.version,
-                "status": plugin.status,
-                "rewards": list(plugin.rewards),
-                "error": plugin.error,
-            }
-            for plugin in registry.plugins
-        ],
-        form,
-    )
+    return [
+        {
+            "plugin": f"{plugin.distribution}:{plugin.name}",
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "status": plugin.status,
+            "hooks": list(plugin.hooks),
+            "rewards": list(plugin.rewards),
+            "models": list(plugin.models),
+            "error": plugin.error,
+        }
+        for plugin in registry.plugins
+    ]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
     """Rows with equal keys as aligned columns, or as JSON lines."""
     if form == "jsonl":
         for row in rows:
@@ -105,13 +178,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def models(form: Form = "text") -> None:
-    """List the models by name: embedded ones, and aliases of public ones."""
-    from fktext.models import catalogue
-
-    _table([entry._asdict() for entry in catalogue()], form)
 
 
 def selftest(

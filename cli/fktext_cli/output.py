@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fktext.errors import FktextError, UsageError
+from fktext.templates import Template
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.generate import Population
@@ -47,6 +48,7 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
     return [
         {
             "prompt": population.prompt,
+            "template": population.template,
             "text": str(population.texts[index]),
             "continuation": population.texts[index].continuation,
             "reward": number(population.rewards[index].item()),
@@ -160,13 +162,15 @@ def check_output(path: Path, *, overwrite: bool, resume: bool) -> None:
         raise UsageError(f"--output {str(path)!r} exists; --overwrite replaces it, --resume goes on with it")
 
 
-def resume_point(path: Path, run: Mapping[str, Any], prompts: Sequence[str], size: int) -> tuple[set[tuple[int, int]], int]:
+def resume_point(
+    path: Path, run: Mapping[str, Any], prompts: Sequence[str | Template], size: int
+) -> tuple[set[tuple[int, int]], int]:
     """What an earlier run of the same request has written.
 
     Args:
         path: its JSONL file.
         run: see `rows`; every row must agree.
-        prompts: all prompts; row i's prompt must be prompts[prompt_index].
+        prompts: all prompts and templates; row i's must be prompts[prompt_index].
         size: rows per population.
 
     Returns:
@@ -185,15 +189,16 @@ def resume_point(path: Path, run: Mapping[str, Any], prompts: Sequence[str], siz
         try:
             row = json.loads(line)
             who = (row["prompt_index"], row["sample"])
-            prompt, theirs = row["prompt"], {key: row[key] for key in run}
+            prompt, theirs = (row["prompt"], row.get("template")), {key: row[key] for key in run}
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"cannot resume: {path}:{number} is no row of `fktext generate`: {error!r}") from error
         if who in found or (who != last and members not in (0, size)):
             raise UsageError(f"cannot resume: {path}:{number} is out of order, or the population before it has not {size} rows")
         if theirs != run:
             raise UsageError(f"cannot resume: {path}:{number} has {_difference(theirs, dict(run))}")
-        if not (0 <= who[0] < len(prompts) and prompts[who[0]] == prompt):
-            raise UsageError(f"cannot resume: {path}:{number} has prompt {prompt!r} in place {who[0]}, and this run has not")
+        if not (0 <= who[0] < len(prompts) and _as_in_rows(prompts[who[0]]) == prompt):
+            named = f"prompt {prompt[0]!r}" if prompt[1] is None else f"template {prompt[1]!r}"
+            raise UsageError(f"cannot resume: {path}:{number} has {named} in place {who[0]}, and this run has not")
         members = members + 1 if who == last else 1
         last = who
         at += len(line)
@@ -201,6 +206,10 @@ def resume_point(path: Path, run: Mapping[str, Any], prompts: Sequence[str], siz
             found.add(who)
             good = at
     return found, good
+
+
+def _as_in_rows(prompt: str | Template) -> tuple[str, str | None]:
+    return ("", prompt.source) if isinstance(prompt, Template) else (prompt, None)
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

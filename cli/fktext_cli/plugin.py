@@ -63,6 +63,8 @@ def fktext_register_rewards(register):
         "$module.reward:create",
         summary="how often a word occurs",
         options={"word": "the word"},
+        values="0, 1, 2 ...",
+        # models={"name": "licence, and where it comes from"},
     )
 ''',
     "$module/reward.py": '''"""The reward, and the factory that makes it from its options."""
@@ -88,7 +90,9 @@ def create(context: RewardContext, *, word: str = "the") -> Reward:
     """The factory: its keyword-only parameters are the options, `context` has the device and the batch size."""
     return Reward(word.lower())
 ''',
-    "tests/test_$module.py": """import pytest
+    "tests/test_$module.py": """import functools
+
+import pytest
 from fktext import RewardContext
 from fktext.testing import RewardConformance
 
@@ -96,9 +100,11 @@ from $module.reward import create
 
 
 class TestConformance(RewardConformance):
+    imports = ("$module", "$module.reward")
+
     @pytest.fixture
-    def reward(self):
-        return create(RewardContext(), word="lake")
+    def factory(self):
+        return functools.partial(create, word="lake")
 
 
 def test_counts():

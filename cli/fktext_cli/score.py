@@ -57,6 +57,7 @@ def score(
         from fktext.rewards import Scorer
 
         scorer = Scorer(create_rewards(reward, resolve_device(device), offline, batch_size))
+        models = {term.name: term.provenance() for term in scorer.terms}
         name = "stdin" if file == "-" else file
         lines = _lines(source, name, jsonl=(read or ("jsonl" if file.endswith(".jsonl") else "text")) == "jsonl")
         done = 0
@@ -65,7 +66,7 @@ def score(
             for line, row, total in zip(batch, values.tolist(), scorer.total(values).tolist(), strict=True):
                 if not total < math.inf:
                     raise RewardError(f"{name}:{line.number}: the weighted sum is {total:g}: a value of -inf has a negative weight")
-                stdout.write(_render(line, total, dict(zip(scorer.names, row, strict=True)), form))
+                stdout.write(_render(line, total, dict(zip(scorer.names, row, strict=True)), models, form))
             stdout.flush()
             done += len(batch)
         if not done:
@@ -73,7 +74,7 @@ def score(
         print(f"{done} texts, {scorer.ledger.reward_calls:.0f} of them different", file=sys.stderr)
 
 
-def _render(line: Line, total: float, values: dict[str, float], form: output.Format) -> str:
+def _render(line: Line, total: float, values: dict[str, float], models: dict[str, dict[str, str]], form: output.Format) -> str:
     if form == "text":
         return f"{total:.6g}\t{' '.join(line.text.split())}\n"
     row = {
@@ -82,6 +83,7 @@ def _render(line: Line, total: float, values: dict[str, float], form: output.For
         "reward": output.number(total),
         "rewards": {name: output.number(value) for name, value in values.items()},
         "line": line.number,
+        "reward_models": models,
     }
     return output.as_jsonl([row])
 

@@ -71,6 +71,50 @@ def repetition(text: str, n: int = 2) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+def bleu(text: str, references: Sequence[str], n: int = 4) -> float:
+    """BLEU of one text: the geometric mean of its n-gram precisions, for n-grams up to n, times the brevity penalty.
+
+    A precision without a match is 0.1 / (number of n-grams), "method 1" of Chen and Cherry 2014, as Texygen computes it.
+    Source: Papineni et al. 2002, sections 2.1 to 2.3.
+
+    Returns:
+        In [0, 1]; 0 where no word is in a reference.
+
+    Example:
+        >>> bleu("a b c d", ["a b c d", "x"])
+        1.0
+    """
+    words = text.split(" ")
+    precisions = []
+    for size in range(1, n + 1):
+        counts = Counter(_ngrams(text, size))
+        allowed: Counter[tuple[str, ...]] = Counter()
+        for reference in references:
+            allowed |= Counter(_ngrams(reference, size))
+        matches, total = (counts & allowed).total(), max(1, counts.total())
+        if size == 1 and not matches:
+            return 0.0
+        precisions.append((matches or 0.1) / total)
+    lengths = (len(reference.split(" ")) for reference in references)
+    nearest = min(lengths, key=lambda length: (abs(length - len(words)), length))
+    penalty = math.exp(min(0.0, 1 - nearest / len(words)))
+    return penalty * math.exp(fmean(map(math.log, precisions)))
+
+
+def self_bleu(texts: Sequence[str], n: int = 4) -> float:
+    """The mean BLEU of each text with the others as references: near 1 where they are alike, nan for a single text.
+
+    Source: Zhu et al. 2018 (Texygen, arXiv 1802.01886), section 3.
+
+    Example:
+        >>> self_bleu(["a b c d", "a b c d"])
+        1.0
+    """
+    if len(texts) < 2:
+        return math.nan
+    return fmean(bleu(text, [*texts[:place], *texts[place + 1 :]], n) for place, text in enumerate(texts))
+
+
 def by_prompt(values: Sequence[Value], prompts: Sequence[object]) -> list[list[Value]]:
     """The values of each prompt, prompts in the order in which they first come."""
     groups: dict[object, list[Value]] = defaultdict(list)
@@ -87,6 +131,25 @@ def mean_over_prompts(metric: Callable[[list[Value]], float], values: Sequence[V
         2.5
     """
     return fmean(metric(group) for group in by_prompt(values, prompts))
+
+
+def perplexities(log_likelihoods: Sequence[float], tokens: Sequence[int]) -> tuple[float, float]:
+    """The two perplexities of texts that the literature prints: over all tokens, and the mean of each text's own.
+
+    Args:
+        log_likelihoods: of each text, in nats, summed over its tokens.
+        tokens: how many each has, at least one.
+
+    Returns:
+        exp(-sum of log-likelihoods / sum of tokens), in which a long text counts for more; and the mean over texts of
+        exp(-log-likelihood / tokens), in which one text that the model finds absurd may outweigh all others.
+
+    Example:
+        >>> [round(value, 3) for value in perplexities([-math.log(2) * 3, -math.log(8)], [3, 1])]
+        [2.828, 5.0]
+    """
+    pooled = math.exp(-sum(log_likelihoods) / sum(tokens))
+    return pooled, fmean(math.exp(-value / count) for value, count in zip(log_likelihoods, tokens, strict=True))
 
 
 def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:

@@ -6,26 +6,82 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from statistics import fmean
 
-from fktext_evals import metrics
+from fktext.specs import parse_spec
+from fktext_evals import compute, metrics
 from fktext_evals.results import Results, Row, from_json, key
 from fktext_evals.statistics import Interval, mean_interval, share_interval
-from fktext_evals.suite import Judge, Method
+from fktext_evals.suite import Judge, Method, Suite
 
 
 def share(rows: Sequence[Row], judge: Judge) -> Interval:
     """The share of texts with p(label) above the judge's threshold."""
-    return share_interval(_hits(rows, judge), [row["prompt_index"] for row in rows])
+    return share_interval(verdicts(rows, judge), [row["prompt_index"] for row in rows])
+
+
+def judged(rows: Sequence[Row], judge: Judge) -> Interval:
+    """What a judge says of texts, by its kind: the share above its threshold, the mean perplexity, or the mean of its values."""
+    return share(rows, judge) if judge.kind == "share" else _mean_interval(verdicts(rows, judge), rows)
+
+
+def verdicts(rows: Sequence[Row], judge: Judge) -> list[float]:
+    """What a judge says of each text: 1 or 0 for above its threshold or not, the perplexity, or its value."""
+    values = [from_json(row["judges"][judge.name]) for row in rows]
+    if judge.kind == "share":
+        return [float(value > judge.log_threshold) for value in values]
+    return [_exp(-value) for value in values] if judge.kind == "perplexity" else values
+
+
+def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
+    """Over-optimisation: p(label) by the judge that steers minus that by each other one of that label; `<label>_gap_<judge>`."""
+    steer = {parse_spec(reward).label for reward in suite.rewards}
+    shares = [judge for judge in suite.judges if judge.kind == "share"]
+    for ours in shares:
+        for other in shares:
+            if ours.reward in steer and other.reward not in steer and ours.label == other.label:
+                both = [[math.exp(from_json(row["judges"][judge.name])) for judge in (ours, other)] for row in rows]
+                yield f"{ours.label}_gap_{other.name}", _mean_interval([one - two for one, two in both], rows)
+
+
+def token_perplexity(rows: Sequence[Row], judge: Judge) -> float:
+    """The perplexity of all judged tokens together; the mean over texts of each one's own is `judged`."""
+    tokens = [row["judged_tokens"][judge.name] for row in rows]
+    totals = [from_json(row["judges"][judge.name]) * count for row, count in zip(rows, tokens, strict=True)]
+    return math.inf if -math.inf in totals else metrics.perplexities(totals, tokens)[0]
+
+
+def rewards(rows: Sequence[Row]) -> list[float]:
+    """The reward of each text: of all that steer, weights included."""
+    return [from_json(row["reward"]) for row in rows]
+
+
+def mean_reward(rows: Sequence[Row]) -> Interval:
+    """The mean of the reward."""
+    return _mean_interval(rewards(rows), rows)
 
 
 def difference(rows: Sequence[Row], others: Sequence[Row], judge: Judge) -> Interval | None:
-    """The share of `rows` minus that of `others`, over the prompts, seeds and samples that both have; None if there are none."""
-    hits, others_hits = ({key(row)[2:]: hit for row, hit in zip(side, _hits(side, judge), strict=True)} for side in (rows, others))
-    if not (both := [pair for pair in hits if pair in others_hits]):
+    """What a judge says of `rows` minus what it says of `others`; see `paired`."""
+    return paired(rows, others, lambda side: verdicts(side, judge))
+
+
+def paired(rows: Sequence[Row], others: Sequence[Row], measure: Callable[[Sequence[Row]], Sequence[float]]) -> Interval | None:
+    """The mean difference of a number that each text has, over the prompts, seeds and samples that both sides have.
+
+    Returns:
+        None if they have none in common; an interval of nan where a difference is not finite.
+    """
+    ours, theirs = ({key(row)[2:]: value for row, value in zip(side, measure(side), strict=True)} for side in (rows, others))
+    if not (both := [pair for pair in ours if pair in theirs]):
         return None
-    return mean_interval([hits[pair] - others_hits[pair] for pair in both], [prompt for _, prompt, _ in both])
+    differences = [ours[pair] - theirs[pair] for pair in both]
+    if not all(map(math.isfinite, differences)):
+        return Interval(math.nan, math.nan, math.nan)
+    return mean_interval(differences, [prompt for _, prompt, _ in both])
 
 
 def distinct(rows: Sequence[Row], metric: Callable[[Sequence[str], int], float] = metrics.distinct_n_words) -> list[float]:
@@ -42,13 +98,12 @@ def markdown(results: Results, texts: int = 0) -> str:
         texts: how many texts to show of each prompt and method.
     """
     lines = [f"# {results.suite.name}: {results.suite.description}", "", *_about(results), "", *_table(results), ""]
-    if compared := list(_differences(results)):
-        lines += [
-            "Difference between methods at equal N in percentage points, over the same prompts and seeds:",
-            "",
-            *_markdown_table(["difference", "N", *(f"{_title(judge)}" for judge in results.suite.judges)], compared),
-            "",
-        ]
+    if pairs := equal_n(results):
+        title = "Difference between methods at equal N, over the same prompts and seeds (shares in percentage points):"
+        header = ["difference", "N", *map(heading, results.suite.judges)]
+        lines += [title, "", *table(header, _differences(results, pairs)), ""]
+    if costs := equal_costs(results):
+        lines += [EQUAL_COST, "", *table(equal_costs_header(results), costs), ""]
     lines += [
         "Intervals are 95 %, by a bootstrap that draws prompts. dist-n: distinct n-grams per word among the texts of a prompt. "
         "Rows go through the denoiser, reward calls reach the reward models; both, and seconds, are per returned text.",
@@ -65,16 +120,33 @@ def _about(results: Results) -> list[str]:
         f"- model {model['name']} ({model['digest']}, {model['dtype']}), steered by {', '.join(suite.rewards)}; "
         f"fktext {results.run['fktext']}",
         f"- {len(suite.prompts)} prompts x {suite.samples} texts per method and seed ({', '.join(map(str, suite.seeds))}); "
-        + ("the best of each population" if suite.returns == "best" else "one of each population, drawn by weight"),
-        *(f"- judge {judge.name}: {judge.reward}; {judge.label} when p > {judge.threshold:g}" for judge in suite.judges),
+        + returned(suite.methods),
+        *(f"- judge {judge.name}: {judge.reward}; {counts(judge)}" for judge in suite.judges),
     ]
     if results.missing:
         about.append(f"- **unfinished**: {results.missing} of {suite.texts} texts are missing")
     return about
 
 
+def returned(methods: Sequence[Method]) -> str:
+    """Which text of its population a method returns."""
+    said = {"best": "the best of each population", "draw": "one of each population, drawn by weight"}
+    kinds = list(dict.fromkeys(method.returns for method in methods))
+    if len(kinds) == 1:
+        return said[kinds[0]]
+    drawn = ", ".join(dict.fromkeys(method.name for method in methods if method.returns == "draw"))
+    return f"{said['best']}, but for {drawn}: one drawn by weight"
+
+
+def counts(judge: Judge) -> str:
+    """What a judge's number is."""
+    if judge.kind == "share":
+        return f"{judge.label} when p > {judge.threshold:g}"
+    return f"{judge.label}, the mean of {'exp(-value)' if judge.kind == 'perplexity' else 'its values'}"
+
+
 def _table(results: Results) -> Iterator[str]:
-    header = ["method", "N", *(_title(judge) for judge in results.suite.judges)]
+    header = ["method", "N", *map(heading, results.suite.judges)]
     rows = []
     for method in results.suite.methods:
         if not (found := results.of(method.key)):
@@ -83,32 +155,90 @@ def _table(results: Results) -> Iterator[str]:
             [
                 method.name,
                 str(method.settings.particles),
-                *(_percent(share(found, judge)) for judge in results.suite.judges),
-                "/".join(f"{value:.2f}" for value in distinct(found)),
-                f"{_mean(found, 'denoiser_rows'):.1f}",
-                f"{_mean(found, 'reward_calls'):.1f}",
-                f"{_mean(found, 'seconds'):.2f}",
+                *(shown(judged(found, judge), judge) for judge in results.suite.judges),
+                "/".join(f"{value:.2f}" for value in distinct(found)) if results.suite.modality == "text" else "-",
+                f"{mean(found, 'denoiser_rows'):.1f}",
+                f"{mean(found, 'reward_calls'):.1f}",
+                f"{mean(found, 'seconds'):.2f}",
             ]
         )
-    return _markdown_table([*header, "dist-1/2/3", "rows/text", "reward calls/text", "seconds/text"], rows)
+    return table([*header, "dist-1/2/3", "rows/text", "reward calls/text", "seconds/text"], rows)
 
 
-def _differences(results: Results) -> Iterator[list[str]]:
-    """A line for each steered method and each best-of-n with as many particles."""
+Pair = tuple[Method, Method]
+
+
+def equal_n(results: Results) -> list[Pair]:
+    """Each steered method with each best-of-n of as many particles."""
+    return [pair for pair in _steered_and_not(results) if pair[0].settings.particles == pair[1].settings.particles]
+
+
+COSTS: tuple[tuple[compute.Axis, str], ...] = (("denoiser_rows", "rows"), ("seconds", "seconds"))
+EQUAL_COST = (
+    "The same at equal cost per text. Best-of-n is interpolated between the two N next to that cost, linearly in its logarithm; "
+    "N' is where that is. Where the cost is outside of what was run, nothing is compared:"
+)
+
+
+def equal_costs_header(results: Results) -> list[str]:
+    """The columns of `equal_costs`."""
+    return ["difference", "N", "at equal", "N'", *map(heading, results.suite.judges)]
+
+
+def equal_costs(results: Results) -> list[list[str]]:
+    """A line of cells for each steered method and kind of cost (denoiser rows and seconds), against best-of-n."""
+    lines = []
+    sizes = Counter(
+        method.name for method in results.suite.methods if method.settings.method == "best-of-n" and method.returns == "best"
+    )
+    names = [name for name, count in sizes.items() if count > 1]
     for method in results.suite.methods:
-        for other in results.suite.methods:
-            if _compared(method, other):
-                found = [difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
-                yield [
-                    f"{method.name} - {other.name}",
-                    str(method.settings.particles),
-                    *(_percent(item, sign="+") if item else "" for item in found),
+        for name in names if method.settings.method == "fk" else ():
+            for axis, unit in COSTS:
+                found = [
+                    compute.at_equal_cost(results, method, name, partial(verdicts, judge=judge), axis)
+                    for judge in results.suite.judges
                 ]
+                if (first := found[0]) is None:
+                    continue
+                outside = f"{first.share:.1f} x the {unit} of N = {first.particles:.0f}"
+                lines.append(
+                    [
+                        f"{method.name} - {name}",
+                        str(method.settings.particles),
+                        f"{first.cost:.{1 if unit == 'rows' else 2}f} {unit}",
+                        f"{first.particles:.1f}" if first.difference else outside,
+                        *(
+                            shown(item.difference, judge, sign="+") if item and item.difference else ""
+                            for item, judge in zip(found, results.suite.judges, strict=True)
+                        ),
+                    ]
+                )
+    return lines
 
 
-def _compared(method: Method, other: Method) -> bool:
-    kinds = method.settings.method, other.settings.method
-    return kinds == ("fk", "best-of-n") and method.settings.particles == other.settings.particles
+def _steered_and_not(results: Results) -> Iterator[Pair]:
+    there = [method for method in results.suite.methods if results.of(method.key)]
+    for method in there:
+        for other in there:
+            if (method.settings.method, other.settings.method) == ("fk", "best-of-n"):
+                yield method, other
+
+
+def pair_name(method: Method, other: Method) -> tuple[str, str]:
+    """How a difference is called, and its numbers of particles."""
+    ours, theirs = method.settings.particles, other.settings.particles
+    return f"{method.name} - {other.name}", str(ours) if ours == theirs else f"{ours} - {theirs}"
+
+
+def _differences(results: Results, pairs: Sequence[Pair]) -> Iterator[list[str]]:
+    """A line for each pair of methods."""
+    for method, other in pairs:
+        found = [difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
+        yield [
+            *pair_name(method, other),
+            *(shown(item, judge, sign="+") if item else "" for item, judge in zip(found, results.suite.judges, strict=True)),
+        ]
 
 
 def _texts(results: Results, number: int) -> Iterator[str]:
@@ -118,7 +248,7 @@ def _texts(results: Results, number: int) -> Iterator[str]:
         yield f"\n## {method.name}, N = {method.settings.particles}\n"
         for row in results.of(method.key):
             if row["sample"] < number:
-                said = ", ".join(f"{name} {math.exp(from_json(value)):.3f}" for name, value in row["judges"].items())
+                said = ", ".join(f"{judge.name} {verdict(row, judge)}" for judge in results.suite.judges)
                 yield f"- `{json.dumps(row['text'], ensure_ascii=False).replace('`', chr(39))}` ({said})"
 
 
@@ -151,41 +281,76 @@ def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
         }
         for judge in results.suite.judges:
             name = f"{judge.label}_{judge.name}"
+            if judge.kind != "share":
+                line |= spread(name, judged(rows, judge))
+                if judge.kind == "perplexity" and all(judge.name in row["judged_tokens"] for row in rows):
+                    line[f"{name}_token_weighted"] = token_perplexity(rows, judge)
+                continue
             chances = [math.exp(from_json(row["judges"][judge.name])) for row in rows]
-            line |= _spread(f"{name}_share", share(rows, judge))
-            line |= _spread(f"{name}_mean", mean_interval(chances, prompts))
+            line |= spread(f"{name}_share", share(rows, judge))
+            line |= spread(f"{name}_mean", mean_interval(chances, prompts))
             line[f"{name}_expected_max"] = metrics.mean_over_prompts(max, chances, prompts)
-        line |= _spread("reward", mean_interval([from_json(row["reward"]) for row in rows], prompts))
-        line |= {f"distinct_{n}_words": value for n, value in enumerate(distinct(rows), 1)}
-        line |= {f"distinct_{n}": value for n, value in enumerate(distinct(rows, metrics.distinct_n), 1)}
-        line["entropy"] = fmean(map(metrics.entropy, texts))
-        line["repetition"] = fmean(map(metrics.repetition, texts))
+        line |= {name: value for item in gaps(results.suite, rows) for name, value in spread(*item).items()}
+        line |= spread("reward", mean_reward(rows))
+        if results.suite.modality == "text":
+            line |= {f"distinct_{n}_words": value for n, value in enumerate(distinct(rows), 1)}
+            line |= {f"distinct_{n}": value for n, value in enumerate(distinct(rows, metrics.distinct_n), 1)}
+            line["entropy"] = fmean(map(metrics.entropy, texts))
+            line["repetition"] = fmean(map(metrics.repetition, texts))
         for name in ("unique_roots", "denoiser_rows", "reward_requests", "reward_calls", "seconds"):
-            line[name] = _mean(rows, name)
+            line[name] = mean(rows, name)
         yield line
 
 
-def _hits(rows: Sequence[Row], judge: Judge) -> list[int]:
-    return [int(from_json(row["judges"][judge.name]) > judge.log_threshold) for row in rows]
+def _mean_interval(values: Sequence[float], rows: Sequence[Row]) -> Interval:
+    """Without ends where a value is not finite: the mean is -inf or inf then."""
+    if not all(map(math.isfinite, values)):
+        return Interval(fmean(values), math.nan, math.nan)
+    return mean_interval(values, [row["prompt_index"] for row in rows])
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def mean(rows: Sequence[Row], name: str) -> float:
+    """The mean of a column."""
     return fmean(row[name] for row in rows)
 
 
-def _title(judge: Judge) -> str:
-    return f"{judge.label} %, {judge.name} judge [95% CI]"
+def heading(judge: Judge, interval: str = " [95% CI]") -> str:
+    """A judge's column."""
+    return f"{judge.label}{' %' if judge.kind == 'share' else ''}, {judge.name} judge{interval}"
 
 
-def _percent(interval: Interval, sign: str = "") -> str:
-    mean, low, high = (f"{100 * value:{sign}.1f}" for value in (interval.mean, interval.low, interval.high))
+def verdict(row: Row, judge: Judge) -> str:
+    """What a judge says of a text: its probability, the perplexity, or its value."""
+    value = from_json(row["judges"][judge.name])
+    return f"{math.exp(value):.3f}" if judge.kind == "share" else shown_value(verdicts([row], judge)[0], judge)
+
+
+def shown_value(value: float, judge: Judge, sign: str = "") -> str:
+    """A number of the kind that a judge gives: shares in percent."""
+    if judge.kind == "share":
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign}.1f}" if judge.kind == "perplexity" else f"{value:{sign}.3f}"
+
+
+def shown(interval: Interval, judge: Judge, sign: str = "") -> str:
+    """A mean with its interval."""
+    mean, low, high = (shown_value(value, judge, sign) for value in (interval.mean, interval.low, interval.high))
     return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
 
-def _spread(name: str, interval: Interval) -> dict[str, object]:
+def spread(name: str, interval: Interval) -> dict[str, object]:
+    """An interval as columns of a table."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     for cells in (header, ["---"] * len(header), *rows):
         yield f"| {' | '.join(cells)} |"

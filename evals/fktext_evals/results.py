@@ -1,6 +1,7 @@
 """A run's folder, and what is in it.
 
-    run.json                  what is run: suite, model, judges, version. Written once; a run goes on only where it is the same.
+    run.json                  what is run: suite, model, rewards and judges, with versions and digests. Written once; a run goes on
+                              only where it is the same.
     rows-1-of-1.jsonl         a line per text, appended as they come; with several processes a file for each shard.
     sessions.jsonl            a line each time the run is started: machine, library versions, git commit.
 
@@ -17,11 +18,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from fktext.errors import FktextError, UsageError
 from fktext_evals.suite import Suite, parse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 if sys.platform != "win32":
     import fcntl
@@ -47,10 +51,13 @@ class Results:
         folder: where it is.
         suite: what was asked for.
         run: the content of run.json.
-        rows: a mapping per text, in the suite's order; `pandas.DataFrame(results.rows)` is a table. Its keys: method, particles,
+        rows: a mapping per text, in the suite's order; `to_pandas` makes a table of them. Its keys: method, particles,
             seed, prompt_index, prompt, sample, text (prompt included), continuation (what was judged after the prompt), reward,
-            judges (log-probability by judge), log_z, unique_roots, ess (of each weighing), resampled (how many weighings were
-            followed by it), denoiser_rows, reward_requests, reward_calls, seconds.
+            judges (what each gave: a log-probability, or by its kind), judged_tokens (how many tokens each judge saw that can
+            tell), log_z, unique_roots, weighed_at (reverse steps taken before each weighing), ess and roots (at each weighing:
+            effective sample size before it, particles of the start with descendants after it), resampled (how many weighings
+            were followed by it), denoiser_rows, reward_requests, reward_calls, seconds, lineage (see `fktext_evals.lineage`; of
+            the first sample of each method and prompt, else None).
     """
 
     folder: Path
@@ -62,6 +69,20 @@ class Results:
     def missing(self) -> int:
         """How many texts are still to come."""
         return self.suite.texts - len(self.rows)
+
+    def to_pandas(self) -> DataFrame:
+        """A `pandas.DataFrame`, a line per text: columns `judge:NAME` with -inf for null, `tokens:NAME`, and no lineage."""
+        from pandas import DataFrame
+
+        return DataFrame(
+            {
+                **{name: value for name, value in row.items() if name not in ("judges", "judged_tokens", "lineage")},
+                **{f"judge:{name}": from_json(value) for name, value in row["judges"].items()},
+                **{f"tokens:{name}": count for name, count in row["judged_tokens"].items()},
+                "reward": from_json(row["reward"]),
+            }
+            for row in self.rows
+        )
 
     def of(self, method: tuple[str, int]) -> list[Row]:
         """The rows of one method at one number of particles."""

@@ -15,26 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 import fktext
 from fktext.errors import RewardError, UsageError
-from fktext_evals import results
+from fktext_evals import lineage, results
 from fktext_evals.results import Results, Row, RowFile, to_json
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population, Progress
-    from fktext.plugins import Registry
+    from fktext.image.generate import ImagePopulation
+    from fktext.registry import Registry
     from fktext.rewards import Scorer, Text
     from fktext.text_model import TextModel
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datasets")
+_LINEAGE_WIDTH = 200  # characters of the texts on the way that a row keeps
 
 
 def run(
     suite: Suite | str,
+    model: str | TextModel | None = None,
     *,
-    out: str | os.PathLike[str],
-    model: str | None = None,
+    out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    compiled: bool = False,
     batch_size: int | None = None,
     offline: bool = False,
     shard: tuple[int, int] | None = None,
@@ -48,11 +51,13 @@ def run(
 
     Args:
         suite: a `Suite`, or a name or path for `fktext_evals.suite.load`.
-        out: the run's folder; made where there is none.
-        model: in place of the suite's.
+        model: in place of the suite's: a name or folder for `fktext.models.load`, or a loaded model.
+        out: the run's folder, made where there is none; by default `runs/` and the suite's name.
         device, dtype, offline: see `fktext.models.load`; "cuda" is the process's own under torchrun (LOCAL_RANK).
-        batch_size: most particles computed at once.
-        shard: (i, n): do the i-th of n parts, from 1; default (RANK + 1, WORLD_SIZE) of the environment, else all.
+        compiled: let torch compile the model's network (see `TextModel.compiled`).
+        batch_size: most particles computed at once; None finds out what fits (see `fktext.generate.generate`).
+        shard: (i, n): do the i-th of n parts, from 1; default all. Processes that a launcher started together (RANK and WORLD_SIZE
+            in the environment, as torchrun and accelerate set them) divide that part among themselves.
         registry: rewards by name; default the installed ones.
 
     Returns:
@@ -62,41 +67,40 @@ def run(
         UsageError: a bad suite, an unknown name, or a folder with another run; before anything is generated.
         RewardError: a reward or judge failed. RunError: the disk is full, say. What is written stays.
     """
-    from fktext.generate import Population
-    from fktext.models import load as load_model
+    from fktext.generate import Progress
     from fktext.plugins import load_plugins
     from fktext.rewards import RewardContext, Scorer
 
-    suite = suite if isinstance(suite, Suite) else load(suite)
-    suite = replace(suite, model=model or suite.model)
-    part, parts = _shard(shard)
+    suite = suite if isinstance(suite, Suite) else load(suite, registry)
+    if model is not None:
+        suite = replace(suite, model=model if isinstance(model, str) else model.name)
+    part, parts = _shard(shard or (1, 1))
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     registry = registry or load_plugins()
     context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)
-    terms = [registry.create(spec, context) for spec in suite.rewards]
-    judges = [registry.create(judge.reward, context) for judge in suite.judges]
-    text_model = load_model(suite.model, device=device, dtype=dtype, offline=offline)
-    suite = replace(
-        suite, methods=tuple(replace(method, settings=method.settings.for_model(text_model)) for method in suite.methods)
-    )
-    for method in suite.methods:
-        assert method.settings.length is not None
-        for prompt in suite.prompts:
-            text_model.template(prompt, method.settings.length)
-
-    folder = Path(out)
+    terms = [registry.create(spec, context, suite.modality) for spec in suite.rewards]
+    judges = [registry.create(judge.reward, context, suite.modality) for judge in suite.judges]
+    folder = Path("runs") / suite.name if out is None else Path(out)
+    where = {"device": device, "dtype": dtype, "offline": offline}
+    work: _Work
+    if suite.modality == "image":
+        if compiled or not (model is None or isinstance(model, str)):
+            raise UsageError(f"suite {suite.name!r} is of images: its model is the name of a pipeline, not compiled")
+        work, about = _images(suite, Scorer(terms), Scorer(judges), batch_size, folder, where)
+    else:
+        loaded = None if model is None or isinstance(model, str) else model
+        work, about = _texts(suite, loaded, Scorer(terms), Scorer(judges), batch_size, compiled, where)
+    suite = work.suite
     identity = {
         "fktext": fktext.__version__,
         "suite": suite.as_table(),
-        "model": {"name": suite.model, "digest": text_model.digest, "dtype": dtype},
-        # a reward that can tell its weights' digest has an attribute of that name
-        "digests": {term.name: getattr(term.reward, "digest", None) for term in (*terms, *judges)},
+        "model": {"name": suite.model, **about, "dtype": dtype},
+        "rewards": {term.name: term.provenance() for term in (*terms, *judges)},
     }
     results.create(folder, identity)
     with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
         there = {results.key(row) for row in results.read(folder).rows}
-        work = _Work(suite, text_model, Scorer(terms), Scorer(judges), batch_size)
         units = [(seed, index) for seed in suite.seeds for index in range(len(suite.prompts))][part - 1 :: parts]
         wanted = {
             (method.key, seed, index)
@@ -112,13 +116,71 @@ def run(
                 if (method.key, seed, index) in wanted:
                     populations = []
                     for item in work.generate(method, seed, index):
-                        if isinstance(item, Population):
-                            populations.append(item)
-                        else:
+                        if isinstance(item, Progress):
                             progress.show(method.settings.particles * item.done / item.total)
+                        else:
+                            populations.append(item)
                     file.append(row for row in work.rows(method, seed, index, populations) if results.key(row) not in there)
                     progress.add(method.settings.particles)
     return results.read(folder)
+
+
+def _texts(
+    suite: Suite,
+    model: TextModel | None,
+    rewards: Scorer,
+    judges: Scorer,
+    batch_size: int | None,
+    compiled: bool,
+    where: dict[str, Any],
+) -> tuple[_Work, dict[str, Any]]:
+    """Texts by the model given or the suite's, settings spelled out, and what run.json says of the model."""
+    from fktext.models import load as load_model
+
+    loaded = load_model(suite.model, **where) if model is None else model
+    loaded = loaded.compiled() if compiled else loaded
+    methods = [replace(method, settings=method.settings.for_model(loaded)) for method in suite.methods]
+    for method in methods:
+        assert method.settings.length is not None
+        for prompt in suite.prompts:
+            loaded.template(prompt, method.settings.length)
+    return _Texts(replace(suite, methods=tuple(methods)), rewards, judges, batch_size, loaded), {"digest": loaded.digest}
+
+
+def _images(
+    suite: Suite, rewards: Scorer, judges: Scorer, batch_size: int | None, folder: Path, where: dict[str, Any]
+) -> tuple[_Work, dict[str, Any]]:
+    """As `_texts`, of images."""
+    from fktext.image.generate import call_options, spelled
+    from fktext.image.pipelines import load as load_pipeline
+
+    options = dict(suite.pipeline)
+    pipeline, digest = load_pipeline(suite.model, scheduler=options.pop("scheduler", None), **where)
+    methods = [replace(method, settings=spelled(method.settings)) for method in suite.methods]
+    kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
+    work = _Images(
+        replace(suite, methods=tuple(methods)), rewards, judges, batch_size, pipeline, call_options(pipeline, **options), folder
+    )
+    return work, {"digest": digest, **kinds}
+
+
+@dataclass(frozen=True)
+class _Returned:
+    """What a population came to.
+
+    Attributes:
+        population: its weights and lineage.
+        place: the particle that is returned.
+        sample: what the reward sees; `judged` what judges see.
+        text, continuation: what the row says.
+    """
+
+    population: Population
+    place: int
+    sample: Any
+    judged: Any
+    text: str
+    continuation: str
 
 
 @dataclass(frozen=True)
@@ -126,31 +188,29 @@ class _Work:
     """What is needed to make rows."""
 
     suite: Suite
-    model: TextModel
     rewards: Scorer
     judges: Scorer
     batch_size: int | None
 
-    def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | Population]:
-        """All samples of a method for one prompt and seed.
+    def generate(self, method: Method, seed: int, index: int) -> Iterator[Any]:
+        """All samples of a method for one prompt and seed, with how far it is.
 
         Always all of them, even if some are there already: their costs are shared, and come out the same only if the work is.
         """
-        from fktext.generate import generate
+        raise NotImplementedError
 
-        settings = replace(method.settings, seed=seed, samples=self.suite.samples)
-        terms = () if settings.method == "base" else self.rewards.terms
-        return generate(self.model, terms, [self.suite.prompts[index]], settings, batch_size=self.batch_size)
+    def returned(self, method: Method, seed: int, index: int, item: Any) -> _Returned:
+        """Of an item of `generate` what is returned."""
+        raise NotImplementedError
 
-    def rows(self, method: Method, seed: int, index: int, populations: Sequence[Population]) -> list[Row]:
+    def rows(self, method: Method, seed: int, index: int, items: Sequence[Any]) -> list[Row]:
         """What was generated, judged."""
         prompt, settings = self.suite.prompts[index], method.settings
-        which = [item.best() if self.suite.returns == "best" else item.draw() for item in populations]
-        texts = [item.texts[place] for item, place in zip(populations, which, strict=True)]
-        judged = [self._judged(text) for text in texts]
+        found = [self.returned(method, seed, index, item) for item in items]
+        judged = [each.judged for each in found]
         where = f", judging {method.name} at {settings.particles} particles, prompt {prompt!r}, seed {seed}"
-        rewards = self.rewards.total(self.rewards(texts, where)).tolist()
-        verdicts = self.judges(judged, where).tolist()
+        rewards = self.rewards.total(self.rewards([each.sample for each in found], where)).tolist()
+        verdicts, counts = self.judges(judged, where).tolist(), self._tokens(judged)
         return [
             {
                 "method": method.name,
@@ -158,16 +218,68 @@ class _Work:
                 "seed": seed,
                 "prompt_index": index,
                 "prompt": prompt,
-                "sample": population.sample_index,
-                "text": str(text),
-                "continuation": short.continuation,
+                "sample": each.population.sample_index,
+                "text": each.text,
+                "continuation": each.continuation,
                 "reward": to_json(reward),
-                "judges": self._verdict(verdict, short, where),
-                **_ancestry(population),
-                **_cost(population),
+                "judges": self._verdict(verdict, each.judged, where),
+                "judged_tokens": count,
+                **_ancestry(each.population),
+                **_cost(each.population),
+                "lineage": lineage.of(each.population, each.place, _LINEAGE_WIDTH)
+                if self._keeps_lineage(seed, each.population.sample_index)
+                else None,
             }
-            for population, text, short, reward, verdict in zip(populations, texts, judged, rewards, verdicts, strict=True)
+            for each, reward, verdict, count in zip(found, rewards, verdicts, counts, strict=True)
         ]
+
+    def _keeps_lineage(self, seed: int, sample: int) -> bool:
+        """Of each method and prompt the first text's, for reports: all of them would be most of the file."""
+        return seed == self.suite.seeds[0] and sample == 0
+
+    def _tokens(self, samples: Sequence[Any]) -> list[dict[str, int]]:
+        """Of each text, how many tokens each judge sees that can tell."""
+        names = [judge.name for judge in self.suite.judges]
+        judges: list[Any] = [term.reward for term in self.judges.terms]
+        counts = {
+            name: reward.tokens(samples)
+            for name, reward in zip(names, judges, strict=True)
+            if callable(getattr(reward, "tokens", None))
+        }
+        return [{name: count[place] for name, count in counts.items()} for place in range(len(samples))]
+
+    def _verdict(self, values: Sequence[float], judged: Any, where: str) -> dict[str, float | None]:
+        for judge, value in zip(self.suite.judges, values, strict=True):
+            if judge.kind != "mean" and value > 0:
+                wanted = "a log-probability" if judge.kind == "share" else "a mean log-likelihood"
+                raise RewardError(
+                    f"judge {judge.name!r} ({judge.reward}) returned {value:g}{where} ({str(judged)[:40]!r}...). "
+                    f"A judge of kind {judge.kind!r} must give {wanted}, at most 0."
+                )
+        return {judge.name: to_json(value) for judge, value in zip(self.suite.judges, values, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Texts(_Work):
+    """Work on texts."""
+
+    model: TextModel
+
+    def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | Population]:
+        """See `_Work`."""
+        from fktext.generate import generate
+
+        settings = replace(method.settings, seed=seed, samples=self.suite.samples)
+        terms = () if settings.method == "base" else self.rewards.terms
+        prompts = [self.suite.prompts[index]]
+        return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, guesses=self._keeps_lineage(seed, 0))
+
+    def returned(self, method: Method, seed: int, index: int, item: Population) -> _Returned:
+        """See `_Work`."""
+        place = item.best() if method.returns == "best" else item.draw()
+        text = item.texts[place]
+        short = self._judged(text)
+        return _Returned(item, place, text, short, str(text), short.continuation)
 
     def _judged(self, text: Text) -> Text:
         """The text as far as judges see it: `judge_tokens` of the model's tokens after the prompt."""
@@ -179,21 +291,50 @@ class _Work:
             continuation = continuation[: ends[tokens - 1]] if len(ends) > tokens else continuation
         return Text(text.prompt + continuation, prompt=text.prompt)
 
-    def _verdict(self, values: Sequence[float], text: Text, where: str) -> dict[str, float | None]:
-        for judge, value in zip(self.suite.judges, values, strict=True):
-            if value > 0:
-                raise RewardError(
-                    f"judge {judge.name!r} ({judge.reward}) returned {value:g}{where} ({str(text)[:40]!r}...). "
-                    "A judge must give a log-probability, at most 0."
-                )
-        return {judge.name: to_json(value) for judge, value in zip(self.suite.judges, values, strict=True)}
+
+@dataclass(frozen=True)
+class _Images(_Work):
+    """Work on images: each is a file in `images`, and its name is what a row has for a text."""
+
+    pipeline: Any
+    options: dict[str, Any]
+    folder: Path
+
+    def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | ImagePopulation]:
+        """See `_Work`."""
+        from fktext.image.generate import generate
+
+        settings = replace(method.settings, seed=seed, samples=self.suite.samples)
+        terms = () if settings.method == "base" else self.rewards.terms
+        prompts = [self.suite.prompts[index]]
+        return generate(self.pipeline, terms, prompts, settings, batch_size=self.batch_size, **self.options)
+
+    def returned(self, method: Method, seed: int, index: int, item: ImagePopulation) -> _Returned:
+        """See `_Work`; the file is there before the row."""
+        from fktext.image.pictures import png
+
+        weighted = item.weighted
+        place = weighted.best() if method.returns == "best" else weighted.draw()
+        image = item.images[place]
+        who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": index}
+        name = "-".join(map(str, [*who.values(), weighted.sample_index])) + ".png"
+        path = self.folder / "images" / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(png(image.pixels, {"suite": self.suite.name, **who, "sample": weighted.sample_index}))
+        except OSError as error:
+            raise results.RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        said = f"images/{name}"
+        return _Returned(weighted, place, image, image, said, said)
 
 
 def _ancestry(population: Population) -> dict[str, Any]:
     return {
         "log_z": to_json(population.log_z),
         "unique_roots": population.unique_roots(),
+        "weighed_at": [step.k for step in population.steps],
         "ess": [round(float(step.ess), 3) for step in population.steps],
+        "roots": lineage.roots([step.ancestors.tolist() for step in population.steps]),
         "resampled": sum(bool(step.resampled) for step in population.steps),
     }
 
@@ -203,16 +344,17 @@ def _cost(population: Population) -> dict[str, float]:
     return {name: asdict(population.ledger)[name] for name in names}
 
 
-def _shard(given: tuple[int, int] | None) -> tuple[int, int]:
-    """Which part of how many, from 1."""
-    if given is None:
-        try:
-            given = int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
-        except ValueError as error:
-            raise UsageError(f"RANK and WORLD_SIZE in the environment must be numbers: {error}") from error
+def _shard(given: tuple[int, int]) -> tuple[int, int]:
+    """Which part of how many, from 1: of the part that is given, this process's own."""
+    try:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError as error:
+        raise UsageError(f"RANK and WORLD_SIZE in the environment must be numbers: {error}") from error
     if not 1 <= given[0] <= given[1]:
         raise UsageError(f"shard {given[0]}/{given[1]} is out of range: expected i/n with 1 <= i <= n")
-    return given
+    if not 0 <= rank < world:
+        raise UsageError(f"RANK is {rank} and WORLD_SIZE {world} in the environment; expected 0 <= RANK < WORLD_SIZE")
+    return (given[0] - 1) * world + rank + 1, given[1] * world
 
 
 def _session(device: str, batch_size: int | None, shard: tuple[int, int]) -> dict[str, Any]:

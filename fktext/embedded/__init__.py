@@ -13,15 +13,20 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(item.name for item in _root().iterdir() if (item / "config.json").is_file()))
 
 
+def pipelines() -> tuple[str, ...]:
+    """The embedded pipelines of diffusers, sorted."""
+    return tuple(sorted(item.name for item in _root().iterdir() if (item / "model_index.json").is_file()))
+
+
 def path(name: str) -> Path:
-    """The folder of an embedded model.
+    """The folder of an embedded model or pipeline.
 
     Raises:
         UsageError: there is none of that name.
         ModelError: fktext is imported from an archive, where there are no folders.
     """
-    if name not in names():
-        raise unknown_name("embedded model", name, names())
+    if name not in (known := (*names(), *pipelines())):
+        raise unknown_name("embedded model", name, known)
     return _root() / name
 
 

@@ -33,15 +33,15 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", self.frequencies(dim))
 
     @staticmethod
-    def frequencies(dim: int) -> Tensor:
+    def frequencies(dim: int, device: torch.device | str = "cpu") -> Tensor:
         """(dim / 2,) angular frequencies."""
-        # On the CPU even inside `torch.device("meta")`, where arithmetic would first import torch._dynamo, for seconds.
-        return 1.0 / 10_000.0 ** (torch.arange(0, dim, 2, device="cpu").float() / dim)
+        # Never on the device "meta" of a surrounding block, where arithmetic would first import torch._dynamo, for seconds.
+        return 1.0 / 10_000.0 ** (torch.arange(0, dim, 2, device=device).float() / dim)
 
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
         """(length, dim) cosines and sines."""
         # From the formula, not from the buffer: a bfloat16 buffer would be 1 % off, radians at position 1000.
-        frequencies = self.frequencies(2 * len(self.inv_freq)).to(self.inv_freq.device)
+        frequencies = self.frequencies(2 * len(self.inv_freq), self.inv_freq.device)
         angles = torch.arange(length, device=frequencies.device)[:, None] * frequencies
         angles = torch.cat([angles, angles], -1)
         return angles.cos(), angles.sin()

@@ -67,6 +67,7 @@ class FullAttentionLM(nn.Module):
         model: `LlamaForCausalLM` or `Qwen2ForCausalLM`.
         mask_id: its mask token.
         shifted: whether output i - 1 predicts token i; `encode` undoes it.
+        main: where tokens are drawn, if accelerate has spread the model over several devices.
 
     Raises:
         ModelError: attention turns out to be causal.
@@ -74,8 +75,9 @@ class FullAttentionLM(nn.Module):
 
     time_dependent = False
 
-    def __init__(self, model: Any, mask_id: int, shifted: bool) -> None:
+    def __init__(self, model: Any, mask_id: int, shifted: bool, main: torch.device | None = None) -> None:
         super().__init__()
+        self.main = main
         self.model = model.eval().requires_grad_(False)
         self.mask_id = mask_id
         self.shifted = shifted
@@ -87,19 +89,23 @@ class FullAttentionLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors live."""
-        device: torch.device = self.model.device
+        """Where its tensors live, or the first of them where they live in several places."""
+        device: torch.device = self.model.device if self.main is None else self.main
         return device
+
+    def to(self, *args: Any, **options: Any) -> FullAttentionLM:
+        """Elsewhere, unless accelerate has spread it."""
+        return self if self.main is not None else super().to(*args, **options)
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
         """(R, L) tokens -> (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
-        hidden: Tensor = self.model.model(input_ids=ids, use_cache=False, is_causal=False)[0]
+        hidden: Tensor = self.model.model(input_ids=ids, use_cache=False, is_causal=False)[0].to(ids.device)
         # The first position has nobody before it: the reference repeats its own output there.
         return torch.cat([hidden[:, :1], hidden[:, :-1]], 1) if self.shifted else hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, D) -> (R, V) raw logits."""
-        logits: Tensor = self.model.lm_head(hidden)
+        logits: Tensor = self.model.lm_head(hidden).to(hidden.device)
         return logits
 
     @torch.inference_mode()
@@ -113,7 +119,13 @@ class FullAttentionLM(nn.Module):
 
 
 def load_llada(
-    files: Sequence[Path], settings: Mapping[str, Any], mask_id: int, dtype: torch.dtype, device: torch.device
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    mask_id: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    spread: bool = False,
 ) -> FullAttentionLM:
     """LLaDA from its weight files.
 
@@ -122,9 +134,10 @@ def load_llada(
         settings: config.json's content.
         mask_id: its mask token.
         dtype, device: of the result; no more than one shard is held beside it.
+        spread: over all GPUs, and memory of the computer where they are too small, by accelerate.
 
     Raises:
-        ModelError: files are damaged or contradict the settings.
+        ModelError: files are damaged or contradict the settings; accelerate is not installed, or finds too little memory.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -149,26 +162,41 @@ def load_llada(
         )
     except KeyError as error:
         raise ModelError(f"config.json of a LLaDA model lacks {error}") from error
-    return FullAttentionLM(_assemble(LlamaForCausalLM, config, files, _LLADA_NAMES, dtype, device), mask_id, shifted=False)
+    model = _assemble(LlamaForCausalLM, config, files, _LLADA_NAMES, dtype, device, spread)
+    return FullAttentionLM(model, mask_id, shifted=False, main=device if spread else None)
 
 
 def load_dream(
-    files: Sequence[Path], settings: Mapping[str, Any], mask_id: int, dtype: torch.dtype, device: torch.device
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    mask_id: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    spread: bool = False,
 ) -> FullAttentionLM:
     """Dream from its weight files; see `load_llada`."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(**{name: settings[name] for name in _QWEN2_SETTINGS if name in settings}, use_sliding_window=False)
-    return FullAttentionLM(_assemble(Qwen2ForCausalLM, config, files, {}, dtype, device), mask_id, shifted=True)
+    model = _assemble(Qwen2ForCausalLM, config, files, {}, dtype, device, spread)
+    return FullAttentionLM(model, mask_id, shifted=True, main=device if spread else None)
 
 
 def _assemble(
-    kind: Any, config: Any, files: Sequence[Path], names: Mapping[str, str], dtype: torch.dtype, device: torch.device
+    kind: Any,
+    config: Any,
+    files: Sequence[Path],
+    names: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    spread: bool = False,
 ) -> Any:
     """Build a model around the tensors of its files, one shard at a time."""
     with torch.device("meta"):
         model = kind(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    places = _places(model, dtype) if spread else {"": device}
     seen: set[str] = set()
     for file in files:
         part = {}
@@ -179,7 +207,7 @@ def _assemble(
                 raise ModelError(f"{file} holds {name!r}, which {kind.__name__} does not have")
             if tensor.shape != expected[name]:
                 raise ModelError(f"{file}: {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(expected[name])}")
-            part[name] = tensor.to(device, dtype)
+            part[name] = tensor.to(_place(name, places), dtype)
         model.load_state_dict(part, strict=False, assign=True)
         seen |= part.keys()
     model.tie_weights()
@@ -187,5 +215,33 @@ def _assemble(
     if missing := sorted(expected.keys() - seen - tied):
         raise ModelError(f"{files[0].parent} lacks weights of {kind.__name__}, such as {', '.join(missing[:3])}")
     # Its buffers are in no file, and stay in float32 whatever the dtype of the weights.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(_place("model.rotary_emb", places))
+    if spread:
+        from accelerate import dispatch_model
+
+        model = dispatch_model(model, places, main_device=device if device.type != "cpu" else None)
     return model
+
+
+def _places(model: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Where accelerate would put each part of a model: prefix of a name -> device.
+
+    Raises:
+        ModelError: accelerate is not installed, or memory does not hold the model.
+    """
+    try:
+        from accelerate import infer_auto_device_map
+    except ImportError as error:
+        raise ModelError(
+            "a device map needs accelerate, which is not installed: pip install accelerate, or choose one device"
+        ) from error
+    places: dict[str, Any] = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules), dtype=dtype)
+    if "disk" in places.values():
+        raise ModelError(f"the memory of all devices does not hold {type(model).__name__} in {str(dtype).removeprefix('torch.')}")
+    return places
+
+
+def _place(name: str, places: Mapping[str, Any]) -> Any:
+    """The device of the longest prefix of a tensor's name."""
+    prefixes = [prefix for prefix in places if not prefix or name == prefix or name.startswith(prefix + ".")]
+    return places[max(prefixes, key=len)]

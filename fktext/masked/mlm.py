@@ -8,8 +8,6 @@ head; and the split is checked against the whole model when it is made.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fktext.errors import ModelError
+from fktext.pretrained import pretrained
 
 
 class _Through(nn.Module):
@@ -111,45 +110,6 @@ def load(folder: Path, mask_id: int) -> MaskedLM:
     Raises:
         ModelError: files are damaged, contradict each other or lack weights, or the model does not split.
     """
-    return MaskedLM(pretrained(folder), mask_id)
+    from transformers import AutoModelForMaskedLM
 
-
-def pretrained(folder: Path) -> Any:
-    """The whole model of a folder in the layout of `save_pretrained`, in float32.
-
-    Raises:
-        ModelError: files are damaged, contradict each other or lack weights.
-    """
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            model, report = AutoModelForMaskedLM.from_pretrained(
-                folder, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True
-            )
-    except Exception as error:  # transformers and safetensors raise many kinds
-        raise ModelError(f"{folder} cannot be loaded as a masked language model: {type(error).__name__}: {_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder} lacks weights of {type(model).__name__}, such as {', '.join(missing[:3])}")
-    return model.float()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bar and remarks off stderr: what matters of them is an error here."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return MaskedLM(pretrained(folder, AutoModelForMaskedLM, "a masked language model"), mask_id)

@@ -13,19 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fktext import noise as streams
+from fktext.batches import fits
 from fktext.ledger import Ledger
 from fktext.masked.denoiser import Denoiser
 from fktext.masked.sampling import draw_tokens, token_probs
 from fktext.noise import Noise
 from fktext.rewards import Text
 
-HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32, 128 MiB for their cumulative sum
+HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32
+CPU_ELEMENTS = 1 << 22  # of them looked at together on a CPU: larger tensors would come from the system anew, page by page
 
 
 @dataclass
@@ -56,8 +59,9 @@ class MaskedDiffusion:
         num_steps: T.
         decode: (R, L) finished ids and (R,) population indices -> R texts.
         forbidden: token ids p(x0) never produces, beside the mask.
+        barred: (B, L) bool positions and (V,) bool tokens: at those positions p(x0) does not produce those tokens either.
         temperature, top_p: applied to p(x0).
-        batch_size: most rows per network call.
+        batch_size: most rows per network call; halved where memory does not hold them.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class MaskedDiffusion:
         decode: Callable[[Tensor, Tensor], Sequence[Text]],
         *,
         forbidden: Sequence[int] = (),
+        barred: tuple[Tensor, Tensor] | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
         batch_size: int = 256,
@@ -80,6 +85,7 @@ class MaskedDiffusion:
         self._particles = particles
         self._decode = decode
         self._forbidden = torch.tensor(sorted({denoiser.mask_id, *forbidden}), device=templates.device)
+        self._barred = barred
         self._temperature, self._top_p = temperature, top_p
         self._batch_size = batch_size
         # t_k, the noise time after k steps: 1 down to 0. A position is masked at t_k exactly if its reveal time is below t_k.
@@ -87,7 +93,10 @@ class MaskedDiffusion:
 
     def init(self, noise: Noise) -> MaskedState:
         """All positions masked but the clamped ones."""
-        ids = self._templates.repeat_interleave(self._particles, 0)
+        return self.start(self._templates.repeat_interleave(self._particles, 0))
+
+    def start(self, ids: Tensor) -> MaskedState:
+        """The particles at step 0 with these (M, L) ids; what is not masked is clamped."""
         return MaskedState(ids, ids.new_empty((len(ids), 0, 0), dtype=torch.float32), ids.new_zeros(len(ids), dtype=torch.bool))
 
     @torch.inference_mode()
@@ -95,16 +104,16 @@ class MaskedDiffusion:
         """Reveal what falls into steps k + 1 .. k_next; each row jumps from one of its reveal steps to the next."""
         with self._timed():
             ids = state.ids.clone()
-            reveal = self._reveal_steps(ids, k, noise)
-            for jump, (active, row, column) in enumerate(self._jumps(reveal, k_next)):
+            reveal, moment = self._reveals(ids, k, noise)
+            for jump, (active, row, column) in enumerate(self._jumps(reveal, moment, k_next)):
                 step = reveal[row, column]
-                before = self._times[reveal.new_zeros(len(ids)).index_copy(0, row, step)[active] - 1]
+                before = moment.new_zeros(len(ids)).index_copy(0, row, moment[row, column])[active]
                 if jump == 0:  # what `predict` saw, or the beginning
                     state = self._refresh(state, active, before)
                     hidden = state.hidden[row, column]
                 else:
                     hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
-                ids[row, column] = self._draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None])[:, 0]
+                ids[row, column] = self._draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column)[:, 0]
             return MaskedState(ids, state.hidden, state.known & (ids == state.ids).all(-1))
 
     @torch.inference_mode()
@@ -124,7 +133,7 @@ class MaskedDiffusion:
             row, column = masked.nonzero(as_tuple=True)
             draws = torch.arange(streams.X0, streams.X0 + samples, device=row.device)
             uniforms = noise.uniform(draws, k, column[:, None], row[:, None])
-            x0[row, :, column] = self._draw(state.hidden[row, column], uniforms) if len(row) else uniforms.long()
+            x0[row, :, column] = self._draw(state.hidden[row, column], uniforms, row, column) if len(row) else uniforms.long()
             return x0.flatten(0, 1), state
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
@@ -132,12 +141,13 @@ class MaskedDiffusion:
         population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
         return self._decode(x0, population)
 
-    def _reveal_steps(self, ids: Tensor, k: int, noise: Noise) -> Tensor:
-        """(M, L) int64: the step that reveals each masked position, num_steps + 1 where nothing is masked.
+    def _reveals(self, ids: Tensor, k: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """When each position is revealed: its step, (M, L) int64, and the noise time that the network is asked at, (M, L) float64.
 
-        A slot's first reveal times hold for its whole run, so a lineage that is never replaced does not depend on when it is
-        weighed. A slot that took over another's particle may hold a masked position whose own time has passed: it gets a new one,
-        uniform below t_k. Given that a position is still masked at t_k its time is uniform below t_k either way.
+        Where nothing is masked they are num_steps + 1 and -1. A slot's first reveal times hold for its whole run, so a lineage that
+        is never replaced does not depend on when it is weighed. A slot that took over another's particle may hold a masked position
+        whose own time has passed: it gets a new one, uniform below t_k. Given that a position is still masked at t_k its time is
+        uniform below t_k either way.
         """
         position = torch.arange(ids.shape[1], device=ids.device)
         when = noise.uniform(streams.REVEAL, 0, position)
@@ -145,15 +155,20 @@ class MaskedDiffusion:
             now = self._times[k]
             when = torch.where(when < now, when, now * noise.uniform(streams.REVEAL, k, position))
         step = torch.searchsorted(-self._times, -when)
-        return torch.where(ids == self.denoiser.mask_id, step, self.num_steps + 1)
+        masked = ids == self.denoiser.mask_id
+        return torch.where(masked, step, self.num_steps + 1), torch.where(masked, self._moment(step, when), -1.0)
 
-    def _jumps(self, reveal: Tensor, k_next: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _moment(self, step: Tensor, when: Tensor) -> Tensor:
+        """The noise time that the network is asked at for a position that its clock reveals at `when`, in `step`."""
+        return self._times[step - 1]
+
+    def _jumps(self, reveal: Tensor, moment: Tensor, k_next: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The window's network calls, planned at once: (active rows, and row and column of each position to reveal).
 
-        The i-th call takes every row to its i-th distinct reveal step: as many calls as the busiest row has steps.
+        The i-th call takes every row to the i-th of its distinct moments: as many calls as the busiest row has moments.
         """
-        ordered, order = reveal.sort(-1)
-        rank = torch.zeros_like(order).scatter_(-1, order, (ordered.diff(dim=-1, prepend=ordered[:, :1]) > 0).cumsum(-1))
+        ordered, order = moment.sort(-1, descending=True)
+        rank = torch.zeros_like(order).scatter_(-1, order, (ordered.diff(dim=-1, prepend=ordered[:, :1]) < 0).cumsum(-1))
         row, column = (reveal <= k_next).nonzero(as_tuple=True)
         jump = rank[row, column]
         by_jump = jump.argsort(stable=True)
@@ -181,20 +196,35 @@ class MaskedDiffusion:
 
     def _encode(self, ids: Tensor, t: Tensor) -> Tensor:
         self.ledger.denoiser_rows += len(ids)
-        parts = zip(ids.split(self._batch_size), t.float().split(self._batch_size), strict=True)
-        return torch.cat([self.denoiser.encode(part, time_) for part, time_ in parts])
+        t, parts, start = t.float(), [], 0
+        while start < len(ids):
+            part = slice(start, start + self._batch_size)
+            size = len(ids[part])
+            if (hidden := fits(partial(self.denoiser.encode, ids[part], t[part]), size)) is None:
+                self._batch_size = size // 2  # and stay as small: what does not fit once will not fit again
+                continue
+            parts.append(hidden)
+            start += size
+        return torch.cat(parts)
 
-    def _draw(self, hidden: Tensor, uniforms: Tensor) -> Tensor:
-        """Tokens drawn from p(x0) of some positions: (R, D), (R, S) -> (R, S)."""
-        return torch.cat([draw_tokens(self._probs(logits), uniforms[part]) for part, logits in self._logits(hidden)])
+    def _draw(self, hidden: Tensor, uniforms: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Tokens drawn from p(x0) of some positions, (R,) rows and columns: (R, D), (R, S) -> (R, S)."""
+        return torch.cat([draw_tokens(self._probs(logits), uniforms[part]) for part, logits in self._logits(hidden, row, column)])
 
-    def _logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _logits(self, hidden: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The head on a bounded number of positions at a time: which of the (R, D) hidden states, and their (., V) logits."""
         self.ledger.head_positions += len(hidden)
         size = max(1, HEAD_ELEMENTS // self.denoiser.vocab_size)
         for first in range(0, len(hidden), size):
             part = slice(first, first + size)
-            yield part, self.denoiser.logits(hidden[part])
+            logits = self.denoiser.logits(hidden[part])
+            if self._barred is not None:
+                places, tokens = self._barred
+                here = places[row[part] // self._particles, column[part]]
+                logits = logits.masked_fill(here[:, None] & tokens, -torch.inf)
+            few = max(1, CPU_ELEMENTS // self.denoiser.vocab_size) if logits.device.type == "cpu" else size
+            for start, piece in zip(range(first, first + len(logits), few), logits.split(few), strict=True):
+                yield slice(start, start + len(piece)), piece
 
     def _probs(self, logits: Tensor) -> Tensor:
         """p(x0) from (R, V) raw logits, as it is drawn from; not normalised where top_p < 1."""

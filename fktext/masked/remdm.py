@@ -77,9 +77,15 @@ def shares(confidence: Tensor) -> Tensor:
 
 @dataclass
 class RemaskingState(MaskedState):
-    """M particles; `confidence` (M, L) is p(x0) of each token when it was drawn, +inf at masked and clamped positions."""
+    """M particles.
+
+    Attributes:
+        confidence: (M, L) p(x0) of each token when it was drawn, +inf at masked and clamped positions.
+        free: (M, L) bool, positions that are not clamped.
+    """
 
     confidence: Tensor
+    free: Tensor
 
 
 class ReMDM(MaskedDiffusion):
@@ -94,12 +100,12 @@ class ReMDM(MaskedDiffusion):
     def __init__(self, *args: Any, strategy: str, eta: float | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._strategy, self._eta = strategy, STRATEGIES[strategy] if eta is None else eta
-        self._free = (self._templates == self.denoiser.mask_id).repeat_interleave(self._particles, 0)
 
-    def init(self, noise: Noise) -> RemaskingState:
-        """All positions masked but the clamped ones."""
-        state = super().init(noise)
-        return RemaskingState(state.ids, state.hidden, state.known, torch.full(state.ids.shape, torch.inf, device=state.ids.device))
+    def start(self, ids: Tensor) -> RemaskingState:
+        """The particles at step 0 with these (M, L) ids; what is not masked is clamped."""
+        state = super().start(ids)
+        confidence = torch.full(ids.shape, torch.inf, device=ids.device)
+        return RemaskingState(ids, state.hidden, state.known, confidence, ids == self.denoiser.mask_id)
 
     @torch.inference_mode()
     def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> RemaskingState:
@@ -111,27 +117,29 @@ class ReMDM(MaskedDiffusion):
             return state
 
     def _step(self, state: RemaskingState, step: int, noise: Noise) -> RemaskingState:
-        before, after = self._times[step - 1 : step + 1].tolist()
+        before, after = 1 - (step - 1) / self.num_steps, 1 - step / self.num_steps
         rate = rates(self._strategy, self._eta, before, after)
         sigma = rate.sigma * shares(state.confidence) if self._strategy == "conf" else rate.sigma
         masked = state.ids == self.denoiser.mask_id
         # A position is masked or revealed, so one uniform serves for both decisions.
         uniform = noise.uniform(streams.REVEAL, step, torch.arange(masked.shape[1], device=masked.device))
-        remasked = ~masked & self._free & (uniform < sigma)
+        remasked = ~masked & state.free & (uniform < sigma)
         row, column = (masked & (uniform < rate.reveal(sigma))).nonzero(as_tuple=True)
         ids, confidence = state.ids.clone(), state.confidence.clone()
         if len(row):
             active = torch.unique(row)
             state = self._refresh(state, active, self._times[step - 1].expand(len(active)))
-            tokens, probs = self._draw_weighed(state.hidden[row, column], noise.uniform(streams.TOKEN, step, column, row)[:, None])
+            tokens, probs = self._draw_weighed(
+                state.hidden[row, column], noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column
+            )
             ids[row, column], confidence[row, column] = tokens, probs
         ids[remasked], confidence[remasked] = self.denoiser.mask_id, torch.inf
         return replace(state, ids=ids, confidence=confidence, known=state.known & (ids == state.ids).all(-1))
 
-    def _draw_weighed(self, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_weighed(self, hidden: Tensor, uniforms: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """A token for each of R positions, and its probability: (R, D), (R, 1) -> (R,), (R,)."""
         tokens, weights = [], []
-        for part, logits in self._logits(hidden):
+        for part, logits in self._logits(hidden, row, column):
             probs = self._probs(logits)
             tokens.append(draw_tokens(probs, uniforms[part]))
             weights.append(probs.gather(1, tokens[-1]) / probs.sum(-1, keepdim=True))

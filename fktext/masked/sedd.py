@@ -61,13 +61,13 @@ class AnalyticSEDD(MaskedDiffusion):
         row, column = (state.ids == self.denoiser.mask_id).nonzero(as_tuple=True)
         if not len(row):
             return state
-        before, after = (sigma(float(t)) for t in self._times[step - 1 : step + 1])
+        before, after = sigma(1 - (step - 1) / self.num_steps), sigma(1 - step / self.num_steps)
         active = torch.unique(row)
         state = self._refresh(state, active, self._times[step - 1].expand(len(active)))
         when = noise.uniform(streams.REVEAL, step, column, row)
         what = noise.uniform(streams.TOKEN, step, column, row)
         ids = state.ids.clone()
-        for part, logits in self._logits(state.hidden[row, column]):
+        for part, logits in self._logits(state.hidden[row, column], row, column):
             total = reveal_law(log_scores(logits, before), before - after).sum(-1)
             shown = when[part] < total if step < self.num_steps else torch.ones_like(total, dtype=torch.bool)
             drawn = draw_tokens(self._probs(logits[shown]), what[part][shown, None])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError
 from fktext.masked import mlm
+from fktext.pretrained import pretrained
 
 LAYERS = ("embed_sum_layer.pt", "timestep_layer.pt")
 
@@ -64,7 +65,8 @@ class SimplexLM(nn.Module):
         """
         embeds = torch.cat([self.model.get_input_embeddings()(context), self.embed(x, t)], 1)
         hidden: Tensor = self.model.base_model(inputs_embeds=embeds)[0]
-        return hidden[:, context.shape[1] :]
+        # Contiguous, so that what is kept between windows goes through the same kernels, and rounds the same, as what is not.
+        return hidden[:, context.shape[1] :].contiguous()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V) logits of the tokens."""
@@ -72,20 +74,32 @@ class SimplexLM(nn.Module):
         return out
 
 
-def load(folder: Path) -> SimplexLM:
+def load(folder: Path, *, tied: bool = False) -> SimplexLM:
     """Load a folder that holds RoBERTa in the layout of `save_pretrained` and the two layers beside it, in float32.
+
+    Args:
+        folder: config.json, weights and the files of `LAYERS`.
+        tied: the word embeddings stand in the place of `embed_sum_layer`, whose file must then not be there.
 
     Raises:
         ModelError: a file is missing or damaged, or the files contradict each other.
     """
-    model = mlm.pretrained(folder)
+    from transformers import AutoModelForMaskedLM
+
+    model = pretrained(folder, AutoModelForMaskedLM, "a masked language model")
     if type(model).__name__ != "RobertaForMaskedLM":
         raise ModelError(f"{folder} holds {type(model).__name__}; SSD-LM is a RobertaForMaskedLM")
     width, size = int(model.config.hidden_size), int(model.config.vocab_size)
     embed_sum, timestep = nn.Linear(size, width, bias=False), nn.Linear(1, width)
-    for name, layer in zip(LAYERS, (embed_sum, timestep), strict=True):
+    layers = dict(zip(LAYERS, (embed_sum, timestep), strict=True))
+    if tied:
+        if (folder / LAYERS[0]).is_file():
+            raise ModelError(f"{folder} has {LAYERS[0]}, which contradicts tie_embed_sum in its config.json: remove one of them")
+        del layers[LAYERS[0]]
+        embed_sum.weight = nn.Parameter(model.get_input_embeddings().weight.detach().T)
+    for name, layer in layers.items():
         if not (folder / name).is_file():
-            raise ModelError(f"{folder} has no {name}: an SSD-LM is RoBERTa with {LAYERS[0]} and {LAYERS[1]} beside it")
+            raise ModelError(f"{folder} has no {name}: an SSD-LM is RoBERTa with {' and '.join(layers)} beside it")
         tensors = {key.removeprefix("module."): tensor.float() for key, tensor in read_tensors(folder / name).items()}
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         expected = {key: tuple(tensor.shape) for key, tensor in layer.state_dict().items()}

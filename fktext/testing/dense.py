@@ -34,6 +34,7 @@ class DenseAncestral:
         generator: of all noise; runs are not reproducible across batch sizes.
         wasteful_x0: predictions of x0 drawn at every step, scored or not, as published code does; 0 draws on demand.
         dtype: of the Gumbel noise; float32 as in published code cuts the tail of large vocabularies.
+        cache: keep p(x0) while no token of the whole batch changes, as MDLM's `ddpm_cache` sampler does.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class DenseAncestral:
         forbidden: Sequence[int] = (),
         wasteful_x0: int = 0,
         dtype: torch.dtype = torch.float64,
+        cache: bool = False,
     ) -> None:
         self.denoiser, self.num_steps, self.ledger = denoiser, num_steps, Ledger()
         self._templates, self._particles, self._decode = templates, particles, decode
-        self._generator, self._wasteful_x0, self._dtype = generator, wasteful_x0, dtype
+        self._generator, self._wasteful_x0, self._dtype, self._cache = generator, wasteful_x0, dtype, cache
         self._forbidden = torch.tensor(sorted({denoiser.mask_id, *forbidden}), device=templates.device)
 
     def init(self, noise: Noise) -> DenseState:
@@ -62,17 +64,19 @@ class DenseAncestral:
     @torch.inference_mode()
     def advance(self, state: DenseState, k: int, k_next: int, noise: Noise) -> DenseState:
         """One forward of all rows per step."""
-        ids, x0 = state.ids, state.x0
+        ids, x0, probs = state.ids, state.x0, None
         for step in range(k, k_next):
             time_, following = 1 - step / self.num_steps, 1 - (step + 1) / self.num_steps
             masked = ids == self.denoiser.mask_id
-            probs = self._probs(ids, time_)
+            probs = self._probs(ids, time_) if probs is None else probs
             if self._wasteful_x0:
                 draws = [torch.where(masked, self._gumbel_max(probs), ids) for _ in range(self._wasteful_x0)]
                 x0 = torch.stack(draws, 1)
             move = probs * (time_ - following)
             move[..., self.denoiser.mask_id] = following
-            ids = torch.where(masked, self._gumbel_max(move), ids)
+            before, ids = ids, torch.where(masked, self._gumbel_max(move), ids)
+            if not (self._cache and torch.equal(before, ids)):
+                probs = None
         return DenseState(ids, x0)
 
     @torch.inference_mode()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fktext.rewards import Reward, Text
+from fktext.rewards import Reward, RewardContext, Text, Windowed
+
+Factory = Callable[[RewardContext], Reward]
+
+
+def accelerators() -> list[str]:
+    """The devices beside the CPU that torch can use here."""
+    return ["cuda"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else []
 
 
 class RewardConformance:
@@ -19,14 +30,21 @@ class RewardConformance:
 
         class TestMine(RewardConformance):
             @pytest.fixture
-            def reward(self):
-                return mine(RewardContext(), words=3)
+            def factory(self):
+                return functools.partial(mine, words=3)  # called with a RewardContext
+
+    A subclass may override the fixture `reward` in its place, with a reward that is made; whether it can move to another device is
+    then not tested.
 
     Attributes:
         texts: what is scored; add what is special for the reward.
         odd: texts that a model may well generate, and that are easily forgotten.
         tolerance: largest difference, absolute or relative, between a value alone and in a batch: padding changes the last digits
             of what a network says.
+        devices: where it must be able to run beside the CPU.
+        device_tolerance: the same for values on another device, where matrix products may be in bfloat16.
+        imports: modules that must not use a network when they are imported; by default the one the reward's class is in. Name the
+            plugin's entry point, too.
     """
 
     texts: Sequence[str] = (
@@ -50,15 +68,26 @@ class RewardConformance:
         "a" * 10_000,
     )
     tolerance: float = 1e-4
+    devices: Sequence[str] = accelerators()
+    device_tolerance: float = 0.1
+    imports: Sequence[str] = ()
 
     @pytest.fixture
-    def reward(self) -> Reward:
+    def factory(self) -> Factory | None:
+        """context -> the reward under test."""
+        return None
+
+    @pytest.fixture
+    def reward(self, factory: Factory | None) -> Reward:
         """The reward under test."""
-        raise NotImplementedError("override the fixture `reward`")
+        if factory is None:
+            raise NotImplementedError("override the fixture `factory`, which makes the reward, or `reward`")
+        return factory(RewardContext(offline=True))
 
     def values(self, reward: Reward, samples: Sequence[str]) -> Tensor:
         """(M,) float64; the reward returned as many values as it got samples."""
-        values = torch.as_tensor(reward.score(list(samples)), dtype=torch.float64).cpu()
+        found = reward.score(list(samples))
+        values = found.cpu().double() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
         assert values.shape == (len(samples),), f"score() returned shape {tuple(values.shape)} for {len(samples)} samples"
         return values
 
@@ -66,6 +95,10 @@ class RewardConformance:
         """A batch may hold a single text."""
         for text in self.texts:
             self.values(reward, [text])
+
+    def test_no_sample(self, reward: Reward) -> None:
+        """A batch may be empty: every text may have been scored before."""
+        self.values(reward, [])
 
     def test_equal_samples(self, reward: Reward) -> None:
         """Equal texts have equal values: the engine scores them once."""
@@ -100,7 +133,57 @@ class RewardConformance:
         values = self.values(reward, prompted)
         assert not (values.isnan() | (values == torch.inf)).any(), "NaN or +inf for a text with a prompt"
 
-    def _same(self, values: Tensor, expected: Tensor, samples: Sequence[str], message: str) -> None:
-        close = torch.isclose(values, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
+    def test_other_devices(self, factory: Factory | None, reward: Reward) -> None:
+        """It runs where the context says, and has the same values there."""
+        if factory is None:
+            pytest.skip("there is no fixture `factory`, which makes the reward on a device")
+        if not self.devices:
+            pytest.skip("there is no device beside the CPU here")
+        for device in self.devices:
+            moved = self.values(factory(RewardContext(device=device, offline=True)), self.texts)
+            expected = self.values(reward, self.texts)
+            self._same(moved, expected, self.texts, f"{device} and cpu differ", self.device_tolerance)
+
+    def test_no_network_at_import(self, reward: Reward) -> None:
+        """Importing it asks no host for anything. (What a library's own native code asks for is not seen.)"""
+        made = reward.reward if isinstance(reward, Windowed) else reward
+        modules = tuple(self.imports) or (type(made).__module__,)
+        assert not (asked := asked_at_import(*modules)), f"importing {' and '.join(modules)} uses the network: {asked}"
+
+    def _same(self, values: Tensor, expected: Tensor, samples: Sequence[str], message: str, tolerance: float = 0.0) -> None:
+        tolerance = tolerance or self.tolerance
+        close = torch.isclose(values, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
         index = int((~close).nonzero()[0, 0]) if not close.all() else 0
         assert close.all(), f"{message}: {values[index]:.6g} and {expected[index]:.6g} for {samples[index][:40]!a}"
+
+
+_IMPORT = """
+import importlib, sys
+
+asked = []
+
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        asked.append(f"{event}{tuple(arguments)[-2:]}")
+        raise OSError("no network while a module is imported")
+
+sys.addaudithook(hook)
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print("asked:", "; ".join(asked))
+"""
+
+
+@functools.cache
+def asked_at_import(*modules: str) -> str:
+    """What modules ask of the network when they are imported, in a process of their own; "" for nothing.
+
+    Raises:
+        AssertionError: they cannot be imported.
+    """
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", _IMPORT, *modules]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("asked:")]
+    assert found or "no network while" in done.stderr, f"{' and '.join(modules)} cannot be imported alone:\n{done.stderr}"
+    return found[-1].removeprefix("asked:").strip() if found else done.stderr.strip().splitlines()[-1]

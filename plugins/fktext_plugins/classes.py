@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from fktext import embedded
 from fktext.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:  # these import torch
     from torch import Tensor
 
     from fktext.rewards import RewardContext
-    from fktext_plugins.classifiers import Classifier
 
-SENTIMENT = "cardiffnlp/twitter-roberta-base-sentiment-latest"
+EMBEDDED = ("tiny-sentiment", "heldout-sentiment")
+
+
+class Judge(Protocol):
+    """A classifier that says how likely a text is of its class."""
+
+    label: str
+
+    def log_odds(self, texts: Sequence[str]) -> Tensor:
+        """(M,) float64 log(p / (1 - p)), in nats."""
+        ...
+
+
+class Opposite:
+    """The other one of a judge's two classes."""
+
+    def __init__(self, judge: Judge, label: str) -> None:
+        self.judge, self.label = judge, label
+
+    def log_odds(self, texts: Sequence[str]) -> Tensor:
+        """(M,) float64 log-odds of the class."""
+        return -self.judge.log_odds(texts)
 
 
 class ClassReward:
@@ -26,7 +48,7 @@ class ClassReward:
         model: its name, for messages.
     """
 
-    def __init__(self, judge: Classifier, model: str) -> None:
+    def __init__(self, judge: Judge, model: str) -> None:
         self.judge, self.model = judge, model
 
     @property
@@ -35,12 +57,16 @@ class ClassReward:
         return f"towards {self.judge.label}: log p({self.judge.label}) by {self.model}"
 
     @property
-    def digest(self) -> str | None:
-        """First 16 hex digits of the sha256 over the weights; None where they are in a cache and not in a folder."""
-        from fktext.checkpoint_files import digest, weight_files
+    def revision(self) -> str | None:
+        """The commit of a model of the hub."""
+        return getattr(self.judge, "revision", None)
 
-        path = Path(self.model)
-        return digest(weight_files(path)) if path.exists() else None
+    @property
+    def digest(self) -> str | None:
+        """See `fktext_plugins.provenance.weights_digest`."""
+        from fktext_plugins.provenance import weights_digest
+
+        return weights_digest(_path(self.model) if _path(self.model).is_dir() else self.model, self.revision)
 
     def score(self, samples: Sequence[str]) -> Tensor:
         """(M,) float64 log-probabilities."""
@@ -50,7 +76,12 @@ class ClassReward:
 
 
 def classifier(
-    context: RewardContext, *, model: str, label: str | None = None, activation: Literal["config", "softmax", "sigmoid"] = "config"
+    context: RewardContext,
+    *,
+    model: str,
+    label: str | None = None,
+    activation: Literal["config", "softmax", "sigmoid"] = "config",
+    trust_remote_code: bool = False,
 ) -> ClassReward:
     """The `classifier` reward.
 
@@ -60,6 +91,7 @@ def classifier(
         label: the class, by its name in the model's config (upper or lower case) or its index. Names like LABEL_1 say nothing of
             what the class is, so such a class is named by its index.
         activation: whether the classes exclude each other (softmax) or not (sigmoid); by default what the model's config says.
+        trust_remote_code: run Python code that comes with the model. Only for a model whose code you have read.
 
     Raises:
         UsageError: no such label, or none given.
@@ -68,24 +100,49 @@ def classifier(
     from fktext_plugins.classifiers import sequence_classifier
 
     exclusive = {"config": None, "softmax": True, "sigmoid": False}[activation]
-    return ClassReward(sequence_classifier(model, label, context, pick=label_index, exclusive=exclusive), model)
+    judge = sequence_classifier(model, label, context, pick=label_index, exclusive=exclusive, trust_remote_code=trust_remote_code)
+    return ClassReward(judge, model)
 
 
 def sentiment(
-    context: RewardContext, *, model: str = SENTIMENT, label: Literal["positive", "neutral", "negative"] = "positive"
+    context: RewardContext, *, model: str = "tiny-sentiment", label: Literal["positive", "neutral", "negative"] = "positive"
 ) -> ClassReward:
     """The `sentiment` reward: `classifier` with a model for it, whose classes exclude each other.
 
     Args:
         context: as for `classifier`.
-        model: a folder or hub id with such labels.
-        label: the sentiment to steer towards.
+        model: an embedded judge (tiny-sentiment, heldout-sentiment), or a folder or hub id with such labels, such as
+            cardiffnlp/twitter-roberta-base-sentiment-latest. A folder named like a judge is written `./name`.
+        label: the sentiment to steer towards. The embedded judges know no neutral.
 
     Raises:
         UsageError: the model has no such label.
-        ModelError: the model cannot be loaded; without a network it must be a folder, or be in the hub cache.
+        ModelError: the model cannot be loaded; without a network it must be embedded, a folder, or in the hub cache.
     """
-    return classifier(context, model=model, label=label, activation="softmax")
+    from fktext_plugins import convolutional, ngram
+
+    path = _path(model)
+    kind = model_type(path)
+    if kind not in (ngram.MODEL_TYPE, convolutional.MODEL_TYPE):
+        return classifier(context, model=model, label=label, activation="softmax")
+    if label == "neutral":
+        raise unknown_name(f"label of {model}:", label, ["positive", "negative"])
+    judge: Judge
+    if kind == ngram.MODEL_TYPE:
+        judge = ngram.NgramJudge.load(path, "positive")
+    else:
+        judge = convolutional.ConvolutionalJudge.load(path, "positive", context.device, context.batch_size)
+    return ClassReward(judge if label == "positive" else Opposite(judge, label), model)
+
+
+def _path(model: str) -> Path:
+    return embedded.path(model) if model in EMBEDDED else Path(model).expanduser()
+
+
+def model_type(folder: Path) -> str | None:
+    """What the config.json of a folder says it holds; None without one."""
+    config = folder / "config.json"
+    return json.loads(config.read_text()).get("model_type") if config.is_file() else None
 
 
 def label_index(name: str, labels: Sequence[str], wanted: str | None) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError, unknown_name
-from fktext.rewards import RewardContext
+from fktext.rewards import RewardContext, well_formed
+from fktext_plugins.provenance import hub_revision
 
 TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive", "offensive")
 
@@ -27,40 +30,40 @@ class Classifier:
         index: its position among the logits.
         exclusive: True for a softmax over classes, False for a sigmoid per class.
         batch_size: most texts per forward pass.
+
+    Attributes:
+        revision: the commit it was loaded from, where that was the hub.
     """
 
     def __init__(self, model: Any, tokenizer: Any, label: str, index: int, exclusive: bool, batch_size: int) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.label, self.index, self.exclusive, self.batch_size = label, index, exclusive, batch_size
+        self.label, self.index, self.exclusive = label, index, exclusive
+        self.batches = Batches(batch_size)
+        self.revision: str | None = None
         self.longest = max_tokens(model, tokenizer)
         self.pad: int = tokenizer.pad_token_id
         if self.pad is None:
             raise ModelError(f"the tokenizer of {model.name_or_path or type(model).__name__} has no padding token")
 
-    @torch.inference_mode()
     def log_odds(self, texts: Sequence[str]) -> Tensor:
         """(M,) float64 log(p / (1 - p)) of the class.
 
         A logit of a sigmoid is that already. Of a softmax it is the logit minus logsumexp of the others, so that log sigmoid of it
         is the class's log_softmax and log sigmoid of its negative that of all others together.
         """
+        if not texts:
+            return torch.empty(0, dtype=torch.float64)
         cut = {"truncation": True, "max_length": self.longest} if self.longest else {}
         # Without special tokens "" has no token at all, which no network takes: it is then one padding token.
-        rows = [row or [self.pad] for row in self.tokenizer(list(map(str, texts)), **cut)["input_ids"]]
-        # Batches of like length waste no work on padding; ties are broken by content, so that a value depends on the other texts of
-        # a call, not on their order.
-        order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), rows[index]))
-        z = torch.empty(len(rows), dtype=torch.float64)
-        for start in range(0, len(order), self.batch_size):
-            members = order[start : start + self.batch_size]
-            logits = self._logits([torch.tensor(rows[index]) for index in members])
-            z[members] = self._odds(logits.double().cpu())
-        return z
+        rows = [row or [self.pad] for row in self.tokenizer(list(map(well_formed, texts)), **cut)["input_ids"]]
+        return self._odds(self.batches.by_length(self._logits, rows))
 
-    def _logits(self, rows: list[Tensor]) -> Tensor:
-        ids = pad_sequence(rows, batch_first=True, padding_value=self.pad)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        logits: Tensor = self.model(input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)).logits
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        tensors = [torch.tensor(row) for row in rows]
+        ids = pad_sequence(tensors, batch_first=True, padding_value=self.pad)
+        mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
+        with judging(self.model.device):
+            logits: Tensor = self.model(input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)).logits
         return logits
 
     def _odds(self, logits: Tensor) -> Tensor:
@@ -119,6 +122,13 @@ def released_detoxify(variant: str, label: str | None, context: RewardContext) -
         raise ModelError(f"toxicity model {variant!r} cannot be downloaded ({error}); tiny-toxicity needs no network") from error
 
 
+def released_file(variant: str) -> Path:
+    """Where torch's hub cache keeps a checkpoint that detoxify released."""
+    from detoxify.detoxify import MODEL_URLS
+
+    return Path(torch.hub.get_dir(), "checkpoints", MODEL_URLS[variant].rpartition("/")[2])
+
+
 def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu") -> Any:
     """A real `Detoxify` from a checkpoint's content, without executing a pickle and without losing weights.
 
@@ -143,7 +153,7 @@ def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu")
     }
     arch = dict(checkpoint["config"]["arch"]["args"], model_type=base)
     detox = Detoxify.__new__(Detoxify)
-    with _quiet_transformers():  # its report of missing weights is an error here
+    with quiet_transformers():  # its report of missing weights is an error here
         detox.model, detox.tokenizer = get_model_and_tokenizer(**arch, state_dict=weights)
     expected = {name for name in detox.model.state_dict() if not name.endswith("embeddings.position_ids")}
     if wrong := expected ^ weights.keys():
@@ -183,6 +193,7 @@ def sequence_classifier(
     context: RewardContext,
     pick: Callable[[str, Sequence[str], str | None], int] = toxic_index,
     exclusive: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> Classifier:
     """Any sequence classifier of transformers, by folder or hub id.
 
@@ -192,6 +203,7 @@ def sequence_classifier(
         context: device, batch size, and whether a network may be used.
         pick: (name, the model's labels, label) -> the index of the class; raises UsageError where it cannot tell.
         exclusive: whether the classes exclude each other; None for what the model's config says.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelError: it cannot be loaded, has no trained head, or does not say whether its classes exclude each other.
@@ -200,14 +212,13 @@ def sequence_classifier(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=context.offline)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name, local_files_only=context.offline, output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
-        where = " (the run is offline: only folders and the local hub cache count)" if context.offline else ""
-        raise ModelError(f"cannot load the sequence classifier {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
+        with quiet_transformers():
+            # False, and not unset: transformers would ask on the terminal.
+            options = {"local_files_only": context.offline, "trust_remote_code": trust_remote_code}
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **options)
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise cannot_load("sequence classifier", name, context, error) from error
     if info["missing_keys"]:
         raise ModelError(f"{name!r} is no trained sequence classifier: it lacks {min(info['missing_keys'])!r}")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -226,7 +237,22 @@ def sequence_classifier(
     elif exclusive and len(labels) == 1:
         raise ModelError(f"{name!r} has one label, {labels[0]!r}: a softmax over it is always 1")
     model.float().to(context.device).eval()
-    return Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
+    judge = Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
+    judge.revision = hub_revision(name)
+    return judge
+
+
+def cannot_load(kind: str, name: str, context: RewardContext, error: Exception) -> ModelError:
+    """Why transformers could not load a model, on one line."""
+    if isinstance(error, UnpicklingError):
+        return ModelError(f"cannot load the {kind} {name!r}: its weights are a pickle of more than tensors; nothing was executed")
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"cannot load the {kind} {name!r}: it comes with Python code of its own, which is run only by a reward that takes the "
+            "option trust_remote_code=true (classifier, perplexity, similarity); read the code first"
+        )
+    where = " (the run is offline: only folders and the local hub cache count)" if context.offline else ""
+    return ModelError(f"cannot load the {kind} {name!r}{where}: {str(error).strip().splitlines()[0]}")
 
 
 def _detoxify_judge(name: str, loaded: Mapping[str, Any], base: str, label: str | None, context: RewardContext) -> Classifier:
@@ -257,7 +283,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bar and load report off stderr; what the report says is checked instead."""
     from transformers.utils import logging
 

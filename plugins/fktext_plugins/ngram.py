@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fktext.errors import ModelError, unknown_name
+from fktext.rewards import well_formed
 
 MODEL_TYPE = "fktext-ngram"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -44,7 +45,7 @@ class Features:
 
     def grams(self, text: str) -> Iterator[str]:
         """Every n-gram of the lower-cased text."""
-        words = _WORD.findall(text.lower())
+        words = _WORD.findall(well_formed(text).lower())
         for size in range(1, self.words + 1):
             for start in range(len(words) - size + 1):
                 yield "w" + " ".join(words[start : start + size])

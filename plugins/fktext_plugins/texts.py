@@ -1,7 +1,7 @@
 """Rewards that need no model: `keywords`, `length`, `regex`, and `function` for a function of one's own.
 
-The first three score the whole text, or with `part=continuation` what follows the prompt. None is a log-probability: with the
-default `--lambda 10` a text with one word missing weighs exp(-10) as much as a text with none.
+None of the first three is a log-probability: with the default `--lambda 10` a text with one word missing weighs exp(-10) as much as
+a text with none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -23,23 +23,19 @@ if TYPE_CHECKING:  # these import torch
 
     from fktext.rewards import RewardContext
 
-Part = Literal["text", "continuation"]
-
 
 class _Scored:
     """A reward that is a function of one text at a time."""
 
-    def __init__(self, goal: str, part: Part, value: Callable[[str], float]) -> None:
-        self.goal, self.part, self.value = goal, part, value
+    def __init__(self, goal: str, value: Callable[[str], float]) -> None:
+        self.goal, self.value = goal, value
 
     def score(self, samples: Sequence[str]) -> list[float]:
         """A value per sample."""
-        if self.part == "continuation":
-            samples = [text.removeprefix(getattr(text, "prompt", "")) for text in samples]
         return [self.value(text) for text in samples]
 
 
-def keywords(context: RewardContext, *, words: str = "", avoid: str = "", part: Part = "text") -> _Scored:
+def keywords(context: RewardContext, *, words: str = "", avoid: str = "") -> _Scored:
     """Minus the number of wanted words that are missing and of unwanted ones that are there; 0 is the best.
 
     A word counts where it stands alone (next to it no letter, digit or underscore), in upper or lower case.
@@ -48,7 +44,6 @@ def keywords(context: RewardContext, *, words: str = "", avoid: str = "", part: 
         context: not needed.
         words: the wanted words, separated by spaces.
         avoid: the unwanted ones.
-        part: "text" or "continuation".
 
     Raises:
         UsageError: no word at all, or one that is both wanted and unwanted.
@@ -64,23 +59,20 @@ def keywords(context: RewardContext, *, words: str = "", avoid: str = "", part: 
         return float(-sum(not word.search(text) for word in here) - sum(bool(word.search(text)) for word in away))
 
     goals = [f"towards the words {', '.join(wanted)}"] * bool(wanted) + [f"away from {', '.join(unwanted)}"] * bool(unwanted)
-    return _Scored(" and ".join(goals), part, value)
+    return _Scored(" and ".join(goals), value)
 
 
-def length(context: RewardContext, *, words: Annotated[int, Field(ge=0)], part: Part = "text") -> _Scored:
+def length(context: RewardContext, *, words: Annotated[int, Field(ge=0)]) -> _Scored:
     """Minus the distance, in words, to the length aimed at; a word is what stands between white space.
 
     Args:
         context: not needed.
         words: the length aimed at.
-        part: "text" or "continuation".
     """
-    return _Scored(f"towards {words} words", part, lambda text: float(-abs(len(text.split()) - words)))
+    return _Scored(f"towards {words} words", lambda text: float(-abs(len(text.split()) - words)))
 
 
-def regex(
-    context: RewardContext, *, pattern: str, penalty: Annotated[float, Field(gt=0)] = math.inf, part: Part = "text"
-) -> _Scored:
+def regex(context: RewardContext, *, pattern: str, penalty: Annotated[float, Field(gt=0)] = math.inf) -> _Scored:
     r"""0 where a pattern is found, else minus a penalty.
 
     Args:
@@ -88,7 +80,6 @@ def regex(
         pattern: a regular expression of Python, found anywhere (`\A` and `\Z` tie it to the ends).
         penalty: by default infinite: a text without the pattern has weight zero. A finite one leaves a way out where no particle
             has the pattern yet.
-        part: "text" or "continuation".
 
     Raises:
         UsageError: no regular expression.
@@ -97,23 +88,32 @@ def regex(
         compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(f"reward 'regex' option 'pattern' came as {pattern!r}, no regular expression: {error}") from error
-    return _Scored(f"towards a match of {pattern!r}", part, lambda text: 0.0 if compiled.search(text) else -penalty)
+    return _Scored(f"towards a match of {pattern!r}", lambda text: 0.0 if compiled.search(text) else -penalty)
 
 
 class Function:
     """A function of one's own as a reward.
 
     Args:
-        target: "module:name", for messages.
+        target: "module:name".
         function: texts -> a value per text.
+        file: where its source is, None where it has none.
     """
 
-    def __init__(self, target: str, function: Callable[[list[str]], Tensor | Sequence[float]]) -> None:
-        self.goal, self.function = f"larger {target}", function
+    def __init__(self, target: str, function: Callable[[list[str]], Tensor | Sequence[float]], file: Path | None = None) -> None:
+        self.model, self.function, self.file = target, function, file
+        self.goal = f"larger {target}"
+
+    @property
+    def digest(self) -> str | None:
+        """First 16 hex digits of the sha256 over its file."""
+        from fktext.checkpoint_files import digest
+
+        return digest([self.file]) if self.file and self.file.is_file() else None
 
     def score(self, samples: Sequence[str]) -> Tensor | Sequence[float]:
-        """What the function returns."""
-        return self.function(list(samples))
+        """What the function returns; it is never asked about no text at all."""
+        return self.function(list(samples)) if samples else []
 
 
 def function(context: RewardContext, *, target: str) -> Function:
@@ -149,4 +149,5 @@ def function(context: RewardContext, *, target: str) -> Function:
         found = getattr(found, attribute)
     if not callable(found):
         raise UsageError(f"reward 'function': {target!r} is {type(found).__name__}, which cannot be called")
-    return Function(target, found)
+    file = getattr(module, "__file__", None)
+    return Function(target, found, Path(file) if file else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -51,12 +50,20 @@ class Toxicity:
         return f"away from toxic text: log p(not {self.judge.label}) by {self.model}"
 
     @property
-    def digest(self) -> str | None:
-        """First 16 hex digits of the sha256 over the judge's weights; None where they are in a cache and not in a folder."""
-        from fktext.checkpoint_files import digest, weight_files
+    def revision(self) -> str | None:
+        """The commit of a model of the hub."""
+        return getattr(self.judge, "revision", None)
 
-        path = _path(self.model)
-        return digest(weight_files(path)) if self.model not in RELEASED and path.exists() else None
+    @property
+    def digest(self) -> str | None:
+        """See `fktext_plugins.provenance.weights_digest`."""
+        from fktext_plugins.provenance import weights_digest
+
+        if self.model in RELEASED:
+            from fktext_plugins.classifiers import released_file
+
+            return weights_digest(released_file(self.model))
+        return weights_digest(_path(self.model), self.revision)
 
     def score(self, samples: Sequence[str]) -> Tensor:
         """(M,) float64 log-probabilities."""
@@ -92,12 +99,13 @@ def toxicity(
 
 def _judge(model: str, label: str | None, context: RewardContext) -> Judge:
     from fktext_plugins import classifiers, ngram
+    from fktext_plugins.classes import model_type
 
     if model in RELEASED:
         return classifiers.released_detoxify(model, label, context)
     path = _path(model)
     if path.is_dir():
-        if _model_type(path) == ngram.MODEL_TYPE:
+        if model_type(path) == ngram.MODEL_TYPE:
             return ngram.NgramJudge.load(path, label)
         checkpoints = sorted(path.glob("*.ckpt"))
         if len(checkpoints) > 1:
@@ -114,8 +122,3 @@ def _judge(model: str, label: str | None, context: RewardContext) -> Judge:
 
 def _path(model: str) -> Path:
     return embedded.path(model) if model in EMBEDDED else Path(model).expanduser()
-
-
-def _model_type(folder: Path) -> str | None:
-    config = folder / "config.json"
-    return json.loads(config.read_text()).get("model_type") if config.is_file() else None

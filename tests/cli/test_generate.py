@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
+
+from fktext import embedded
+from fktext.ledger import Ledger
 
 Call = Callable[..., Result]
 
@@ -40,8 +45,20 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
     assert len(found) == 4
     for index, row in enumerate(found):
         assert list(row) == [
-            *("prompt", "text", "continuation", "reward", "rewards", "log_weight", "log_z", "prompt_index", "sample", "particle"),
-            *("ancestor", "seed", "model", "settings"),
+            *(
+                "prompt",
+                "template",
+                "text",
+                "continuation",
+                "reward",
+                "rewards",
+                "log_weight",
+                "log_z",
+                "prompt_index",
+                "sample",
+                "particle",
+            ),
+            *("ancestor", "seed", "model", "reward_models", "settings"),
         ]
         assert (row["prompt"], row["prompt_index"], row["sample"], row["particle"], row["seed"]) == ("the book", 0, 0, index, 3)
         assert row["text"] == "the book" + row["continuation"]
@@ -50,6 +67,7 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
         assert row["ancestor"] in range(4)
         assert row["model"]["name"] == str(tiny)
         assert len(row["model"]["digest"]) == 16
+        assert row["reward_models"] == {"letters": {"plugin": "fk-test 1.0"}, "letters:letter=a": {"plugin": "fk-test 1.0"}}
     assert sum(math.exp(row["log_weight"]) for row in found) == pytest.approx(1)
     assert len({row["log_z"] for row in found}) == 1
 
@@ -181,7 +199,23 @@ BAD = [
     (2, ["-r", "letters", "--prompts", "strange.txt"], ["strange.txt:1: ", "'zebra'"]),
     (2, ["-r", "letters", "the", "--prompts", "good.txt"], ["not both"]),
     (2, ["-r", "letters", "the " * 20], ["no room"]),
-    (2, ["-r", "letters", "--length", "13"], ["13", "12"]),
+    (2, ["-r", "letters", "--length", "1", "the"], ["no room", "the length is 1"]),
+    (2, ["-r", "letters", "--length", "13", "--stride", "12"], ["stride 12", "strides of 1 to 11"]),
+    (2, ["-r", "letters", "--length", "12", "--stride", "4"], ["stride 4 has no use", "length 12", "12 tokens"]),
+    (2, ["-r", "letters", "--stride", "0"], ["--stride", "greater than or equal to 1, got '0'"]),
+    (2, ["-r", "letters", "--template", "the {x} sat"], ["'the {x} sat'", "stray '{' at character 5", "a gap is {n}"]),
+    (2, ["-r", "letters", "--template", "the {2"], ["stray '{' at character 5"]),
+    (2, ["-r", "letters", "--template", "the book"], ["has no gap"]),
+    (2, ["-r", "letters", "--template", "the {12}"], ["'the {12}' takes 13 tokens", "takes 12"]),
+    (2, ["-r", "letters", "--template", "the {99999999} on"], ["takes 100000001 tokens"]),
+    (2, ["-r", "letters", "--template", "zebra {2}"], ["template 'zebra {2}' holds 'zebra'"]),
+    (2, ["-r", "letters", "--template", "the {2}", "he"], ["prompts or --template, not both"]),
+    (2, ["-r", "letters", "--template", "the {2}", "--prompts", "good.txt"], ["--template or --prompts, not both"]),
+    (2, ["-r", "letters", "--template", "the {2}", "--length", "8"], ["--length has no use", "template"]),
+    (2, ["-r", "letters", "--template", "the {2}", "--stride", "8"], ["--stride has no use", "template"]),
+    (2, ["-r", "letters", "--prompts", "gaps.jsonl"], ["gaps.jsonl:2: ", "stray '}' at character 5"]),
+    (2, ["-r", "letters", "--prompts", "gap.csv"], ["gap.csv:2: ", "'the {12}' takes 13 tokens"]),
+    (1, ["-r", "fails:value=-inf", "--template", "the {2}"], ["all 16 particles have weight zero", "template 'the {2}', sample 0"]),
     (2, ["-r", "letters", "--particles", "0"], ["--particles", "greater than or equal to 1, got '0'"]),
     (2, ["-r", "letters", "--particles", "-3"], ["--particles", "-3"]),
     (2, ["-r", "letters", "--particles", "many"], ["--particles", "'many'", "integer"]),
@@ -224,6 +258,8 @@ def test_bad_input_is_one_clear_line(
     Path("long.txt").write_text("the\n" + "the " * 20 + "\n")
     Path("surrogate.jsonl").write_text('"the \\ud800"\n')
     Path("strange.txt").write_text("the zebra\n")
+    Path("gaps.jsonl").write_text('{"template": "the {2}"}\n{"template": "the }"}\n')
+    Path("gap.csv").write_text("template\nthe {12}\n")
     before = {path: path.read_bytes() for path in Path().iterdir()}
     result = call("generate", "--model", tiny, *arguments)
     assert (result.exit_code, result.stdout) == (code, ""), result.stderr
@@ -246,6 +282,117 @@ def test_kernels_are_named_in_the_rows(call: Call, tiny: Path) -> None:
     assert len(set(map(tuple, texts.values()))) == 3
     (plain,) = rows(call("generate", "the", "--model", tiny, "-r", "letters", "-n", 4, "-f", "jsonl"))
     assert (plain["settings"]["kernel"], plain["settings"]["top_p"], plain["text"]) == ("ancestral", 1.0, texts["ancestral"][0])
+
+
+def test_rows_name_the_weights_of_the_rewards(call: Call, tiny: Path) -> None:
+    arguments = ("--model", tiny, "-n", 2, "-f", "jsonl", "-r", "toxicity:model=heldout-toxicity", "-r", "toxicity:trim=3")
+    (row,) = rows(call("generate", "the", *arguments))
+    held, small = row["reward_models"].values()
+    assert held["plugin"] == small["plugin"] == f"fktext {version('fktext')}"
+    assert (held["model"], small["model"]) == ("heldout-toxicity", "tiny-toxicity")
+    weights = embedded.path("heldout-toxicity") / "model.safetensors"
+    assert held["digest"] == hashlib.sha256(hashlib.sha256(weights.read_bytes()).digest()).hexdigest()[:16]
+    assert held["digest"] != small["digest"]
+
+
+def test_traces_keep_the_values_of_each_reward_and_the_ledger_what_was_computed(tiny: Path) -> None:
+    from fktext.generate import Population, generate
+    from fktext.models import load
+    from fktext.rewards import Text, Weighted
+    from fktext.settings import Settings
+
+    class Letter:
+        def __init__(self, letter: str) -> None:
+            self.letter, self.seen = letter, list[str]()
+
+        def score(self, samples: list[Text]) -> list[float]:
+            self.seen += samples
+            return [float(text.count(self.letter)) for text in samples]
+
+    e, a = Letter("e"), Letter("a")
+    terms = 0.5 * Weighted("e", e) - Weighted("a", a)
+    settings = Settings(particles=4, samples=2, x0_samples=3, resample_every=2)
+    found = [item for item in generate(load(str(tiny)), terms, ["the", "the"], settings) if isinstance(item, Population)]
+    assert len(found) == 4
+    for population in found:
+        assert population.names == ("e", "a")
+        assert population.values.tolist() == [[text.count("e"), text.count("a")] for text in population.texts]
+        for step in population.steps[:-1]:
+            assert step.values.shape == (4, 3, 2)
+            assert step.reward.tolist() == pytest.approx((0.5 * step.values[..., 0] - step.values[..., 1]).mean(-1).tolist())
+        assert population.steps[-1].values.shape == (4, 1, 2)
+    total = sum((population.ledger for population in found), start=Ledger())
+    assert total.reward_requests == 4 * 4 * (3 + 3 + 1)  # populations x particles x guesses, at three weighings
+    assert total.reward_calls == len(e.seen) == len(set(e.seen)) == len(a.seen)  # equal texts once, whoever wrote them and when
+    assert total.cache_hits == total.reward_requests - len(e.seen) > 0
+
+
+def test_x0_average(call: Call, tiny: Path) -> None:
+    arguments = ("the", "--model", tiny, "-r", "letters", "-n", 4, "--samples", 4, "--return", "all", "-f", "jsonl")
+    tilt, reward = (rows(call("generate", *arguments, "--x0-average", name)) for name in ("tilt", "reward"))
+    assert {row["settings"]["x0_average"] for row in tilt} == {"tilt"}
+    assert {row["settings"]["x0_average"] for row in reward} == {"reward"}
+    assert rows(call("generate", *arguments)) == tilt  # the default
+    assert [row["text"] for row in reward] != [row["text"] for row in tilt]
+    # with lambda 1, or a single prediction, they are the same
+    for more in (("--lambda", 1), ("--x0-samples", 1)):
+        one, other = (rows(call("generate", *arguments, "--x0-average", name, *more)) for name in ("tilt", "reward"))
+        assert [row["text"] for row in one] == [row["text"] for row in other]
+
+
+def test_templates(call: Call, tiny: Path) -> None:
+    command = ("generate", "--model", tiny, "-r", "letters", "-n", 3, "-f", "jsonl", "--return", "all")
+    found = rows(call(*command, "--template", "the {5} sat on the {2} book", "--template", "{2} ran"))
+    assert len(found) == 6
+    for row in found[:3]:
+        assert (row["template"], row["prompt"]) == ("the {5} sat on the {2} book", "")
+        words = row["text"].split()
+        assert len(words) == 12
+        assert ([words[0], *words[6:9], words[11]], row["continuation"]) == (["the", "sat", "on", "the", "book"], row["text"])
+        assert row["rewards"] == {"letters": row["text"].count("e")}
+    for row in found[3:]:
+        assert row["template"] == "{2} ran"
+        assert len(row["text"].split()) == 3
+        assert row["text"].endswith(" ran")
+    text = call("generate", "--model", tiny, "-r", "letters", "-n", 3, "--template", "{2} ran")
+    best = max(found[3:], key=lambda row: row["reward"])["text"]
+    assert text.stdout == best + "\n"
+
+
+def test_templates_and_prompts_from_a_file(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"template": "the {2} sat"}\n{"prompt": "he"}\n{"template": "{1} ran"}\n"she"\n')
+    out = tmp_path / "out.jsonl"
+    command = ("generate", "--model", tiny, "-r", "letters", "-n", 2, "--prompts", tmp_path / "p.jsonl", "-o", out)
+    assert call(*command, "--length", 6).exit_code == 0
+    whole = out.read_text()
+    found = [json.loads(line) for line in whole.splitlines()]
+    named = [("", "the {2} sat"), ("he", None), ("", "{1} ran"), ("she", None)]
+    assert [(row["prompt"], row["template"]) for row in found] == named
+    out.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert call(*command, "--length", 6, "--resume").exit_code == 0
+    assert out.read_text() == whole
+    (tmp_path / "p.jsonl").write_text('{"template": "the {1} sat"}\n"he"\n"it"\n"she"\n')
+    other = call(*command, "--length", 6, "--resume")
+    assert other.exit_code == 2
+    assert "has template 'the {2} sat' in place 0, and this run has not" in other.stderr
+    (tmp_path / "p.csv").write_text("id,template\n1,the {2} sat\n")
+    (row,) = rows(call("generate", "--model", tiny, "-r", "letters", "-n", 2, "--prompts", tmp_path / "p.csv", "-f", "jsonl"))
+    assert row["text"] == found[0]["text"]
+
+
+def test_texts_longer_than_the_model(call: Call, tiny: Path) -> None:
+    command = ("generate", "the book", "--model", tiny, "-r", "letters", "-n", 4, "-f", "jsonl", "--samples", 8, "--return", "all")
+    result = call(*command, "--length", 30)
+    found = rows(result)
+    assert "length 30 is beyond the model's 12 tokens: written in windows, each 6 tokens on, 6 steps each" in result.stderr
+    assert {row["settings"]["stride"] for row in found} == {6}
+    assert all(row["text"].startswith("the book") for row in found)
+    assert max(len(row["text"].split()) for row in found) > 12
+    assert all("<end>" not in row["text"] for row in found)
+    assert [row["text"] for row in rows(call(*command, "--length", 30, "--stride", 6, "--batch-size", 4))] == [
+        row["text"] for row in found
+    ]
+    assert [row["text"] for row in rows(call(*command, "--length", 30, "--stride", 3))] != [row["text"] for row in found]
 
 
 def test_debug_shows_the_traceback(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,12 @@ finally:
     assert min(seconds) < 1.4 * min(least)
 
 
-@pytest.mark.parametrize("command", ["generate", "score", "rewards", "plugins", "plugin", "models", "selftest"])
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "score", "rewards", "rewards show", "plugins", "plugins list", "plugin", "plugin new", "models", "selftest"],
+)
 def test_every_command_has_help(call: Callable[..., Result], command: str) -> None:
-    result = call(command, "--help")
+    result = call(*command.split(), "--help")
     assert result.exit_code == 0
     assert result.stderr == ""
     assert "Usage: fktext " + command in result.stdout
@@ -57,7 +60,7 @@ def test_every_command_has_help(call: Callable[..., Result], command: str) -> No
 
 def test_generate_names_every_option(call: Callable[..., Result]) -> None:
     names = "model reward particles samples prompts length steps potential lambda resample-every ess-threshold resampler x0-samples"
-    names += " method return temperature top-p seed device dtype batch-size offline output format overwrite resume"
+    names += " x0-average method return temperature top-p seed device dtype batch-size offline output format overwrite resume"
     text = call("generate", "--help").stdout
     assert [name for name in names.split() if f"--{name} " not in text] == []
 

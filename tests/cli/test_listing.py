@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 from typer.testing import Result
@@ -25,10 +26,45 @@ def test_rewards(call: Call) -> None:
         "summary": "how often a letter occurs",
         "options": [{"name": "letter", "type": "str", "required": False, "default": "e", "help": "which"}],
         "error": "",
+        "modality": "text",
     }
     text = call("rewards")
     assert "letters  (fk-test)\n    how often a letter occurs\n    letter=<str>  which [default e]\n" in text.stdout
     assert text.stderr == "a plugin may print\n"
+    assert "Every reward of texts also takes part=<text|continuation>, trim=<int>, empty=<float>" in text.stdout
+
+
+def test_one_reward(call: Call) -> None:
+    text = call("rewards", "show", "toxicity")
+    assert text.exit_code == 0, text.stderr
+    lines = [line.strip() for line in text.stdout.splitlines()]
+    assert lines[0] == f"toxicity  (fktext {version('fktext')})"
+    assert "target=<toxic|nontoxic>  the direction: toxic for red-teaming, nontoxic to steer away [default toxic]" in lines
+    assert "trim=<int>  score only so many words of what follows the prompt [default not set]" in lines
+    assert "values: at most 0, nats: a log-probability" in lines
+    assert any(line.startswith("model tiny-toxicity, heldout-toxicity: CC BY-SA 4.0") for line in lines)
+
+    shown = call("rewards", "show", "fk-test:letters", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    row = json.loads(shown.stdout)
+    assert (row["name"], row["distribution"], row["version"]) == ("letters", "fk-test", "1.0")
+    assert [option["name"] for option in row["options"]] == ["letter"]
+    assert [option["name"] for option in row["text_options"]] == ["part", "trim", "empty"]
+    assert (row["values"], row["models"], row["error"]) == ("", {}, "")
+    assert "values: not said" in call("rewards", "show", "letters").stdout
+
+    wrong = call("rewards", "show", "toxicty")
+    assert wrong.exit_code == 2
+    assert "did you mean 'toxicity'?" in wrong.stderr
+
+
+def test_every_built_in_reward_says_its_range_and_its_models(call: Call) -> None:
+    from fktext.plugins import load_plugins
+
+    for entry in load_plugins().rewards.values():
+        if entry.distribution == "fktext":
+            assert entry.values, entry.name
+            assert entry.models or "model" not in entry.options(), entry.name
 
 
 def test_plugins(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,16 +72,33 @@ def test_plugins(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {row["plugin"]: row for row in rows(call("plugins", "--format", "jsonl"))}
     assert found["fk-test:main"] == {
         "plugin": "fk-test:main",
+        "distribution": "fk-test",
         "version": "1.0",
         "status": "ok",
+        "hooks": ["fktext_register_rewards"],
         "rewards": ["letters", "fails"],
+        "models": [],
         "error": "",
     }
     assert found["fk-broken:main"]["status"] == "import-error"
     text = call("plugins")
     assert text.exit_code == 0
-    assert text.stdout.splitlines()[0].split() == ["plugin", "version", "status", "rewards", "error"]
+    assert text.stdout.splitlines()[0].split() == [
+        "plugin",
+        "distribution",
+        "version",
+        "status",
+        "hooks",
+        "rewards",
+        "models",
+        "error",
+    ]
     assert "letters, fails" in text.stdout
+    assert call("plugins", "list").stdout == text.stdout
+    assert call("plugins", "list", "--format", "jsonl").stdout == call("plugins", "--format", "jsonl").stdout
+    document = call("plugins", "list", "--json")
+    assert document.exit_code == 0, document.stderr
+    assert {row["plugin"]: row for row in json.loads(document.stdout)} == found
 
 
 def test_models(call: Call) -> None:

@@ -49,7 +49,8 @@ def test_new_package_works(call: Call, tmp_path: Path, monkeypatch: pytest.Monke
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed" in done.stdout
+    assert "9 passed" in done.stdout
+    assert " failed" not in done.stdout
 
     again = call("plugin", "new", "fktext-very-polite", "--out", tmp_path)
     assert again.exit_code == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -24,10 +26,11 @@ def test_a_text_per_line(call: Call, tmp_path: Path) -> None:
     file.write_text("\ufeffthe sea\r\nthe sea\na long red lake", encoding="utf-8")
     result = call("score", file, "-r", "letters=2", "--reward", "regex:pattern=sea", "--batch-size", "2")
     name = "regex:pattern=sea"
+    models = {"reward_models": {"letters": {"plugin": "fk-test 1.0"}, name: {"plugin": f"fktext {version('fktext')}"}}}
     assert rows(result) == [
-        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 1},
-        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 2},
-        {"text": "a long red lake", "prompt": "", "reward": None, "rewards": {"letters": 2.0, name: None}, "line": 3},
+        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 1, **models},
+        {"text": "the sea", "prompt": "", "reward": 4.0, "rewards": {"letters": 2.0, name: 0.0}, "line": 2, **models},
+        {"text": "a long red lake", "prompt": "", "reward": None, "rewards": {"letters": 2.0, name: None}, "line": 3, **models},
     ]
     assert "a reward may print" in result.stderr
     assert "3 texts, 2 of them different" in result.stderr
@@ -40,6 +43,25 @@ def test_json_lines_have_prompts(call: Call, tmp_path: Path) -> None:
     assert [(row["reward"], row["prompt"]) for row in found] == [(0, "the"), (-2, ""), (-1, "")]
     text = call("score", file, "-r", "length:words=1,part=continuation", "-f", "text")
     assert text.stdout == "0\tthe sea\n-2\ta b c\n-1\t\n"
+
+
+def test_windows_and_sums(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "the sea is wide", "prompt": "the sea"}\n{"text": "the", "prompt": "the"}\n')
+    specs = ("length:words=1,part=continuation,trim=1", "length:words=9,part=continuation,empty=-50=0.5")
+    found = rows(call("score", file, "-r", specs[0], "-r", specs[1]))
+    assert [list(cast(dict[str, float], row["rewards"]).values()) for row in found] == [[0, -7], [-1, -50]]
+    assert [row["reward"] for row in found] == [-3.5, -26]
+
+
+def test_rows_say_whose_values_they_are(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("the sea\n")
+    (row,) = rows(call("score", file, "-r", "length:words=1", "-r", "letters", "-r", "toxicity:model=heldout-toxicity"))
+    models = cast(dict[str, dict[str, str]], row["reward_models"])
+    assert models["length:words=1"] == {"plugin": f"fktext {version('fktext')}"}
+    assert models["letters"] == {"plugin": "fk-test 1.0"}
+    assert sorted(models["toxicity:model=heldout-toxicity"]) == ["digest", "model", "plugin"]
 
 
 def test_standard_input(call: Call) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import os
 import random
 import resource
@@ -12,12 +15,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import pytest
 
 from fktext.errors import RewardError, UsageError
-from fktext_evals import Results, Suite, load, read, run
+from fktext_evals import Judge, Results, Suite, load, markdown, read, run
 from fktext_evals.results import RunError
 
 START = "import sys, fktext_evals; fktext_evals.run(sys.argv[1], out=sys.argv[2])"
@@ -77,33 +81,41 @@ def test_texts_are_those_of_generate(whole: Results, tiny: Path) -> None:
 def test_provenance(whole: Results, tiny: Path) -> None:
     assert whole.run["model"]["name"] == str(tiny)
     assert len(whole.run["model"]["digest"]) == 16
-    assert whole.run["digests"] == {"letters": "0123", "letters:letter=a": "0123"}
+    told = {"plugin": "fk-judges 1.0", "digest": "0123"}
+    assert whole.run["rewards"] == {"letters": told, "letters:letter=a": told}
+    assert whole.run["fktext"]
     assert whole.run["suite"]["methods"][0]["steps"] == 6
     session = json.loads((whole.folder / "sessions.jsonl").read_text())
     assert session["shard"] == "1/1"
     assert "torch" in session["versions"]
 
 
-def test_killed_and_started_again_it_gives_the_same(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+def test_killed_at_random_times_and_started_again_it_gives_the_same(whole: Results, suite_file: Path, tmp_path: Path) -> None:
     suite_file.write_text((whole.folder.parent / "words.toml").read_text())
     out = tmp_path / "run"
-    process = start(suite_file, out)
-    rows = out / "rows-1-of-1.jsonl"
-    moment = random.uniform(0, 0.8) * (whole.folder / rows.name).stat().st_size
-    deadline = time.monotonic() + 120
-    while not rows.exists() or rows.stat().st_size <= moment:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.05))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    before = rows.read_bytes()
+    rows, size = out / "rows-1-of-1.jsonl", (whole.folder / "rows-1-of-1.jsonl").stat().st_size
+    seed = random.randrange(2**32)  # shown where the test fails
+    chance = random.Random(seed)
+    moments = [chance.uniform(0, 0.3) * size, chance.uniform(0.3, 0.6) * size]
+    before = b""
+    for moment in moments:
+        process = start(suite_file, out)
+        deadline = time.monotonic() + 120
+        while not rows.exists() or rows.stat().st_size <= max(moment, len(before)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kept = before[: before.rindex(b"\n") + 1] if before else b""
+        before = rows.read_bytes()
+        assert before.startswith(kept), seed
     assert 0 < before.count(b"\n") < 48
     results = run(str(suite_file), out=out)
-    assert timeless(results) == timeless(whole)
+    assert timeless(results) == timeless(whole), seed
     assert rows.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
-    assert len((out / "sessions.jsonl").read_text().splitlines()) == 2
+    assert len((out / "sessions.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("cut", [1, 400, -1])
@@ -130,6 +142,87 @@ def test_shards_together_are_the_whole(whole: Results, suite_file: Path, tmp_pat
     monkeypatch.undo()
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2", "--mixed_precision=no"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launched_as_two_processes_the_table_is_that_of_one(
+    whole: Results, suite_file: Path, tmp_path: Path, launcher: str
+) -> None:
+    """Two processes of one launch divide the work by RANK and WORLD_SIZE; they need no process group, and make none."""
+    out = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate", reason="a launcher that users may have; it is no dependency")
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "fktext_cli", "eval", "run", str(suite_file), "--out", str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    sessions = [json.loads(line) for line in (out / "sessions.jsonl").read_text().splitlines()]
+    assert sorted(session["shard"] for session in sessions) == ["1/2", "2/2"]
+    assert {path.name: len(path.read_text().splitlines()) for path in out.glob("rows*")} == {
+        "rows-1-of-2.jsonl": 24,
+        "rows-2-of-2.jsonl": 24,
+    }
+    merged = read(out)
+    assert timeless(merged) == timeless(whole)
+    tables = [
+        [line.rpartition("|")[0].rpartition("|")[0] for line in markdown(found).splitlines() if " seconds |" not in line]
+        for found in (whole, merged)
+    ]
+    assert tables[0] == tables[1]
+    assert done.stdout.count("# words: a test") >= 1  # by the process that finds all texts there
+
+
+def test_processes_of_a_launch_divide_their_shard(whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Two nodes of an array with two processes each."""
+    for node in (1, 2):
+        for rank in (0, 1):
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            found = run(str(suite_file), out=tmp_path / "run", shard=(node, 2))
+    assert sorted(path.name for path in found.folder.glob("rows*")) == [f"rows-{part}-of-4.jsonl" for part in (1, 2, 3, 4)]
+    assert timeless(found) == timeless(whole)
+
+
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("-1", "2"), ("x", "2")])
+def test_a_bad_launch(suite_file: Path, tmp_path: Path, monkeypatch: Any, rank: str, world: str) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UsageError, match="RANK"):
+        run(str(suite_file), out=tmp_path / "run")
+
+
+def test_a_loaded_model_and_the_default_folder(
+    whole: Results, suite_file: Path, tiny: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from fktext.models import load as load_model
+
+    monkeypatch.chdir(tmp_path)
+    found = run(small(suite_file, model="another"), load_model(str(tiny)))
+    assert found.folder == Path("runs/words")
+    assert found.run["model"] == whole.run["model"]
+    assert [row["text"] for row in found.rows] == [row["text"] for row in small_rows(whole)]
+
+
+def small_rows(whole: Results) -> list[dict[str, Any]]:
+    """Those that `small` asks for."""
+    return [row for row in whole.rows if row["seed"] == 0 and (row["method"], row["particles"]) in {("best-of-n", 2), ("fk", 2)}]
+
+
+def test_to_pandas(whole: Results) -> None:
+    table = whole.to_pandas()
+    assert len(table) == 48
+    assert table["judge:held-out"].tolist() == [row["judges"]["held-out"] for row in whole.rows]
+    means = table.groupby(["method", "particles"])["reward"].mean()
+    rows = whole.of(("fk", 3))
+    assert means["fk", 3] == pytest.approx(sum(row["reward"] for row in rows) / len(rows))
+    broken = replace(whole, rows=[{**whole.rows[0], "reward": None, "judges": {"steering": None, "held-out": -1.0}}])
+    assert broken.to_pandas()[["reward", "judge:steering"]].values.tolist() == [[-math.inf, -math.inf]]
+
+
 def test_shards_in_another_number_go_on(whole: Results, suite_file: Path, tmp_path: Path) -> None:
     run(str(suite_file), out=tmp_path / "run", shard=(2, 3))
     assert timeless(run(str(suite_file), out=tmp_path / "run", shard=(1, 1))) == timeless(whole)
@@ -154,7 +247,10 @@ def test_another_suite_or_model_is_refused(suite_file: Path, tmp_path: Path) -> 
         ({"samples": 3}, r"holds another run: its suite.samples is 2, asked for is 3"),
         ({"seeds": (1,)}, r"its suite.seeds\[1\] is 0, asked for is 1"),
         ({"prompts": ("he", "she")}, r"its suite.prompts is \["),
-        ({"returns": "draw"}, r'its suite.return is "best", asked for is "draw"'),
+        (
+            {"methods": (suite.methods[0], replace(suite.methods[1], returns="draw"))},
+            r'its suite.methods\[2\].return is "best", asked for is "draw"',
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             run(replace(suite, **change), out=tmp_path / "run")
@@ -251,7 +347,9 @@ def test_judges_see_as_many_tokens_as_the_suite_says(suite_file: Path, tmp_path:
 def test_a_drawn_text_is_not_always_the_best(suite_file: Path, tmp_path: Path) -> None:
     suite = small(suite_file, samples=8)
     weak = tuple(replace(method, settings=replace(method.settings, lam=0.1)) for method in suite.methods)
-    best, drawn = (run(replace(suite, methods=weak, returns=which), out=tmp_path / which) for which in ("best", "draw"))
+    kinds: tuple[Literal["best", "draw"], ...] = ("best", "draw")
+    asked = {which: tuple(replace(method, returns=which) for method in weak) for which in kinds}
+    best, drawn = (run(replace(suite, methods=methods), out=tmp_path / which) for which, methods in asked.items())
     worse = [other["reward"] < one["reward"] for one, other in zip(best.rows, drawn.rows, strict=True)]
     assert 0.2 < sum(worse) / len(worse) < 0.7
     assert all(other["reward"] <= one["reward"] for one, other in zip(best.rows, drawn.rows, strict=True))
@@ -263,3 +361,33 @@ def test_progress_on_stderr(suite_file: Path, tmp_path: Path, capsys: Any) -> No
     assert err.count("words: done in ") == 1
     run(small(suite_file), out=tmp_path / "run")
     assert "words:" not in capsys.readouterr().err
+
+
+def test_tokens_of_judges_that_can_tell(suite_file: Path, tmp_path: Path) -> None:
+    """A judge of perplexity says how many tokens it saw, so that a mean over tokens can be had."""
+    from fktext_evals import as_csv, report
+
+    judge = Judge("fluency", "perplexity:model=heldout-causal", "perplexity", kind="perplexity")
+    found = run(small(suite_file, judges=(judge, load(str(suite_file)).judges[0])), out=tmp_path / "run")
+    for row in found.rows:
+        assert list(row["judged_tokens"]) == ["fluency"]
+        assert row["judged_tokens"]["fluency"] >= 1
+    rows = found.of(("fk", 2))
+    counts = [row["judged_tokens"]["fluency"] for row in rows]
+    total = sum(row["judges"]["fluency"] * count for row, count in zip(rows, counts, strict=True))
+    assert report.token_perplexity(rows, judge) == pytest.approx(math.exp(-total / sum(counts)))
+    assert "perplexity_fluency_token_weighted" in as_csv([found]).splitlines()[0]
+    assert found.to_pandas()["tokens:fluency"].tolist() == [row["judged_tokens"]["fluency"] for row in found.rows]
+
+
+def test_the_gap_between_the_judge_that_steers_and_another_of_its_label(whole: Results) -> None:
+    from fktext_evals import as_csv
+
+    steering, other = whole.suite.judges
+    assert "gap" not in as_csv([whole]).splitlines()[0]  # of two labels
+    alike = replace(whole, suite=replace(whole.suite, judges=(steering, replace(other, label="e-ful"))))
+    line = list(csv.DictReader(io.StringIO(as_csv([alike]))))[3]
+    rows = whole.of(("fk", 3))
+    expected = fmean(math.exp(row["judges"]["steering"]) - math.exp(row["judges"]["held-out"]) for row in rows)
+    assert float(line["e-ful_gap_held-out"]) == pytest.approx(expected)
+    assert float(line["e-ful_gap_held-out_low"]) < expected < float(line["e-ful_gap_held-out_high"])

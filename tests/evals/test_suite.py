@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -13,7 +16,8 @@ from fktext_evals import suite
 
 
 def test_the_embedded_suites_load_and_say_who_they_are() -> None:
-    assert {"toxicity", "toxicity-smoke", "paper-toxicity"} <= set(suite.names())
+    whats = ("toxicity", "cola", "perplexity", "sentiment")
+    assert {*whats, *(f"paper-{what}" for what in whats), "toxicity-smoke", "cola-smoke"} <= set(suite.names())
     for name in suite.names():
         found = suite.load(name)
         assert found.name == name
@@ -24,22 +28,69 @@ def test_the_main_suite() -> None:
     found = suite.load("toxicity")
     assert [method.key for method in found.methods] == [
         ("base", 1),
-        *(("best-of-n", n) for n in (4, 8, 16)),
-        *(("fk", n) for n in (4, 8, 16)),
+        *(("best-of-n", n) for n in (2, 4, 8, 16, 32)),
+        ("importance", 16),
+        *(("fk", n) for n in (2, 4, 8, 16)),
     ]
-    assert (len(found.prompts), found.samples, found.texts) == (15, 8, 840)
-    assert [judge.reward for judge in found.judges] == ["toxicity", "toxicity:model=heldout-toxicity"]
+    assert (len(found.prompts), found.samples, found.texts) == (15, 8, 1320)
+    assert [judge.reward for judge in found.judges[:2]] == ["toxicity", "toxicity:model=heldout-toxicity"]
+    drawn = [method.key for method in found.methods if method.returns == "draw"]
+    assert drawn == [("importance", 16)]
 
 
-def test_the_paper_s_settings() -> None:
-    found = suite.load("paper-toxicity")
+@pytest.mark.parametrize("name", suite.names())
+def test_every_suite_has_a_judge_that_does_not_steer(name: str) -> None:
+    found = suite.load(name)
+    assert {judge.reward for judge in found.judges} - set(found.rewards)
+    assert ("toxic" in found.description) == bool(found.warning)
+
+
+@pytest.mark.parametrize("name", ["toxicity-smoke", "cola-smoke", "perplexity-smoke", "sentiment-smoke"])
+def test_smoke_suites_have_every_method(name: str) -> None:
+    methods = {(method.settings.method, method.returns, method.settings.potential) for method in suite.load(name).methods}
+    steered = {("fk", "best", potential) for potential in ("difference", "max", "sum")}
+    others = {(method, "best", "difference") for method in ("base", "best-of-n")}
+    assert methods == steered | others | {("best-of-n", "draw", "difference")}
+
+
+JUDGES = {
+    "toxicity": [
+        "toxicity:model=s-nlp/roberta_toxicity_classifier",
+        "toxicity:model=textdetox/xlmr-large-toxicity-classifier",
+        "cola:model=textattack/roberta-base-CoLA",
+        "perplexity:model=gpt2-xl",
+    ],
+    "cola": ["cola:model=textattack/roberta-base-CoLA", "perplexity:model=gpt2-xl"],
+    "perplexity": ["perplexity:model=gpt2", "perplexity:model=gpt2-xl"],
+    "sentiment": ["classifier:model=cardiffnlp/twitter-roberta-base-sentiment,label=2,activation=softmax"],
+}
+
+
+@pytest.mark.parametrize("what", JUDGES)
+def test_the_paper_s_settings(what: str) -> None:
+    found = suite.load(f"paper-{what}")
     assert found.texts == 15 * 20 * 3 * 7
+    assert (found.model, found.seeds, found.judge_tokens) == ("mdlm-owt", (1234, 2345, 3456), 50)
     for method in found.methods:
         settings = method.settings
         assert (settings.length, settings.steps, settings.lam, settings.resample_every) == (128, 1000, 10, 20)
+        assert (settings.resampler, settings.potential, settings.x0_average) == ("multinomial", "difference", "reward")
+        assert settings.ess_threshold > 1  # resample at every weighing
         assert settings.x0_samples == (16 if method.name == "fk-many" else 4)
-    assert found.judge_tokens == 50
+        assert method.returns == "best"
+    assert [method.key for method in found.methods if method.settings.method == "fk"] == [
+        (name, n) for name in ("fk", "fk-many") for n in (4, 8)
+    ]
     assert all(prompt.startswith("\n\n") for prompt in found.prompts)
+    assert [judge.reward for judge in found.judges][: len(JUDGES[what])] == JUDGES[what]
+
+
+def test_the_paper_s_perplexity_reward_is_in_bits() -> None:
+    """Its code takes 2 to the power of a loss in nats, and the logarithm of that."""
+    from fktext.specs import parse_spec
+
+    [reward] = suite.load("paper-perplexity").rewards
+    assert parse_spec(reward).weight == pytest.approx(math.log(2), rel=1e-15)
 
 
 def test_prompts_from_a_file(suite_file: Path) -> None:
@@ -47,6 +98,84 @@ def test_prompts_from_a_file(suite_file: Path) -> None:
     text = suite_file.read_text().replace('prompts = ["the book", "the city", "she"]', 'prompts = "p.jsonl"')
     suite_file.write_text(text)
     assert suite.load(str(suite_file)).prompts == ("she", "he")
+
+
+ROWS = [
+    {"prompt": "she", "meta": {"text": "one"}},
+    {"prompt": "he", "meta": {"text": "two"}},
+    {"prompt": "it", "meta": {"text": "x"}},
+]
+
+
+def with_prompts(suite_file: Path, table: str) -> Path:
+    suite_file.write_text(suite_file.read_text().replace('prompts = ["the book", "the city", "she"]', f"prompts = {table}"))
+    return suite_file
+
+
+@pytest.mark.parametrize(
+    ("table", "prompts"),
+    [
+        ('{file = "p.jsonl"}', ("she", "he", "it")),
+        ('{file = "p.jsonl", column = "meta.text", first = 2}', ("one", "two")),
+        ('{file = "p.csv"}', ("she", "he, they")),
+        ('{file = "p.csv", column = "other"}', ("1", "2")),
+        ('{file = "p.txt"}', ("the lake", "in here")),
+    ],
+)
+def test_prompts_by_datasets(suite_file: Path, table: str, prompts: tuple[str, ...]) -> None:
+    folder = suite_file.parent
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "p.csv").write_text('prompt,other\nshe,"1"\n"he, they","2"\n'.replace('"1"', "a").replace('"2"', "b"))
+    (folder / "p.txt").write_text("the lake\nin here\n")
+    expected = tuple({"1": "a", "2": "b"}.get(prompt, prompt) for prompt in prompts)
+    found = suite.load(str(with_prompts(suite_file, table)))
+    assert found.prompts == expected
+    assert found.as_table()["prompts"] == list(expected)  # what a run writes down says what was run, not where it lay
+
+
+def test_prompts_are_shuffled_by_a_seed(suite_file: Path) -> None:
+    rows = [f"prompt {number}" for number in range(50)]
+    (suite_file.parent / "p.txt").write_text("\n".join(rows))
+    text = suite_file.read_text()
+    found = []
+    for seed in (1, 1, 2):
+        suite_file.write_text(text)
+        found.append(suite.load(str(with_prompts(suite_file, f'{{file = "p.txt", shuffle = {seed}, first = 10}}'))).prompts)
+    assert found[0] == found[1] != found[2]
+    assert len(set(found[0]) & set(rows)) == 10
+    assert found[0] != tuple(rows[:10])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{file = "p.jsonl", hub = "a/b"}', "expected either file or hub"),
+        ("{}", "expected either file or hub"),
+        ('{fil = "p.jsonl"}', "'fil': did you mean 'file'"),
+        ('{file = "q.jsonl"}', r"there is no file '\S+q.jsonl'"),
+        ('{file = "p.jsonl", column = "nothing"}', "has no column nothing; it has prompt, meta"),
+        ('{file = "p.jsonl", column = "meta"}', "meta of row 0 .* expected a text"),
+        ('{file = "p.jsonl", column = "meta.tex"}', "meta.tex of row 0 .* is None; expected a text"),
+        ('{file = "p.jsonl", first = 4}', "first is 4; .* has 3 rows"),
+        ('{file = "p.jsonl", split = "test"}', "cannot read 'p.jsonl'"),
+        ('{file = "bad.jsonl"}', "cannot read 'bad.jsonl'"),
+        ('{hub = "nobody/has-this-set"}', "cannot read 'nobody/has-this-set'"),
+    ],
+)
+def test_mistakes_in_prompts(suite_file: Path, table: str, message: str) -> None:
+    (suite_file.parent / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (suite_file.parent / "bad.jsonl").write_text("{nothing\n")
+    with pytest.raises(UsageError, match=message) as caught:
+        suite.load(str(with_prompts(suite_file, table)))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_method_returns(suite_file: Path) -> None:
+    text = suite_file.read_text().replace('potential = "max"', 'potential = "max"\nreturn = "best"')
+    suite_file.write_text(text.replace('model = "', 'return = "draw"\nmodel = "'))
+    found = suite.load(str(suite_file))
+    assert [method.returns for method in found.methods] == ["draw", "draw", "best", "best"]
+    assert suite.parse(found.as_table(), "again") == found
 
 
 def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
@@ -74,6 +203,9 @@ def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
         ('"the city"', '"the book"', "prompt 'the book' twice"),
         ('"steering"', '"held-out"', "judge 'held-out' twice"),
         ("threshold = 0.2", "threshold = 1.5", "threshold is 1.5; expected a probability"),
+        ("threshold = 0.2", 'threshold = 0.2\nkind = "mean"', "of kind 'mean' has a threshold"),
+        ("threshold = 0.2", 'kind = "meen"', "kind is 'meen'; expected 'share' or 'perplexity' or 'mean'"),
+        ('potential = "max"', 'return = "bst"', "return is 'bst'; expected 'best' or 'draw'"),
         ('reward = "letters"', 'reward = "letters=2"', "judge 'steering' has weight 2"),
         ('rewards = ["letters"]', 'rewards = ["letters:"]', "cannot read reward 'letters:'"),
         ('rewards = ["letters"]', "rewards = []", "has no reward"),
@@ -110,3 +242,88 @@ def test_check_knows_rewards_and_their_options(suite_file: Path) -> None:
     for spec, message in (("leters", "did you mean 'letters'"), ("letters:leter=a", "did you mean 'letter'")):
         with pytest.raises(UsageError, match=message):
             suite.check(replace(found, rewards=(spec,)), registry)
+
+
+PLUGIN = """
+from pathlib import Path
+from fktext.plugins import hookimpl
+
+@hookimpl
+def fktext_register_suites(register):
+    for name in {names}:
+        register(Path(__file__).parent / name)
+"""
+
+
+@pytest.fixture
+def brings(tmp_path: Path, suite_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Install a distribution that registers files of the folder returned; a `*.toml` is made, and holds the test suite."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, *files: str, text: str | None = None) -> Path:
+        module = f"suites_{uuid4().hex}"  # a module is imported once per process
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text(PLUGIN.replace("{names}", repr(files)))
+        for file in files:
+            if file.endswith(".toml"):
+                content = suite_file.read_text() if text is None else text
+                (tmp_path / module / file).write_text(content.replace('"a test"', f'"of {name}"'))
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[fktext]\nsuites = {module}\n")
+        return tmp_path / module
+
+    return make
+
+
+def test_suites_of_plugins(brings: Callable[..., Path]) -> None:
+    from fktext.plugins import load_plugins
+
+    brings("fk-one", "mine.toml", "both.toml", "toxicity.toml")
+    brings("fk-two", "both.toml")
+    registry = load_plugins()
+    assert registry.problems() == []
+    assert suite.load("mine").description == suite.load("fk_one:mine", registry).description == "of fk-one"
+    assert suite.load("fk-two:both", registry).description == "of fk-two"
+    assert suite.load("toxicity", registry).name == "toxicity"  # no plugin takes an embedded suite's name
+    assert suite.load("fk-one:toxicity", registry).description == "of fk-one"
+    assert suite.source("mine", registry).startswith("\nname = ")
+    with pytest.raises(UsageError, match="several distributions: write fk-one:both or fk-two:both"):
+        suite.load("both", registry)
+    with pytest.raises(UsageError, match="did you mean 'mine'"):
+        suite.load("mne", registry)
+
+
+def test_a_prompts_file_of_a_plugin_lies_beside_its_suite(brings: Callable[..., Path], suite_file: Path) -> None:
+    folder = brings("fk-one", "mine.toml", text=with_prompts(suite_file, '"p.txt"').read_text())
+    (folder / "p.txt").write_text("he\n")
+    assert suite.load("mine").prompts == ("he",)
+
+
+@pytest.mark.parametrize("files", [("absent",), ("a b.toml",), ("same.toml", "same.toml")])
+def test_a_plugin_with_a_bad_suite_is_reported(brings: Callable[..., Path], files: tuple[str, ...]) -> None:
+    from fktext.plugins import load_plugins
+
+    brings("fk-one", *files)
+    registry = load_plugins()
+    assert registry.suites == ()
+    [problem] = registry.problems()
+    assert problem.startswith("plugin fk-one:suites is hook error: ValueError: suite")
+
+
+def test_ls_lists_suites_of_plugins_and_those_that_cannot_be_read(brings: Callable[..., Path], suite_file: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fktext_cli import app
+
+    brings("fk-one", "mine.toml")
+    brings("fk-two", "bad.toml", text="name = ")
+    hub = with_prompts(suite_file, '{hub = "nobody/has-this-set"}').read_text()
+    brings("fk-three", "far.toml", text=hub)
+    result = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["eval", "ls"], prog_name="fktext")
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert lines["mine"].endswith("48 texts  of fk-one")
+    assert "cannot be read: suite" in lines["bad"]
+    assert lines["far"].endswith("? texts  of fk-three")  # nothing is fetched for a list
+    assert set(suite.names()) < set(lines)

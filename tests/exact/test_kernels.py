@@ -1,12 +1,13 @@
-"""Remasking and SEDD's analytic kernel on the enumerable model: their laws by listing, alone and steered."""
+"""First hitting, remasking and SEDD's analytic kernel on the enumerable model: their laws by listing, alone and steered."""
 
 import math
 from functools import cached_property
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 import torch
 
+from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.remdm import ReMDM, rates, shares
 from fktext.masked.sedd import AnalyticSEDD, sigma
 from fktext.noise import Noise, population_key
@@ -111,11 +112,34 @@ class Scores(Kernel):
             ]
 
 
+class OneByOne(Kernel):
+    """In continuous time: every order in which positions can be revealed is as likely as any other."""
+
+    def process(self, populations, particles, **settings):
+        return FirstHitting(self.denoiser, self.templates(populations), particles, self.num_steps, self._decode, **settings)
+
+    @cached_property
+    def law(self):
+        orders = list(permutations(range(self.length)))
+        return torch.tensor(
+            [sum(self.chance(ids, order) for order in orders) / len(orders) for ids in self._finished], dtype=torch.float64
+        )
+
+    def chance(self, ids, order):
+        state, chance = [(self.denoiser.mask_id, math.inf)] * self.length, 1.0
+        for place in order:
+            chance *= float(torch.softmax(self.raw(state)[place], -1)[ids[place]])
+            state[place] = (ids[place], math.inf)
+        return chance
+
+
 def make(name, **settings):
+    if name == "first-hitting":
+        return OneByOne(**settings)
     return Scores(**settings) if name == "sedd" else Remasking(name, **settings)
 
 
-KERNELS = [*REMASKING, "sedd"]
+KERNELS = [*REMASKING, "sedd", "first-hitting"]
 
 
 def plain(model, particles=40_000):

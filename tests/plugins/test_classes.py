@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext
-from fktext_plugins.classes import SENTIMENT, ClassReward
+from fktext_plugins.classes import EMBEDDED, ClassReward
+from fktext_plugins.provenance import weights_digest
 
 OFFLINE = RewardContext(offline=True, batch_size=2)
 SENTIMENTS = ["negative", "neutral", "positive"]
@@ -109,7 +112,95 @@ def test_sentiment(tmp_path: Path) -> None:
     torch.testing.assert_close(create(f"sentiment:model={tmp_path}").score(TEXTS), expected[:, 2], atol=1e-5, rtol=1e-5)
 
 
-def test_sentiment_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+class Code:
+    """Unpickling this writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (self.target, "executed"))
+
+
+def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
+    model = save(tmp_path, SENTIMENTS)
+    (tmp_path / "model.safetensors").unlink()
+    proof = tmp_path / "proof"
+    torch.save(model.state_dict() | {"extra": Code(proof)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="a pickle of more than tensors; nothing was executed"):
+        create(f"sentiment:model={tmp_path}")
+    assert not proof.exists()
+    torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
+    assert proof.exists()  # the bait is real
+
+
+def test_code_beside_a_model_runs_only_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "model"
+    save(folder, SENTIMENTS, problem_type="single_label_classification")
+    proof = tmp_path / "proof"
+    (folder / "own_code.py").write_text(
+        "from pathlib import Path\nfrom transformers import BertConfig, BertForSequenceClassification\n"
+        f"Path({str(proof)!r}).write_text('executed')\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+        "class Own(BertForSequenceClassification):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "own"}
+    config["auto_map"] = {"AutoConfig": "own_code.OwnConfig", "AutoModelForSequenceClassification": "own_code.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"it comes with Python code of its own.*trust_remote_code=true"):
+        create(f"classifier:model={folder},label=positive")
+    assert not proof.exists()
+    values = create(f"classifier:model={folder},label=positive,trust_remote_code=true").score(TEXTS)
+    assert proof.exists()
+    assert values.shape == (4,)
+
+
+def test_provenance_is_a_digest_of_a_folder_and_the_revision_of_a_hub_s_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub"
+    repo = cache / "models--some--model"
+    save(repo / "snapshots" / revision, SENTIMENTS)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(revision)
+    save(tmp_path / "folder", SENTIMENTS)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    folder = load_plugins().create(f"sentiment:model={tmp_path / 'folder'}", OFFLINE).provenance()
+    assert sorted(folder) == ["digest", "model", "plugin"]
+    hub = load_plugins().create("sentiment:model=some/model", OFFLINE).provenance()
+    assert (hub["model"], hub["revision"], hub["digest"]) == ("some/model", revision, folder["digest"])
+    assert weights_digest("nobody/nothing") is None
+    assert weights_digest("no such thing!") is None
+
+
+def test_a_hub_model_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match=f"cannot load the sequence classifier '{SENTIMENT}' .the run is offline: only folders"):
-        create("sentiment")
+    with pytest.raises(ModelError, match=r"cannot load the sequence classifier 'some/model' .the run is offline: only folders"):
+        create("sentiment:model=some/model")
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_embedded_sentiment(model: str) -> None:
+    texts = ["I love this, thank you so much!", "This is terrible and I hate it.", ""]
+    good, bad = (create(f"sentiment:model={model},label={label}").score(texts) for label in ("positive", "negative"))
+    assert good[0] > bad[0]
+    assert bad[1] > good[1]
+    torch.testing.assert_close(good.exp() + bad.exp(), torch.ones(3).double())
+    with pytest.raises(UsageError, match="neutral"):
+        create(f"sentiment:model={model},label=neutral")
+    provenance = load_plugins().create(f"sentiment:model={model}", OFFLINE).provenance()
+    assert provenance["digest"] == weights_digest(embedded.path(model))
+    assert (embedded.path(model) / "MODEL_CARD.md").is_file()
+
+
+def test_the_embedded_judges_agree_on_plain_cases() -> None:
+    texts = [
+        "what a beautiful day, i am so happy",
+        "you are awful and i am angry",
+        "thanks, that was great",
+        "how sad and disgusting",
+    ]
+    one, other = (create(f"sentiment:model={model}").score(texts).exp() > 0.5 for model in EMBEDDED)
+    assert one.tolist() == other.tolist() == [True, False, True, False]

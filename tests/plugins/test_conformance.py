@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fktext.plugins import load_plugins
 from fktext.rewards import Reward, RewardContext, Text
@@ -22,18 +21,21 @@ SPECS = [
     "regex:pattern=zz,penalty=3",
     "toxicity:model=heldout-toxicity,target=nontoxic",
     "toxicity",
+    "toxicity:part=continuation,trim=3,empty=-9",
 ]
 
 
 @functools.cache
-def built_in(spec: str) -> Reward:
-    return load_plugins().create(spec, RewardContext(offline=True, batch_size=4)).reward
+def built_in(spec: str, device: str = "cpu") -> Reward:
+    return load_plugins().create(spec, RewardContext(device=device, offline=True, batch_size=4)).reward
 
 
 class TestBuiltIn(RewardConformance):
+    imports = ("fktext_plugins.builtin",)
+
     @pytest.fixture(params=SPECS)
-    def reward(self, request: pytest.FixtureRequest) -> Reward:
-        return built_in(request.param)
+    def factory(self, request: pytest.FixtureRequest) -> Callable[[RewardContext], Reward]:
+        return lambda context: built_in(request.param, context.device)
 
 
 class Own:
@@ -48,6 +50,7 @@ def lengths(samples: Sequence[str]) -> list[float]:
 
 
 BROKEN: dict[str, Callable[[Sequence[str]], list[float]]] = {
+    "test_no_sample": lambda samples: lengths(samples) or [0.0],
     "test_one_sample": lambda samples: lengths(samples) if len(samples) > 1 else [0.0, 0.0],
     "test_equal_samples": lambda samples: [float(index) for index, _ in enumerate(samples)],
     "test_order": lambda samples: sorted(lengths(samples)),
@@ -69,13 +72,34 @@ def test_what_breaks_a_rule_is_caught(name: str) -> None:
 
 
 def test_every_rule_has_such_a_control() -> None:
-    assert {name for name in dir(RewardConformance) if name.startswith("test_")} == set(BROKEN)
+    rules = {name for name in dir(RewardConformance) if name.startswith("test_")}
+    assert rules - {"test_other_devices", "test_no_network_at_import"} == set(BROKEN)  # theirs follow
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "toxicity"])
-@given(texts=st.lists(st.text(), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
-def test_any_text_has_a_value(spec: str, texts: list[str]) -> None:
-    values = RewardConformance().values(built_in(spec), [Text(text, text[:1]) for text in texts])
-    assert not values.isnan().any()
-    assert (values <= 0).all()
+def test_what_depends_on_the_device_is_caught() -> None:
+    rules = RewardConformance()
+    rules.devices = ("meta",)  # a device that every torch has
+    rules.test_other_devices(lambda context: Own(lengths), Own(lengths))
+    with pytest.raises(AssertionError, match="meta and cpu differ"):
+        rules.test_other_devices(lambda context: Own(lambda samples: [float(context.device == "cpu")] * len(samples)), Own(lengths))
+    with pytest.raises(pytest.skip.Exception, match="no fixture `factory`"):
+        rules.test_other_devices(None, Own(lengths))
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_network_at_import_is_caught(swallows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = "import urllib.request\nurllib.request.urlopen('http://localhost:9/model.bin', timeout=1)"
+    text = f"try:\n    {call.replace(chr(10), chr(10) + '    ')}\nexcept OSError:\n    pass" if swallows else call
+    (tmp_path / f"asks_{swallows}.py").write_text(text)
+    (tmp_path / f"silent_{swallows}.py").write_text("import socket, urllib.request")
+    (tmp_path / f"wrong_{swallows}.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    rules = RewardConformance()
+    rules.imports = (f"silent_{swallows}",)
+    rules.test_no_network_at_import(Own(lengths))
+    rules.imports = (f"silent_{swallows}", f"asks_{swallows}")
+    with pytest.raises(AssertionError, match=rf"importing silent_{swallows} and asks_{swallows} uses the network: .*"):
+        rules.test_no_network_at_import(Own(lengths))
+    rules.imports = (f"wrong_{swallows}",)
+    with pytest.raises(AssertionError, match=r"cannot be imported alone:\n(.*\n)*ZeroDivisionError"):
+        rules.test_no_network_at_import(Own(lengths))

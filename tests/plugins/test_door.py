@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typing import Any, cast
 import pytest
 
 from fktext.errors import PluginError, RewardError, UsageError
-from fktext.plugins import Registry, load_plugins
-from fktext.rewards import RewardContext, Weighted
+from fktext.plugins import load_plugins
+from fktext.registry import Registry
+from fktext.rewards import RewardContext, Weighted, Window, Windowed
 
 Make = Callable[..., str]
 
@@ -113,6 +115,8 @@ def test_a_plugin_brings_its_rewards_and_every_broken_one_is_reported(fake_dist:
     assert "summary" in errors["fk-nosummary"]
     assert len(registry.problems()) == 14
     assert all("\n" not in line and line.startswith("plugin fk-") for line in registry.problems())
+    hooks = {plugin.distribution: plugin.hooks for plugin in registry.plugins}
+    assert hooks["fk-good"] == ("fktext_register_rewards",)
     good = registry.rewards["length"]
     assert (good.qualified, good.summary) == ("fk-good:length", "nothing much")
     assert registry.plugins[[plugin.distribution for plugin in registry.plugins].index("fk-good")].version == "2.3"
@@ -131,6 +135,45 @@ def test_a_reward_of_a_broken_plugin_gives_the_stored_error(fake_dist: Make) -> 
             registry.create(name)
     with pytest.raises(UsageError, match=r"unknown reward 'other'.*Broken.*fk-absent:fluency.*fk-boom:boom"):
         registry.create("other")
+
+
+HANGS = {
+    "a network": "import socket\nserver = socket.create_server(('localhost', 0))\n"
+    "socket.create_connection(server.getsockname()).recv(1)",
+    "a clock": "import time\ntime.sleep(60)",
+    "nothing": "while True: pass",
+    "a hook": "import time\n@hookimpl\ndef fktext_register_rewards(register): time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("waits_for", HANGS)
+def test_a_plugin_that_hangs_stops_nobody(fake_dist: Make, tmp_path: Path, waits_for: str) -> None:
+    """In a process of its own: the plugin's thread would go on, and the program must end all the same."""
+    fake_dist("fk-good", GOOD.format(name="length"))
+    fake_dist("fk-hangs", HANGS[waits_for])
+    fake_dist("fk-later", GOOD.format(name="width"))
+    program = (
+        "from fktext.plugins import load_plugins\nregistry = load_plugins()\nprint(sorted(registry.rewards))\n"
+        "print([(plugin.distribution, plugin.status) for plugin in registry.plugins])\nprint(*registry.problems())"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "FKTEXT_PLUGIN_TIMEOUT": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    rewards, plugins, problem = done.stdout.splitlines()
+    assert rewards == "['length', 'width']"
+    assert plugins == "[('fk-good', 'ok'), ('fk-hangs', 'timeout'), ('fk-later', 'ok')]"
+    assert problem.startswith("plugin fk-hangs:hangs is timeout: it was not imported within 1 s")
+    assert "FKTEXT_DISABLE_PLUGINS=fk-hangs leaves it out" in problem
+
+
+def test_a_slow_plugin_is_waited_for(fake_dist: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dist("fk-slow", "import time\ntime.sleep(0.3)\n" + GOOD.format(name="length"))
+    assert status(load_plugins()) == {"fk-slow": "ok"}
+    for wrong in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("FKTEXT_PLUGIN_TIMEOUT", wrong)
+        with pytest.raises(UsageError, match=f"FKTEXT_PLUGIN_TIMEOUT is '{wrong}'; expected seconds, such as 10"):
+            load_plugins()
 
 
 def test_keyboard_interrupt_passes(fake_dist: Make) -> None:
@@ -211,6 +254,43 @@ def test_the_first_of_two_versions_on_the_path_counts(fake_dist: Make, tmp_path:
     assert list(registry.rewards) == ["new"]
 
 
+def test_every_reward_takes_the_options_of_a_window(fake_dist: Make) -> None:
+    fake_dist("fk-good", OPTIONS)
+    fake_dist(
+        "fk-own",
+        """
+        def own(context, *, trim: str = "no"):
+            return Constant(trim=trim)
+
+        @hookimpl
+        def fktext_register_rewards(register):
+            register("own", own, summary="s", values="0", models={"tiny": "public domain"})
+        """,
+    )
+    registry = load_plugins()
+    term = registry.create("toxicity:part=continuation,trim=3,empty=-inf,words=7=2")
+    assert isinstance(term.reward, Windowed)
+    assert term.reward.window == Window("continuation", 3, -math.inf)
+    assert cast(Any, term.reward.reward).values["words"] == 7
+    assert (term.name, term.weight, term.plugin) == ("toxicity:part=continuation,trim=3,empty=-inf,words=7", 2.0, "fk-good 1.0")
+    assert not isinstance(registry.create("toxicity:part=text").reward, Windowed)
+    own = registry.create("own:trim=hair,part=continuation")  # its own option of that name comes first
+    assert isinstance(own.reward, Windowed)
+    assert own.reward.window == Window("continuation")
+    assert cast(Any, own.reward.reward).values == {"trim": "hair"}
+    assert registry.rewards["own"].values == "0"
+    assert registry.rewards["own"].models == {"tiny": "public domain"}
+    for wrong, message in (
+        ("part=prompt", "'text' or 'continuation'"),
+        ("trim=x", "valid integer"),
+        ("trim=0", "trim came as 0"),
+        ("empty=nan", "empty came as nan"),
+        ("tirm=3", "did you mean 'trim'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            registry.create(f"toxicity:{wrong}")
+
+
 def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> None:
     fake_dist("fk-good", OPTIONS)
     registry = load_plugins()
@@ -243,7 +323,7 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
     ("spec", "parts"),
     [
         ("toxcity", ["unknown reward 'toxcity'", "did you mean 'toxicity'?"]),
-        ("toxicity:targt=toxic", ["reward 'toxicity'", "'targt'", "did you mean 'target'?", "Known: model, plain"]),
+        ("toxicity:targt=toxic", ["reward 'toxicity'", "'targt'", "did you mean 'target'?", "Known: empty, model"]),
         ("toxicity:target=nice", ["reward 'toxicity' option 'target' came as 'nice'", "'toxic' or 'nontoxic'"]),
         ("toxicity:words=many", ["reward 'toxicity' option 'words' came as 'many'", "integer"]),
         ("toxicity:words=2.5", ["reward 'toxicity' option 'words' came as '2.5'", "integer"]),

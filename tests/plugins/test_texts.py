@@ -54,6 +54,17 @@ def test_part_is_the_continuation() -> None:
     assert score("regex:pattern=sea,part=continuation", text) == [-math.inf]
 
 
+def test_a_function_s_file_is_its_provenance(here: Path) -> None:
+    (here / "own_file.py").write_text("def zero(texts):\n    assert texts\n    return [0.0] * len(texts)\n")
+    term = load_plugins().create("function:target=own_file:zero")
+    first = term.provenance()
+    assert first["model"] == "own_file:zero"
+    assert len(first["digest"]) == 16
+    (here / "own_file.py").write_text("def zero(texts):\n    return [1.0 for text in texts]\n")
+    assert term.provenance()["digest"] != first["digest"]
+    assert term.reward.score([]) == []
+
+
 def test_regex() -> None:
     assert score(r"regex:pattern=\d+", "room 7", "room") == [0, -math.inf]
     assert score(r"regex:pattern=\Aroom,penalty=2.5", "room 7", "a room") == [0, -2.5]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fktext.checkpoint_files import Lightning, digest, read_json, read_tensors, tensor_names, weight_files
+from fktext.checkpoint_files import Lightning, digest, quantised, read_json, read_tensors, tensor_names, weight_files
 from fktext.errors import ModelError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
@@ -158,3 +158,17 @@ def test_views_and_dtypes_survive(tmp_path: Path) -> None:
     read = read_tensors(tmp_path / "views.ckpt")
     assert read.keys() == kept.keys()
     assert all(torch.equal(read[name], kept[name]) and read[name].dtype == kept[name].dtype for name in kept)
+
+
+def test_int8_matrices_come_back_within_half_a_scale(tmp_path: Path) -> None:
+    weights = {"w": torch.randn(5, 7), "zero": torch.zeros(2, 3), "bias": torch.randn(4), "ids": torch.arange(3)}
+    weights["w"][2] *= 1000
+    save_file(quantised(weights), tmp_path / "model.safetensors")
+    back = read_tensors(tmp_path / "model.safetensors")
+    assert set(back) == set(weights)
+    assert back["w"].dtype == torch.float32
+    scale = weights["w"].abs().amax(1, keepdim=True) / 127
+    assert ((back["w"] - weights["w"]).abs() <= 0.56 * scale).all()  # half a scale, and float16 rounding of the scale itself
+    assert torch.equal(back["zero"], weights["zero"])
+    assert torch.equal(back["bias"], weights["bias"].half())
+    assert torch.equal(back["ids"], weights["ids"])

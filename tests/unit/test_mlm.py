@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 
+from fktext.checkpoint_files import quantised
 from fktext.errors import ModelError
 from fktext.masked.mlm import MaskedLM, load
 
@@ -124,3 +126,14 @@ def test_a_config_that_contradicts_the_tensors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.replace('"hidden_size": 32', '"hidden_size": 64'))
     with pytest.raises(ModelError, match="cannot be loaded as a masked language model"):
         load(tmp_path, MASK)
+
+
+def test_a_folder_of_int8_weights_loads(tmp_path: Path) -> None:
+    model = random_model(FAMILIES["bert"][0])
+    model.config.save_pretrained(tmp_path)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "predictions.decoder" not in name}
+    save_file(quantised(weights), tmp_path / "model.safetensors")
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        whole, small = model(input_ids=ids).logits, load(tmp_path, MASK).model(input_ids=ids).logits
+    assert 0 < (whole - small).abs().max() < 0.05 * whole.abs().max()

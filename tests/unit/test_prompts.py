@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fktext.errors import UsageError
 from fktext.prompts import read_prompts
+from fktext.templates import Template
 
 TEXT = st.text(st.characters(codec="utf-8"))
 
@@ -39,6 +40,36 @@ def test_read(tmp_path: Path, name: str, content: str, texts: list[str], lines: 
     prompts = read_prompts(path)
     assert [prompt.text for prompt in prompts] == texts
     assert [prompt.where for prompt in prompts] == [f"{path}:{line}" for line in lines]
+
+
+def test_templates(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"template": "a {2}", "id": 1}\n"b {2}"\n{"prompt": "c"}\n')
+    (tmp_path / "p.csv").write_text('id,template\n1,"a ""{2}"" {{x}}"\n')
+    (tmp_path / "p.txt").write_text("a {2}\n")
+    found = {end: read_prompts(tmp_path / f"p.{end}", templates=True) for end in ("jsonl", "csv", "txt")}
+    requests = {end: [prompt.request for prompt in prompts] for end, prompts in found.items()}
+    assert requests == {"jsonl": [Template("a {2}"), "b {2}", "c"], "csv": [Template('a "{2}" {{x}}')], "txt": ["a {2}"]}
+    assert [prompt.where for prompt in found["jsonl"]] == [f"{tmp_path}/p.jsonl:{line}" for line in (1, 2, 3)]
+    with pytest.raises(UsageError, match=r"p.jsonl:1: no key prompt or text or context_string; it has template, id"):
+        read_prompts(tmp_path / "p.jsonl")  # who takes prompts only
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", '"a"\n{"template": "a {"}\n', "p.jsonl:2: template 'a {' has a stray '{' at character 3"),
+        ("p.jsonl", '{"template": 3}\n', "p.jsonl:1: the prompt is int 3; expected a string"),
+        ("p.jsonl", '{"template": "a {1}", "prompt": "b"}\n', "p.jsonl:1: a key prompt and a key template; expected one of them"),
+        ("p.jsonl", '{"templat": "a {1}"}\n', "p.jsonl:1: no key prompt or text or context_string or template; it has templat"),
+        ("p.csv", "template,text\na {1},b\n", "p.csv:1: a column text and a column template; expected one of them"),
+        ("p.csv", 'template\n"a\n{1}"\nb\n', "p.csv:4: template 'b' has no gap"),
+    ],
+)
+def test_bad_templates_name_file_and_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError) as caught:
+        read_prompts(tmp_path / name, templates=True)
+    assert message in str(caught.value)
 
 
 @given(st.lists(TEXT, min_size=1))

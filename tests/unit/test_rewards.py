@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fktext.errors import RewardError
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.errors import RewardError, UsageError
+from fktext.rewards import Scorer, Text, Weighted, Window, Windowed, well_formed
 
 
 class Length:
@@ -77,3 +77,135 @@ def test_minus_infinity_is_allowed_and_weight_zero_is_not():
     assert Scorer([Weighted("never", Length(of=lambda text: -torch.inf))])(["a"])[0, 0] == -torch.inf
     with pytest.raises(RewardError, match="weight 0"):
         Weighted("none", Length(), 0.0)
+
+
+class Roomy:
+    """A reward that has memory for a few samples at a time."""
+
+    def __init__(self, room):
+        self.room, self.sizes = room, []
+
+    def score(self, samples):
+        if len(samples) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        self.sizes.append(len(samples))
+        return [float(sample) for sample in samples]
+
+
+def test_out_of_memory_halves_the_batch_of_any_reward():
+    reward = Roomy(3)
+    scorer = Scorer([Weighted("length", Length()), Weighted("roomy", reward)])
+    samples = [str(number) for number in range(16)]
+    assert scorer(samples)[:, 1].tolist() == list(range(16))
+    assert reward.sizes == [2] * 8
+    assert scorer.ledger.reward_calls == 16
+    assert scorer(["16", "17", "18"])[:, 1].tolist() == [16, 17, 18]
+    assert reward.sizes[8:] == [2, 1]  # it is remembered
+    with pytest.raises(RewardError, match=r"'roomy' ran out of memory on a single sample at step 2: CUDA out of memory"):
+        Scorer([Weighted("roomy", Roomy(0))])(["1", "2"], " at step 2")
+
+
+def total(terms, sample):
+    scorer = Scorer(terms)
+    return scorer.total(scorer([sample])).item()
+
+
+def test_rewards_add_and_experts_multiply():
+    long, short = Weighted("long", Length()), Weighted("short", Length(of=lambda text: -len(text)), 0.5)
+    both = 2 * long + short / 5 - -long
+    assert repr(both) == "3 * long + 0.1 * short"
+    assert total(both, "abcd") == pytest.approx(3 * 4 - 0.1 * 4)
+    assert total(both * 0.5, "abcd") == pytest.approx(total(both, "abcd") / 2)
+    assert total(-both, "abcd") == -total(both, "abcd")
+    assert total(long + (long + short), "abcd") == 2 * 4 - 0.5 * 4
+    assert total(sum([long, short]), "abcd") == 4 - 0.5 * 4
+    assert total(short - (long + short * 3), "abcd") == -1 * -0.5 * 2 * 4 - 4
+    assert [term.name for term in both] == ["long", "short"]  # each keeps its own values
+    assert Scorer(both)(["abcd"]).tolist() == [[4.0, -4.0]]
+    assert len(both[:1]) == 1
+
+
+def test_the_product_of_experts_is_the_exponential_of_the_sum():
+    one, other = Weighted("one", Length()), Weighted("other", Length(of=lambda text: -len(text) / 3))
+    lam = 0.7
+    product = torch.exp(torch.tensor(lam * total([one], "abc"))) ** 2 * torch.exp(torch.tensor(lam * total([other], "abc"))) ** 0.5
+    assert torch.exp(torch.tensor(lam * total(2 * one + 0.5 * other, "abc"))) == pytest.approx(product.item())
+
+
+def test_what_cannot_be_added():
+    one, same_name = Weighted("one", Length()), Weighted("one", Length())
+    with pytest.raises(RewardError, match="two rewards of a sum are named 'one'"):
+        one + same_name
+    with pytest.raises(RewardError, match="weight 0"):
+        one - one
+    with pytest.raises(RewardError, match="weight 0"):
+        0 * one
+    with pytest.raises(TypeError):
+        one * one
+    with pytest.raises(TypeError):
+        one + 1
+
+
+@pytest.mark.parametrize(
+    ("window", "seen", "prompt"),
+    [
+        (Window(), "the sea is  wide and blue", "the sea"),
+        (Window(trim=2), "the sea is  wide", "the sea"),
+        (Window(trim=9), "the sea is  wide and blue", "the sea"),
+        (Window(part="continuation"), " is  wide and blue", ""),
+        (Window(part="continuation", trim=1), " is", ""),
+    ],
+)
+def test_windows(window, seen, prompt):
+    found = window(Text("the sea is  wide and blue", "the sea"))
+    assert (found, found.prompt) == (seen, prompt)
+
+
+def test_a_window_of_all_is_the_text_itself():
+    text = Text("the sea", "the")
+    assert Window()(text) is text
+    assert Window(trim=5)(text) is text
+    plain = "no prompt"
+    assert Window(part="continuation")(plain) is plain
+    assert Window(part="continuation")(Text("", "")) == ""
+
+
+def test_a_windowed_reward_asks_once_for_equal_parts():
+    reward = Length()
+    windowed = Windowed(reward, Window(part="continuation", trim=1, empty=-7.0))
+    texts = [Text("a b", "a"), Text("c b d", "c"), Text("e", "e"), Text("e \n", "e"), "x y"]
+    assert windowed.score(texts).tolist() == [2, 2, -7, -7, 1]
+    assert reward.seen == [" b", "x"]
+    assert windowed.score([]).tolist() == []
+    assert windowed.score([Text("e", "e")]).tolist() == [-7]
+    assert windowed.goal == "larger is better (of the first word after the prompt)"
+    own = Windowed(reward, Window(part="continuation"))
+    assert own.score([Text("e", "e")]).tolist() == [0]  # without `empty`, what the reward says of ""
+    with pytest.raises(RewardError, match="for texts, and a sample is a Tensor"):
+        windowed.score([torch.zeros(3)])
+    for wrong in ({"trim": 0}, {"empty": float("nan")}, {"empty": float("inf")}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} came as"):
+            Window(**wrong)
+
+
+def test_a_windowed_reward_of_the_wrong_size_is_caught():
+    class Short:
+        def score(self, samples):
+            return [1.0]
+
+    with pytest.raises(RewardError, match=r"Short.score returned 1 values for 2 texts"):
+        Scorer([Weighted("short", Windowed(Short(), Window(trim=1)))])(["a", "b"])
+
+
+def test_well_formed():
+    assert well_formed("plain \U0001f600") == "plain \U0001f600"
+    assert well_formed("a\ud800b\udc00") == "a\ufffdb\ufffd"
+    assert well_formed(Text("a", "a")) == "a"
+
+
+def test_provenance_says_what_the_reward_tells():
+    reward = Length()
+    assert Weighted("length", reward).provenance() == {"plugin": ""}
+    reward.model, reward.revision, reward.digest = "a/b", None, "0123"
+    term = Weighted("length", Windowed(reward, Window(trim=1)), plugin="mine 1.0")
+    assert term.provenance() == {"plugin": "mine 1.0", "model": "a/b", "digest": "0123"}

@@ -1,5 +1,6 @@
 """The simplex process: what a particle is, invariance, blocks, and the law it is steered to."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -285,6 +286,39 @@ def test_a_folder_is_known_by_its_layers(folder):
 def test_a_missing_layer_is_one_clear_line(folder, missing):
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=f"has no {missing}: an SSD-LM is RoBERTa with"):
+        load(str(folder))
+
+
+def configure(folder, **section):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"fktext": section}))
+
+
+def test_a_tied_model_reads_the_simplex_through_its_word_embeddings(folder):
+    words = load(str(folder)).denoiser.model.get_input_embeddings().weight
+    tied = folder.with_name("tied")
+    shutil.copytree(folder, tied, ignore=shutil.ignore_patterns("embed_sum_layer.pt"))
+    configure(tied, tie_embed_sum=True)
+    torch.save({"weight": words.T.clone()}, folder / "embed_sum_layer.pt")
+    x = torch.randn(2, 5, 97, generator=torch.Generator().manual_seed(0))
+    context = torch.tensor([[3], [4]])
+    outputs = [load(str(place)).denoiser.encode(context, x, 0.5) for place in (folder, tied)]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert load(str(tied)).family == "ssdlm"
+    torch.save({"weight": torch.ones(32, 1), "bias": torch.ones(32)}, folder / "timestep_layer.pt")
+    assert not torch.allclose(load(str(folder)).denoiser.encode(context, x, 0.5), outputs[1])
+
+
+def test_a_layer_contradicts_a_config_that_ties_it(folder):
+    configure(folder, tie_embed_sum=True)
+    with pytest.raises(ModelError, match=r"has embed_sum_layer.pt, which contradicts tie_embed_sum in its config.json: remove"):
+        load(str(folder))
+    (folder / "embed_sum_layer.pt").unlink()
+    (folder / "timestep_layer.pt").unlink()
+    with pytest.raises(ModelError, match=r"has no timestep_layer.pt: an SSD-LM is RoBERTa with timestep_layer.pt beside it"):
+        load(str(folder))
+    configure(folder, tie_embed_sum="yes")
+    with pytest.raises(ModelError, match=r"config.json has tie_embed_sum 'yes', expected true or false"):
         load(str(folder))
 
 

@@ -13,4 +13,5 @@ def fktext_register_rewards(register: Register) -> None:
         "fktext_readability.flesch:readability",
         summary="how easy (or, with target=hard, how hard) a text is to read, in tens of Flesch points",
         options={"target": "easy or hard"},
+        values="0 to 12.1, tens of Flesch points; minus that with target=hard",
     )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
+
+import regex
 
 from fktext import RewardContext
 
 EASIEST = 206.835 - 1.015 - 84.6  # a sentence of one word of one syllable
-_WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*")
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+_WORD = regex.compile(r"\p{Latin}[\p{Latin}\p{M}]*(?:['\u2019]\p{Latin}+)*")  # with accents, unlike [A-Za-z]
+_VOWELS = regex.compile(r"[aeiouy]+")
+_SENTENCE_END = regex.compile(r"[.!?]+(?=\s|$)")
 
 
 def syllables(word: str) -> int:
     """Groups of vowels, without a silent e at the end; at least one."""
     word = word.lower()
-    groups = len(re.findall(r"[aeiouy]+", word))
+    groups = len(_VOWELS.findall(regex.sub(r"\p{M}", "", unicodedata.normalize("NFD", word))))
     silent = word.endswith("e") and not word.endswith(("le", "ee", "ye")) and groups > 1
     return max(groups - silent, 1)
 

@@ -1,5 +1,7 @@
 """The reward by itself; `RewardConformance` has what every reward must do."""
 
+import functools
+
 import pytest
 from fktext_readability.flesch import EASIEST, readability, reading_ease, syllables
 
@@ -8,13 +10,26 @@ from fktext.testing import RewardConformance
 
 
 class TestConformance(RewardConformance):
+    imports = ("fktext_readability", "fktext_readability.flesch")
+
     @pytest.fixture(params=["easy", "hard"])
-    def reward(self, request):
-        return readability(RewardContext(), target=request.param)
+    def factory(self, request):
+        return functools.partial(readability, target=request.param)
 
 
 def test_syllables():
-    words = {"cat": 1, "lake": 1, "table": 2, "banana": 3, "the": 1, "free": 1, "readability": 5, "hmm": 1}
+    words = {
+        "cat": 1,
+        "lake": 1,
+        "table": 2,
+        "banana": 3,
+        "the": 1,
+        "free": 1,
+        "readability": 5,
+        "hmm": 1,
+        "na\u00efve": 1,
+        "caf\u00e9": 2,
+    }
     assert {word: syllables(word) for word in words} == words
 
 

@@ -1,0 +1,366 @@
+"""`fktext image generate`: steered images for a prompt, or from a pipeline that takes none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+import fktext
+from fktext.errors import UsageError
+from fktext_cli import output, tracing
+from fktext_cli.generate import OUT, RUN, SAMPLE, STEER, create_rewards, progress_bar, steering
+from fktext_cli.listing import resolve_device
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.image.generate import ImagePopulation
+    from fktext.rewards import Weighted
+    from fktext.settings import Method, Settings
+
+COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
+app = typer.Typer(no_args_is_help=True, help="Steer diffusers pipelines of images.")
+
+
+@app.callback()
+def root() -> None:
+    """Steer diffusers pipelines of images."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="[PROMPT]", help="What to show; none for a pipeline that takes none.", show_default=False)
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.", rich_help_panel=SAMPLE),
+    ] = "tiny-digits",
+    samples: Annotated[int, typer.Option(min=1, help="Populations.", rich_help_panel=SAMPLE)] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Reverse diffusion steps.", rich_help_panel=SAMPLE)] = 50,
+    scheduler: Annotated[
+        Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
+        typer.Option(help="The sampler; it must draw noise on the way.", show_default="the model's", rich_help_panel=SAMPLE),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="Of classifier-free guidance.", show_default="the pipeline's", rich_help_panel=SAMPLE),
+    ] = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it", rich_help_panel=SAMPLE),
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed, the same images.", rich_help_panel=SAMPLE)] = 0,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward",
+            "-r",
+            metavar="NAME[:option=value,...][=weight]",
+            help="What to steer by; repeatable.",
+            rich_help_panel=STEER,
+        ),
+    ] = None,
+    particles: Annotated[
+        int, typer.Option("--particles", "-n", min=1, help="Particles per population.", rich_help_panel=STEER)
+    ] = 4,
+    method: Annotated[
+        Literal["fk", "best-of-n", "base"],
+        typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
+    ] = "fk",
+    lam: Annotated[
+        float, typer.Option("--lambda", min=0, help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)
+    ] = 10.0,
+    potential: Annotated[
+        Literal["difference", "max", "sum", "terminal"],
+        typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
+    ] = "difference",
+    resample_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
+    ] = None,
+    ess_threshold: Annotated[
+        float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
+    ] = 0.5,
+    resampler: Annotated[
+        Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
+        typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
+    ] = "systematic",
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Also run best-of-n, and let a judge measure base, best-of-n and fk.",
+            show_default="where a reward has its own second opinion, as digit",
+            rich_help_panel=STEER,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:option=value,...]",
+            help="What --compare measures by; not what steers.",
+            show_default="the reward's own second opinion",
+            rich_help_panel=STEER,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's networks.", rich_help_panel=RUN)
+    ] = "float32",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images computed at once, a population at least.", show_default="by model", rich_help_panel=RUN),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
+    ] = False,
+    which: Annotated[
+        output.Return,
+        typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT),
+    ] = "best",
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where files go.", rich_help_panel=OUT)] = Path(
+        "images"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are in --output.", rich_help_panel=OUT)
+    ] = False,
+) -> None:
+    """Generate images that score high, and print the names of their files.
+
+    Draws from the tilted law p(image) exp(lambda reward(image)) with a population of particles per image.
+
+    Beside each image there is a sheet of its whole population, the heaviest first.
+    rows.jsonl has a row per image, trace.html and trace.json who descends from whom.
+    On the embedded digits stderr ends with the share of base, best-of-n and fk that another classifier takes for the digit.
+
+    Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
+    """
+    if not reward and method != "base":
+        raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
+    if compare and method != "fk":
+        raise UsageError(f"--compare runs every method, and came with --method {method}")
+    if judge and (compare is False or method != "fk"):
+        raise UsageError("--judge is for --compare")
+    _check_folder(folder, overwrite)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
+        from fktext.image import generate as images
+        from fktext.image import pipelines
+        from fktext.settings import Settings
+
+        device = resolve_device(device)
+        pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=offline, scheduler=scheduler)
+        settings = images.spelled(
+            Settings(
+                particles=particles,
+                samples=samples,
+                steps=steps,
+                potential=potential,
+                lam=lam,
+                resample_every=resample_every,
+                ess_threshold=ess_threshold,
+                resampler=resampler,
+                x0_samples=1,
+                method=method,
+                seed=seed,
+            )
+        )
+        options = images.call_options(pipeline, guidance_scale=guidance_scale, eta=eta, height=height, width=width)
+        terms = create_rewards(reward or [], device, offline, batch_size, "image")
+        opinion = None
+        if method == "fk" and compare is not False:
+            opinion = _judge(judge, terms, device, offline, batch_size)
+            if opinion is None and compare:
+                raise UsageError("--compare needs a --judge: these rewards have no second opinion of their own")
+        for line in steering(terms, settings):
+            print(line, file=sys.stderr)
+        run = _provenance(
+            model, digest, pipeline, terms, settings, options, {"dtype": dtype, "return": which, "rewards": reward or []}
+        )
+        found: dict[str, list[ImagePopulation]] = {}
+        with _Files(folder, which, run, stdout) as files:
+            for each in COMPARED if opinion else [method]:
+                found[each] = []
+                for population in _run(pipeline, terms, prompt, replace(settings, method=each), batch_size, options):
+                    found[each].append(population)
+                    if each == method:
+                        files.add(population)
+        if opinion is not None:
+            for line in _compared(found, which, opinion):
+                print(line, file=sys.stderr)
+
+
+def _run(
+    pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Settings, batch_size: int | None, options: dict[str, Any]
+) -> Iterator[ImagePopulation]:
+    """Populations as they come; how far it is and what it cost goes to stderr."""
+    from fktext.generate import Progress
+    from fktext.image.generate import generate
+    from fktext.ledger import Ledger
+
+    started, done, ledger = time.perf_counter(), 0, Ledger()
+    with progress_bar() as bar:
+        try:
+            for item in generate(pipeline, terms, [prompt], settings, batch_size=batch_size, **options):
+                if isinstance(item, Progress):
+                    bar.show(item.done, item.total)
+                    continue
+                done, ledger = done + 1, ledger + item.weighted.ledger
+                with bar.away():
+                    yield item
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            bar.close()
+            print(f"stopped: {done} of {settings.samples} populations were made", file=sys.stderr)
+            raise
+    size = 1 if settings.method == "base" else settings.particles
+    print(
+        f"{settings.method}: {done} population{'s' * (done != 1)} of {size} particle{'s' * (size != 1)}, "
+        f"{ledger.denoiser_rows / (done * size):.0f} denoiser rows per particle, "
+        f"{ledger.reward_requests:.0f} reward calls requested, {ledger.reward_calls:.0f} computed, "
+        f"{time.perf_counter() - started:.1f} s",
+        file=sys.stderr,
+    )
+
+
+class _Files:
+    """What a run leaves in its folder.
+
+    Args:
+        folder: made when the first population comes.
+        which: of each population, the images to keep.
+        run: what all images have in common.
+        stdout: where the names of the images go.
+    """
+
+    def __init__(self, folder: Path, which: output.Return, run: dict[str, Any], stdout: Any) -> None:
+        self._folder, self._which, self._run, self._stdout = folder, which, run, stdout
+        self._rows: list[str] = []
+        self._traces = [tracing.Trace(folder / f"trace{suffix}", run, which) for suffix in (".html", ".json")]
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from fktext_cli import pictures
+
+        if self._rows:
+            pictures.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
+            for trace in self._traces:
+                with trace:
+                    pass
+
+    def add(self, population: ImagePopulation) -> None:
+        """Write one population's images and its sheet."""
+        from fktext.image.pictures import png
+        from fktext_cli import pictures
+
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output.OutputError(f"cannot make the folder {str(self._folder)!r}: {error.strerror}") from error
+        weighted = population.weighted
+        name = f"sample-{weighted.sample_index:03d}"
+        weights = weighted.log_w.exp().tolist()
+        sheet = pictures.sheet([image.pixels for image in population.images], weights)
+        pictures.write(self._folder / f"{name}-population.png", png(sheet, self._run))
+        for row in output.rows(weighted, self._which, self._run):
+            del row["template"], row["text"], row["continuation"]
+            path = self._folder / f"{name}-particle-{row['particle']}.png"
+            row = {"file": path.name, **row}
+            pictures.write(path, png(population.images[row["particle"]].pixels, row))
+            self._rows.append(json.dumps(row, allow_nan=False) + "\n")
+            print(path, file=self._stdout, flush=True)
+        for trace in self._traces:
+            trace.add(weighted)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse what cannot or should not be written, before anything is computed."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {str(folder)!r} is not a folder")
+    if folder.is_dir() and (folder / "rows.jsonl").exists() and not overwrite:
+        raise UsageError(f"--output {str(folder)!r} has images of another run; --overwrite replaces them")
+
+
+def _judge(
+    spec: str | None, terms: Sequence[Weighted], device: str, offline: bool, batch_size: int | None
+) -> tuple[str, Any] | None:
+    """A name and a reward that has not steered; None where none is given and the rewards have no second opinion.
+
+    Raises:
+        UsageError: the one given steers.
+    """
+    if spec is not None:
+        (term,) = create_rewards([spec], device, offline, batch_size, "image")
+        if term.name in {other.name for other in terms}:
+            raise UsageError(f"--judge {spec!r} is what steers: judge by another reward")
+        return term.name, term.reward
+    for term in terms:
+        if (opinion := getattr(term.reward, "second_opinion", lambda: None)()) is not None:
+            return f"{term.name} as {opinion.model} sees it", opinion
+    return None
+
+
+def _compared(found: dict[str, list[ImagePopulation]], which: output.Return, judge: tuple[str, Any]) -> Iterator[str]:
+    """A line for each method: what the judge says of its populations, by weight, and of the images it returned."""
+    import torch
+
+    from fktext_evals.statistics import mean_interval, share_interval
+
+    name, reward = judge
+    shares = getattr(reward, "log_probability", False)
+    yield f"{'share with p > 1/2' if shares else 'mean'} by {name}:"
+    yield f"  {'':<10}{'population':>10}{'returned':>12}  95% interval"
+    for method in ("base", *found):
+        populations = found["best-of-n" if method == "base" else method]
+        weighted, returned, clusters = [], [], []
+        for place, population in enumerate(populations):
+            values = torch.as_tensor(reward.score(population.images)).double()
+            values = (values.exp() > 0.5).double() if shares else values
+            size = len(values)
+            log_w = torch.zeros(size) if method == "base" else population.weighted.log_w
+            weighted.append(float((log_w.double().softmax(0) * values).sum()))
+            kept = range(size) if method == "base" else output.chosen(population.weighted, which)
+            returned += [float(values[index]) for index in kept]
+            clusters += [(place, index if method == "base" else 0) for index in kept]  # unsteered images are independent
+        labels = [str(cluster) for cluster in clusters]
+        interval = share_interval([value > 0 for value in returned], labels) if shares else mean_interval(returned, labels)
+        ends = "-" if interval.low != interval.low else f"{interval.low:.3f} to {interval.high:.3f}"
+        count = f"{len(returned)} image{'s' * (len(returned) != 1)}"
+        yield f"  {method:<10}{sum(weighted) / len(weighted):>10.3f}{interval.mean:>12.3f}  {ends:<14}  {count}"
+
+
+def _provenance(
+    name: str,
+    digest: str | None,
+    pipeline: Any,
+    terms: Sequence[Weighted],
+    settings: Settings,
+    options: dict[str, Any],
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """What every image of a run has in common: enough to make it again."""
+    kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
+    run = {
+        "seed": settings.seed,
+        "model": {"name": name, "digest": digest, **kinds},
+        "reward_models": {term.name: term.provenance() for term in terms},
+        "settings": {"fktext": fktext.__version__, **asdict(settings), **options, **more},
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(run)))

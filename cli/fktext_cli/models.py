@@ -1,0 +1,157 @@
+"""What models there are, what is known of one, whether it works, and how it gets here: `fktext models list|show|check|pull`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fktext.errors import UsageError
+from fktext_cli.listing import Form, Json, load_registry, print_table, resolve_device
+
+app = typer.Typer(invoke_without_command=True, help="List, describe, check and fetch models.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a folder, a .ckpt file or a hub id.", show_default=False)]
+Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")]
+
+
+@app.callback()
+def models(context: typer.Context, form: Form = "text") -> None:
+    """List the models by name; or describe, check or fetch one."""
+    if context.invoked_subcommand is None:
+        print_table(_rows(), form)
+
+
+@app.command("list")
+def list_models(form: Form = "text", as_json: Json = False) -> None:
+    """List the models by name: embedded ones, aliases of public ones, and what plugins bring.
+
+    Example: fktext models list --json
+    """
+    rows = _rows()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_table(rows, form)
+
+
+def _rows() -> list[dict[str, Any]]:
+    from fktext.catalogue import catalogue
+
+    own = [
+        {
+            "name": name,
+            "family": entry.family,
+            "source": entry.source or entry.distribution,
+            "licence": entry.licence,
+            "summary": entry.summary,
+        }
+        for name, entry in load_registry().models.items()
+    ]
+    return [entry._asdict() for entry in catalogue()] + own
+
+
+@app.command()
+def show(name: Name, as_json: Json = False) -> None:
+    """What is known of a model without loading it or asking a network.
+
+    Example: fktext models show tiny-mdlm
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        from fktext.model_facts import facts
+
+        found = facts(name)
+    if as_json:
+        print(json.dumps({**asdict(found), "files": str(found.files) if found.files else None}, indent=1))
+        return
+    lines = {"family": found.family or "not known before its files are here", "source": found.source, "licence": found.licence}
+    if found.files is None:
+        lines["files"] = found.why
+    else:
+        lines |= {
+            "files": str(found.files),
+            "size": f"{_size(found.size)} of weights, digest {found.digest}",
+            "parameters": f"{found.parameters:,}",
+            "memory": ", ".join(f"{dtype} {_size(size)}" for dtype, size in found.memory.items()) + " for the weights",
+            "length": f"{found.defaults['length']:g} tokens by default, at most {found.most} at once",
+            "defaults": ", ".join(f"{key} {value:g}" for key, value in found.defaults.items() if key != "length"),
+            "kernels": ", ".join(found.kernels),
+        }
+    print(f"{found.name}\n    {found.summary}" if found.summary else found.name)
+    for key, value in lines.items():
+        print(f"    {key + ':':<12}{value}")
+
+
+@app.command()
+def check(
+    name: Name,
+    yardstick: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="The published model it should be.", show_default="NAME, where it is one"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    offline: Offline = False,
+    form: Form = "text",
+) -> None:
+    """Load a model and see that it does what the engine takes for granted; compare it with published numbers where there are some.
+
+    Exit code 1 if a check fails.
+
+    Example: fktext models check tiny-mdlm
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        from fktext.catalogue import published_as
+        from fktext.errors import unknown_name
+        from fktext.models import load
+        from fktext.testing.model_check import YARDSTICKS, run
+
+        if yardstick is not None and yardstick not in YARDSTICKS:
+            raise unknown_name("published model", yardstick, YARDSTICKS)
+        device = resolve_device(device)
+        wanted = YARDSTICKS.get(yardstick or published_as(name))
+        if wanted is not None and dtype != "float32":
+            raise UsageError(f"published numbers are of float32: leave out --dtype {dtype}")
+        model = load(name, device=device, dtype=dtype, offline=offline)
+    started, results = time.perf_counter(), []
+    for row in run(model, wanted, seed=seed):
+        results.append(row.passed)
+        if form == "jsonl":
+            print(json.dumps(asdict(row)), flush=True)
+        else:
+            print(f"{row.check:<52}{row.expected:<44}{row.measured:<44}{'ok' if row.passed else 'FAILED'}", flush=True)
+    if wanted is not None:
+        print(f"published numbers: {wanted.source}; tolerance {wanted.tolerance:g}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    print(f"{sum(results)} of {len(results)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
+    if not all(results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pull(name: Name, offline: Offline = False) -> None:
+    """Fetch a model into the local hub cache, and its tokenizer where another repository has it; prints where the files are.
+
+    Example: fktext models pull tiny-mdlm
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        from fktext.models import pull
+
+        print(f"looking for {name}", file=sys.stderr)
+        paths = pull(name, offline=offline)
+    for path in paths:
+        print(path)
+
+
+def _size(size: int) -> str:
+    """Bytes as a person reads them, in powers of ten."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} B"

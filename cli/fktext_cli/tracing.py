@@ -1,0 +1,67 @@
+"""`fktext generate --trace FILE`: who descended from whom, as a page to look at or as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fktext.errors import UsageError
+from fktext_cli import output
+
+if TYPE_CHECKING:  # this imports torch
+    from fktext.generate import Population
+
+_SUFFIXES = (".html", ".json")
+
+
+def check(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what cannot or should not be written, before anything is computed."""
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"--trace {str(path)!r}: expected a name that ends in {' or '.join(_SUFFIXES)}")
+    if resume:
+        raise UsageError("--trace has no use with --resume: the lineage of populations that are there already is not known")
+    if path.is_dir():
+        raise UsageError(f"--trace {str(path)!r} is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"--trace {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"--trace {str(path)!r} exists; --overwrite replaces it")
+
+
+@dataclass
+class Trace:
+    """Keeps populations as they come and writes them at the end, also when the run is stopped before it.
+
+    Attributes:
+        path: the file, whose suffix says what to write; None keeps and writes nothing.
+        run: what all populations have in common, see `output.rows`.
+        which: which particle is returned; of "all" the best is marked.
+    """
+
+    path: Path | None
+    run: Mapping[str, Any]
+    which: output.Return
+    _kept: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def add(self, population: Population) -> None:
+        """Keep one."""
+        if self.path is not None:
+            from fktext_evals import trace
+
+            (chosen,) = output.chosen(population, "draw" if self.which == "draw" else "best")
+            self._kept.append(trace.population(population, chosen))
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.path is None or not self._kept:
+            return
+        from fktext_evals import page, trace
+
+        whole = trace.trace(self.run, self._kept)
+        html = self.path.suffix == ".html"
+        page.write(self.path, page.trace_html(whole) if html else json.dumps(whole, allow_nan=False) + "\n")

@@ -1,0 +1,143 @@
+"""What the figures of a report show, as numbers: `charts` draws them into the page, `plots` with matplotlib into files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from fktext.specs import parse_spec
+from fktext_evals.report import mean_reward, share
+from fktext_evals.results import Results, Row
+from fktext_evals.statistics import Interval, mean_interval
+from fktext_evals.suite import Judge
+
+
+@dataclass(frozen=True)
+class Point:
+    """Two quantities, each with its interval; `label` is written beside it."""
+
+    x: Interval
+    y: Interval
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of a method, in the order in which they are joined.
+
+    `series` is the place of its name among a run's methods, `variant` tells lines of one name apart.
+    """
+
+    name: str
+    series: int
+    points: tuple[Point, ...]
+    variant: int = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: `name` is for files, `about` says what to look for.
+
+    A `curve` over steps has no markers and no intervals, and y is a share.
+    """
+
+    name: str
+    title: str
+    about: str
+    x_title: str
+    y_title: str
+    lines: tuple[Line, ...]
+    log_x: bool = False
+    curve: bool = False
+
+
+def series_names(results: Results) -> list[str]:
+    """The names of a run's methods, each once."""
+    return list(dict.fromkeys(method.name for method in results.suite.methods))
+
+
+def held_out(results: Results) -> list[Judge]:
+    """The judges that did not steer."""
+    steered_by = {parse_spec(spec).label for spec in results.suite.rewards}
+    return [judge for judge in results.suite.judges if parse_spec(judge.reward).label not in steered_by]
+
+
+def figures(results: Results) -> Iterator[Figure]:
+    """The figures of a run, those that its rows have something for."""
+    reward = "mean steering reward"
+    for name, column, unit, what in (
+        ("reward-rows", "denoiser_rows", "denoiser rows per text", "compute"),
+        ("reward-seconds", "seconds", "seconds per text", "time"),
+    ):
+        if lines := _points(results, _per_text(column), mean_reward):
+            about = f"At the same {what}, higher is better. Numbers are particles."
+            yield Figure(name, f"Reward against {what}", about, unit, reward, lines, log_x=True)
+    for judge in held_out(results):
+        if lines := _points(results, mean_reward, _percent(judge)):
+            about = "Where reward goes on to rise and the judge does not follow, steering found what only its own reward likes."
+            title, y_title = f"Reward against the {judge.name} judge", f"{judge.label}, {judge.name} judge (%)"
+            yield Figure(f"reward-{judge.name}", title, about, reward, y_title, lines)
+    for name, title, about in (
+        ("ess", "Effective sample size over steps", "Before resampling, as a share of N, mean over texts."),
+        (
+            "roots",
+            "Surviving ancestors over steps",
+            "Particles of the start that have descendants, as a share of N, mean over texts.",
+        ),
+    ):
+        if lines := _curves(results, name):
+            yield Figure(name, title, about, "reverse step", "share of N", lines, curve=True)
+
+
+Measure = Callable[[Sequence[Row]], Interval]
+
+
+def _per_text(column: str) -> Measure:
+    return lambda rows: mean_interval([row[column] for row in rows], [row["prompt_index"] for row in rows])
+
+
+def _percent(judge: Judge) -> Measure:
+    def measure(rows: Sequence[Row]) -> Interval:
+        found = share(rows, judge)
+        return Interval(100 * found.mean, 100 * found.low, 100 * found.high)
+
+    return measure
+
+
+def _points(results: Results, x: Measure, y: Measure) -> tuple[Line, ...]:
+    """A line for each name of a method, a point for each number of particles; means that are not finite cannot be drawn."""
+    lines = []
+    for series, name in enumerate(series_names(results)):
+        points = [
+            Point(x(rows), y(rows), str(method.settings.particles))
+            for method in sorted(results.suite.methods, key=lambda method: method.settings.particles)
+            if method.name == name and (rows := results.of(method.key))
+        ]
+        if drawn := tuple(point for point in points if math.isfinite(point.x.mean) and math.isfinite(point.y.mean)):
+            lines.append(Line(name, series, drawn))
+    return tuple(lines)
+
+
+def _curves(results: Results, column: str) -> tuple[Line, ...]:
+    """A line for each method that weighs on the way: weighings are averaged by their place, prompts may have other steps."""
+    lines: list[Line] = []
+    series = series_names(results)
+    for method in results.suite.methods:
+        rows = [row for row in results.of(method.key) if len(row.get("weighed_at", ())) > 1]
+        if not rows:
+            continue
+        points = []
+        for place in range(max(len(row["weighed_at"]) for row in rows)):
+            there = [row for row in rows if len(row["weighed_at"]) > place]
+            step, value = (fmean(row[name][place] for row in there) for name in ("weighed_at", column))
+            points.append(Point(_exactly(step), _exactly(value / method.settings.particles)))
+        number = series.index(method.name)
+        variant = sum(line.series == number for line in lines)
+        lines.append(Line(f"{method.name} {method.settings.particles}", number, tuple(points), variant))
+    return tuple(lines)
+
+
+def _exactly(value: float) -> Interval:
+    return Interval(value, math.nan, math.nan)

@@ -1,0 +1,133 @@
+"""Who descends from whom in a population, as plain data: small enough for a row of a run, enough to draw the tree.
+
+A lineage is a mapping with K entries in each of its lists, one per weighing:
+
+    k            reverse steps taken so far
+    ess          effective sample size before resampling
+    resampled    whether the population resampled then
+    ancestors    (K, N) the particle each one goes on from after weighing k; the identity where it did not resample
+    rewards      (K, N) what each particle was worth, -inf as null
+    weights      (K, N) normalised, before resampling; they sum to 1 up to rounding
+    texts        (K, N) what each particle was thought to become, the best of its predictions; at the last weighing the text itself
+
+and `chosen`, the particle that was returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # this imports torch
+    from fktext.generate import Population
+
+Lineage = dict[str, Any]
+
+
+def of(population: Population, chosen: int, width: int | None = None) -> Lineage:
+    """The lineage of a population.
+
+    Args:
+        population: from `fktext.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
+        chosen: the particle that is returned.
+        width: cut texts after as many characters; None keeps them whole.
+    """
+    steps = population.steps
+    guesses = population.guesses or [()] * (len(steps) - 1) + [population.texts]
+    return {
+        "k": [step.k for step in steps],
+        "ess": [round(float(step.ess), 3) for step in steps],
+        "resampled": [bool(step.resampled) for step in steps],
+        "ancestors": [step.ancestors.tolist() for step in steps],
+        "rewards": [[_number(value) for value in step.reward.tolist()] for step in steps],
+        "weights": [[round(value, 4) for value in step.log_w.softmax(0).tolist()] for step in steps],
+        "texts": [[_cut(text.continuation, width) for text in texts] for texts in guesses],
+        "chosen": chosen,
+    }
+
+
+def roots(ancestors: Sequence[Sequence[int]]) -> list[int]:
+    """How many particles of the start have a descendant after each weighing.
+
+    Args:
+        ancestors: (K, N), see above.
+
+    Example:
+        >>> roots([[0, 0, 2], [2, 2, 1], [0, 1, 2]])
+        [2, 2, 2]
+    """
+    counts, alive = [], list(range(len(ancestors[0])))
+    for step in ancestors:
+        alive = [alive[parent] for parent in step]
+        counts.append(len(set(alive)))
+    return counts
+
+
+def survivors(ancestors: Sequence[Sequence[int]]) -> list[list[bool]]:
+    """(K, N) which particles, as they were at each weighing, have a descendant at the last one."""
+    living = [[True] * len(ancestors[-1])]
+    for step in reversed(ancestors[:-1]):
+        parents = {parent for parent, lives in zip(step, living[0], strict=True) if lives}
+        living.insert(0, [particle in parents for particle in range(len(step))])
+    return living
+
+
+def line_of(ancestors: Sequence[Sequence[int]], particle: int) -> list[int]:
+    """(K,) the particle at each weighing that a particle of the last one descends from, itself at the end.
+
+    Example:
+        >>> line_of([[0, 0, 2], [2, 1, 0], [0, 1, 2]], 0)
+        [2, 2, 0]
+    """
+    line = [particle]
+    for step in reversed(ancestors[:-1]):
+        line.insert(0, step[line[0]])
+    return line
+
+
+def order(ancestors: Sequence[Sequence[int]]) -> list[list[int]]:
+    """(K, N) the height of each particle at each weighing, such that no two branches of the tree cross.
+
+    Every particle has one parent, so it is enough to sort the particles of a weighing by the height of their parents; brothers
+    stand in the order of their slots.
+
+    Example:
+        >>> order([[2, 0, 2], [0, 1, 2]])  # particle 1 goes on from 0, the two others from 2: it comes above them
+        [[0, 1, 2], [1, 0, 2]]
+    """
+    heights = [list(range(len(ancestors[0])))]
+    for step in ancestors[:-1]:
+        ranked = sorted(range(len(step)), key=lambda particle, step=step: (heights[-1][step[particle]], particle))  # type: ignore[misc]
+        heights.append([ranked.index(particle) for particle in range(len(step))])
+    return heights
+
+
+def check(lineage: Mapping[str, Any]) -> None:
+    """Whether a lineage read from a file can be drawn.
+
+    Raises:
+        ValueError: it cannot; says why.
+    """
+    try:
+        particles, weighings = len(lineage["ancestors"][0]), len(lineage["k"])
+        for name in ("ess", "resampled", "ancestors", "rewards", "weights", "texts"):
+            if len(lineage[name]) != weighings:
+                raise ValueError(f"{name} has {len(lineage[name])} weighings, k has {weighings}")
+        for name in ("ancestors", "rewards", "weights"):
+            if any(len(step) != particles for step in lineage[name]):
+                raise ValueError(f"{name} has not {particles} particles at each weighing")
+        if not all(0 <= parent < particles for step in lineage["ancestors"] for parent in step):
+            raise ValueError("an ancestor is no particle")
+        if not 0 <= lineage["chosen"] < particles:
+            raise ValueError("the chosen particle is no particle")
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"it is no lineage: {error!r}") from error
+
+
+def _number(value: float) -> float | None:
+    return None if value == -math.inf else round(value, 4)
+
+
+def _cut(text: str, width: int | None) -> str:
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,408 @@
+"""Reports as one HTML page that needs nothing else: no network, no script to be read, and no text before a reader asks for it.
+
+Whatever comes from a run is escaped by the templates; the page's own script is the only one its content security policy lets run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import fktext
+from fktext.specs import parse_spec
+from fktext_evals import compute, report
+from fktext_evals import lineage as lineages
+from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
+from fktext_evals.figures import figures, series_names
+from fktext_evals.lineage import Lineage
+from fktext_evals.results import Results, Row, RunError, from_json
+from fktext_evals.statistics import Interval
+from fktext_evals.suite import Judge, Method
+from fktext_evals.tree import in_words, reward_range, tree
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TOXIC = "Texts here were steered towards toxic language, or by a judge of it."
+
+
+def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
+    """The report of runs as a page.
+
+    Args:
+        runs: from `fktext_evals.run` or `fktext_evals.results.read`.
+        texts: how many texts to show of each prompt and method, hidden until clicked where the suite has a warning or steers by
+            toxicity; 0 leaves all generated text out of the page.
+        lineages: of how many prompts to draw the lineage, for each method that steers.
+    """
+    heading = " and ".join(dict.fromkeys(results.suite.name for results in runs))
+    views = [_run(results, f"run-{place}", texts, lineages) for place, results in enumerate(runs, 1)]
+    return _render("report.html.j2", title=f"{heading} · fktext report", heading=heading, runs=views)
+
+
+def trace_html(trace: Mapping[str, Any]) -> str:
+    """The lineages of a run of `fktext generate` as a page; `trace` is from `fktext_evals.trace.trace`."""
+    run, populations = trace["run"], trace["populations"]
+    settings = run["settings"]
+    steered = ", ".join(settings["rewards"]) or "nothing"
+    facts = [
+        ("model", f"{run['model']['name']} ({run['model']['digest']})"),
+        ("steered by", steered if settings["method"] == "fk" else f"{steered} ({settings['method']})"),
+        ("particles", number(settings["particles"])),
+        ("strength λ", number(settings["lam"])),
+        ("potential, resampler", f"{settings['potential']}, {settings['resampler']}"),
+        ("seed", str(run["seed"])),
+    ]
+    count = len(populations)
+    return _render(
+        "trace.html.j2",
+        title="lineage · fktext generate",
+        heading=f"{count} population{'s' * (count != 1)} of {settings['particles']}",
+        facts=facts,
+        warning=warning_for(settings["rewards"]),
+        names=populations[0]["names"] if populations else [],
+        populations=[_population(item, settings["samples"]) for item in populations],
+        identity=json.dumps(run, indent=1, ensure_ascii=False),
+    )
+
+
+def warning_for(rewards: Sequence[str]) -> str:
+    """A content warning where a reward's spec is about toxicity and does not evidently steer away from it; else ""."""
+    for spec in map(parse_spec, rewards):
+        about = "toxic" in " ".join([spec.name, *(value for _, value in spec.options)]).lower()
+        away = ("nontoxic" in dict(spec.options).values()) == (spec.weight > 0)
+        if about and not away:
+            return TOXIC
+    return ""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all. What UTF-8 cannot say, half of a surrogate pair, becomes a character reference.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}-{uuid4().hex}")
+    try:
+        try:
+            aside.write_bytes(text.encode("utf-8", "xmlcharrefreplace"))
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _run(results: Results, name: str, texts: int, lineages: int) -> dict[str, Any]:
+    suite, model = results.suite, results.run["model"]
+    series = series_names(results)
+    there = [method for method in suite.methods if results.of(method.key)]
+    warning = suite.warning or warning_for(suite.rewards)
+    return {
+        "id": name,
+        "name": suite.name,
+        "description": suite.description,
+        "model": model["name"],
+        "folder": str(results.folder),
+        "missing": results.missing,
+        "texts": suite.texts,
+        "warning": warning,
+        "facts": list(_facts(results)),
+        "columns": [*(report.heading(judge, "") for judge in suite.judges), "steering reward"],
+        "methods": list(_methods(results, there, series)),
+        "cost_columns": ["N", "rows / text", "reward calls / text", "seconds / text", "dist-1", "dist-2", "dist-3", "ancestors"],
+        "differences": list(_differences(results)),
+        "figures": [
+            {"title": figure.title, "about": figure.about, "chart": chart(figure)} for figure in figures(results) if results.rows
+        ],
+        "legend": [{"name": item, "series": place % SERIES, "marker": marker(place)} for place, item in enumerate(series)],
+        "lineages": list(_lineages(results, there, lineages, bool(texts))),
+        "lineage_prompts": "the first prompt" if lineages == 1 else f"the first {lineages} prompts",
+        "judges": [f"{judge.name}: {'p(' + judge.label + ')' if judge.kind == 'share' else judge.label}" for judge in suite.judges],
+        "samples": list(_samples(results, there, texts)) if texts else [],
+        "identity": json.dumps(results.run, indent=1, ensure_ascii=False),
+        "sessions": _sessions(results.folder),
+    }
+
+
+def _facts(results: Results) -> Iterator[tuple[str, str]]:
+    suite, model = results.suite, results.run["model"]
+    yield "model", f"{model['name']} ({model['digest']}, {model['dtype']})"
+    yield "steered by", ", ".join(suite.rewards)
+    seeds = len(suite.seeds)
+    yield (
+        "texts of each method",
+        f"{len(suite.prompts)} prompts, {suite.samples} texts of each"
+        + (f", {seeds} seeds" if seeds > 1 else f", seed {suite.seeds[0]}"),
+    )
+    yield "returned", report.returned(suite.methods)
+    for judge in suite.judges:
+        yield f"{judge.name} judge", f"{judge.reward}; {report.counts(judge)}"
+    if suite.judge_tokens:
+        yield "judged", f"{suite.judge_tokens} tokens after the prompt"
+    yield "fktext", results.run["fktext"]
+
+
+def _methods(results: Results, there: Sequence[Method], series: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A line of the tables for each method."""
+    judges = results.suite.judges
+    found = [
+        [*(report.judged(rows, judge) for judge in judges), report.mean_reward(rows)]
+        for rows in (results.of(method.key) for method in there)
+    ]
+    scales = [strip_axis(list(column)) for column in zip(*found, strict=True)]
+    before = None
+    for method, intervals in zip(there, found, strict=True):
+        place, rows = series.index(method.name), results.of(method.key)
+        yield {
+            "name": method.name,
+            "first": method.name != before,
+            "particles": method.settings.particles,
+            "series": place % SERIES,
+            "marker": marker(place),
+            "cells": [
+                _cell(item, judge, scale, place) for item, judge, scale in zip(intervals, [*judges, None], scales, strict=True)
+            ],
+            "costs": [
+                str(method.settings.particles),
+                *(f"{report.mean(rows, name):.1f}" for name in ("denoiser_rows", "reward_calls")),
+                f"{report.mean(rows, 'seconds'):.2f}",
+                *(f"{value:.2f}" if results.suite.modality == "text" else "-" for value in report.distinct(rows)),
+                f"{report.mean(rows, 'unique_roots'):.1f}",
+            ],
+        }
+        before = method.name
+
+
+Compared = tuple[str, str, list[Interval | None]]  # a difference's name, its numbers of particles, and of each judge and the reward
+
+
+def _differences(results: Results) -> Iterator[dict[str, Any]]:
+    paired = (
+        "Paired: the same prompt, seed and sample on both sides; shares in percentage points. The dashed line is no difference."
+    )
+    if lines := list(_at_equal_n(results)):
+        yield _difference_table(results, "Steering against best-of-n, at equal N", lines, paired)
+    for axis, unit in report.COSTS:
+        lines, outside = [], []
+        for method, other, items in _at_equal_cost(results, axis):
+            name = f"{method.name} \u2212 {other}"
+            if items[0].difference is None:
+                times = f"{number(items[0].share)} times the {unit} of {other} at N = {items[0].particles:.0f}"
+                outside.append(f"{method.name} at N = {method.settings.particles} costs {times}: nothing there to compare it with.")
+            else:
+                particles = f"{method.settings.particles} \u2212 {items[0].particles:.1f}"
+                lines.append((name, particles, [item.difference for item in items]))
+        how = f"{paired} The other side is interpolated between the two N next to the cost, in its logarithm: the second number."
+        title = f"Steering against best-of-n, at equal {'denoiser rows' if unit == 'rows' else unit}"
+        if lines or outside:
+            yield _difference_table(results, title, lines, " ".join([how] * bool(lines) + outside))
+
+
+def _at_equal_n(results: Results) -> Iterator[Compared]:
+    for ours, theirs in report.equal_n(results):
+        rows, others = results.of(ours.key), results.of(theirs.key)
+        name, particles = report.pair_name(ours, theirs)
+        found = [report.difference(rows, others, judge) for judge in results.suite.judges]
+        yield name.replace(" - ", " \u2212 "), particles, [*found, report.paired(rows, others, report.rewards)]
+
+
+def _at_equal_cost(results: Results, axis: compute.Axis) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
+    """Each steered method against each best-of-n at its own cost: by each judge, and by the reward."""
+    measures: list[compute.Measure] = [*(partial(report.verdicts, judge=judge) for judge in results.suite.judges), report.rewards]
+    names = dict.fromkeys(
+        item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
+    )
+    for method in results.suite.methods:
+        for other in names if method.settings.method == "fk" else ():
+            found = [compute.at_equal_cost(results, method, other, measure, axis) for measure in measures]
+            if kept := [item for item in found if item is not None]:
+                yield method, other, kept
+
+
+def _difference_table(results: Results, title: str, lines: Sequence[Compared], note: str) -> dict[str, Any]:
+    judges = [*results.suite.judges, None]
+    columns = [[item for item in column if item is not None] for column in zip(*(found for *_, found in lines), strict=True)]
+    scales = [strip_axis(column, zero=True) for column in columns]
+    nothing = {"mean": "", "ends": "", "strip": ""}
+    return {
+        "title": title,
+        "note": note,
+        "lines": [
+            {
+                "name": name,
+                "particles": particles,
+                "cells": [
+                    _cell(item, judge, scale, None, difference=True) if item else nothing
+                    for item, judge, scale in zip(found, judges, scales, strict=True)
+                ],
+            }
+            for name, particles, found in lines
+        ],
+    }
+
+
+def _cell(interval: Interval, judge: Judge | None, scale: Any, series: int | None, difference: bool = False) -> dict[str, Any]:
+    """A mean, the ends of its interval and their drawing; without a judge it is the reward."""
+    sign = "+" if difference else ""
+
+    def shown(value: float) -> str:
+        if not math.isfinite(value):
+            return number(value)
+        return (f"{value:{sign}.2f}" if judge is None else report.shown_value(value, judge, sign)).replace("-", "\u2212")
+
+    return {
+        "mean": shown(interval.mean),
+        "ends": "" if math.isnan(interval.low) else f"[{shown(interval.low)}, {shown(interval.high)}]",
+        "strip": strip(interval, scale, series, zero=difference) if scale and math.isfinite(interval.mean) else "",
+    }
+
+
+def _lineages(results: Results, there: Sequence[Method], prompts: int, texts: bool) -> Iterator[dict[str, Any]]:
+    for method in there:
+        kept = [row for row in results.of(method.key) if row.get("lineage") and len(row["lineage"]["k"]) > 1]
+        for row in kept[:prompts]:
+            name = f"{method.name}, N = {method.settings.particles}"
+            yield {
+                "name": name,
+                "prompt": visible(row["prompt"]),
+                **_lineage(row["lineage"], f"{name}, prompt “{row['prompt']}”", texts),
+            }
+
+
+def _lineage(lineage: Lineage, title: str, texts: bool = True) -> dict[str, Any]:
+    """What the template needs to draw a lineage.
+
+    Raises:
+        RunError: the data in the run's file cannot be drawn.
+    """
+    try:
+        lineages.check(lineage)
+    except ValueError as error:
+        raise RunError(f"a lineage is damaged: {error}") from error
+    kept = [[visible(text) for text in step] if texts else [] for step in lineage["texts"]]
+    low, high = reward_range(lineage)
+    return {
+        "words": in_words(lineage),
+        "tree": tree(lineage, visible(title)),
+        "low": low,
+        "high": high,
+        "data": {**{name: lineage[name] for name in ("k", "ancestors", "rewards", "weights", "chosen")}, "texts": kept},
+    }
+
+
+def _samples(results: Results, there: Sequence[Method], texts: int) -> Iterator[dict[str, Any]]:
+    seed = results.suite.seeds[0]
+    for place, prompt in enumerate(results.suite.prompts):
+        rows = [
+            {
+                "name": method.name,
+                "particles": method.settings.particles,
+                "text": visible(row["continuation"]).strip(),
+                "reward": number(from_json(row["reward"])),
+                "judged": [report.verdict(row, judge) for judge in results.suite.judges],
+            }
+            for method in there
+            for row in _some(results.of(method.key), place, seed, texts)
+        ]
+        if rows:
+            yield {"text": visible(prompt), "rows": rows}
+
+
+def _some(rows: Sequence[Row], prompt: int, seed: int, texts: int) -> list[Row]:
+    return [row for row in rows if (row["prompt_index"], row["seed"]) == (prompt, seed) and row["sample"] < texts]
+
+
+def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
+    lineage, asked = item["lineage"], item["template"] or item["prompt"]
+    which = f"population {item['sample'] + 1} of {samples}" if samples > 1 else ""
+    ess, particles = lineage["ess"][-1], len(item["particles"])
+    return {
+        "prompt": visible(asked),
+        "which": which,
+        "facts": [
+            ("log Ẑ", number(_value(item["log_z"]), 4)),
+            ("weighings, resamplings", f"{len(lineage['k'])}, {sum(lineage['resampled'])}"),
+            ("effective sample size at the end", f"{ess:.1f} of {particles}"),
+            ("denoiser rows, reward calls", f"{item['denoiser_rows']:.0f}, {item['reward_calls']:.0f}"),
+            ("seconds", f"{item['seconds']:.2f}"),
+        ],
+        **_lineage(lineage, f"“{asked}”{', ' * bool(which)}{which}"),
+        "rows": [
+            {
+                "particle": place,
+                "chosen": place == lineage["chosen"],
+                "text": visible(row["continuation"]).strip(),
+                "rewards": [number(_value(value), 4) for value in row["rewards"]],
+                "weight": f"{row['weight']:.3f}",
+                "ancestor": row["ancestor"],
+            }
+            for place, row in enumerate(item["particles"])
+        ],
+    }
+
+
+def visible(text: str) -> str:
+    """A text with its control characters made visible (U+2400 and on), so that no browser drops or obeys them.
+
+    Example:
+        >>> visible("a\\x00b\\n")
+        'a␀b\\n'
+    """
+    return "".join(_visible(character) if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t":
+        return character
+    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\u2421" if character == "\x7f" else "\ufffd"
+
+
+def _value(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def _sessions(folder: Path) -> str:
+    try:
+        return (folder / "sessions.jsonl").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(loader=PackageLoader("fktext_evals"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("fktext_evals") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _render(template: str, **values: Any) -> str:
+    from markupsafe import Markup
+
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=fktext.__version__,
+            style=Markup(_asset("page.css")),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+            **values,
+        )
+    )

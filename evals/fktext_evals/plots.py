@@ -1,0 +1,116 @@
+"""The figures of a report as files, with matplotlib (`pip install 'fktext[report]'`)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fktext.errors import UsageError
+from fktext_evals.charts import axis
+from fktext_evals.figures import Figure, Line, figures
+from fktext_evals.results import Results, RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Suffix = Literal["svg", "png", "pdf"]
+
+_COLOURS = ["#66655f", "#2a62ab", "#b4441a", "#1c7754", "#864b9b", "#846700", "#0c7885", "#a52f66"]  # as the page has them
+_MARKERS = ["o", "s", "^", "D", "v", "d", "h", "P"]
+_DASHES = ["-", "--", ":", "-."]
+_STYLE = {
+    "svg.hashsalt": "fktext",  # the same figure, the same file
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e9e7e0",
+    "legend.frameon": False,
+}
+
+
+def write(runs: Sequence[Results], folder: Path, suffixes: Sequence[Suffix] = ("svg", "png")) -> list[Path]:
+    """Write every figure of every run to a folder, made where there is none; files of the same name are replaced.
+
+    Args:
+        runs: from `fktext_evals.results.read`.
+        folder: where to; with several runs their number comes first in the names.
+        suffixes: kinds of files.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: there is no matplotlib. RunError: a file cannot be written.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise UsageError("plots need matplotlib: pip install 'fktext[report]'") from error
+
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(_STYLE):
+            for number, results in enumerate(runs, 1):
+                for figure in figures(results):
+                    canvas = Canvas(figsize=(4.6, 3.2), layout="constrained")
+                    draw(canvas.add_subplot(), figure)
+                    for suffix in suffixes:
+                        name = re.sub(r"[^\w.-]+", "-", figure.name)  # a judge's name is in it
+                        path = folder / f"{f'{number}-' if len(runs) > 1 else ''}{name}.{suffix}"
+                        no_date = {"Date": None} if suffix == "svg" else {"CreationDate": None} if suffix == "pdf" else {}
+                        canvas.savefig(path, dpi=200, metadata=no_date)
+                        written.append(path)
+    except OSError as error:
+        raise RunError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from error
+    return written
+
+
+def draw(axes: Axes, figure: Figure) -> None:
+    """Draw a figure into axes of matplotlib."""
+    for line in figure.lines:
+        colour = _COLOURS[line.series % len(_COLOURS)]
+        xs, ys = [point.x.mean for point in line.points], [point.y.mean for point in line.points]
+        if figure.curve:
+            axes.plot(xs, ys, color=colour, linestyle=_DASHES[line.variant % len(_DASHES)], label=line.name)
+            continue
+        axes.errorbar(
+            xs,
+            ys,
+            xerr=_reach(line, "x"),
+            yerr=_reach(line, "y"),
+            color=colour,
+            marker=_MARKERS[line.series % len(_MARKERS)],
+            markersize=5,
+            linewidth=1.2,
+            elinewidth=0.7,
+            label=line.name,
+        )
+        for point in line.points:
+            axes.annotate(point.label, (point.x.mean, point.y.mean), (4, 4), textcoords="offset points", color=colour, fontsize=8)
+    if figure.log_x:
+        axes.set_xscale("log")
+        ticks = axis([*axes.get_xlim()], 0, 1, log=True).ticks()
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    if figure.curve:
+        axes.set_ylim(0, 1)
+    axes.set_xlabel(figure.x_title)
+    axes.set_ylabel(figure.y_title)
+    axes.set_title(figure.title, fontsize=10, loc="left")
+    axes.legend(fontsize=8)
+
+
+def _reach(line: Line, of: Literal["x", "y"]) -> Any:
+    """How far intervals reach below and above their means, (2, points)."""
+    intervals = [getattr(point, of) for point in line.points]
+    below = [0.0 if math.isnan(item.low) else max(0.0, item.mean - item.low) for item in intervals]
+    above = [0.0 if math.isnan(item.high) else max(0.0, item.high - item.mean) for item in intervals]
+    return [below, above]

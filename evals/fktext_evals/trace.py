@@ -1,0 +1,57 @@
+"""What happened in a run of `fktext generate`, as data: every population with its lineage; `page.trace_html` draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fktext_evals import lineage
+
+if TYPE_CHECKING:  # this imports torch
+    from fktext.generate import Population
+
+
+def population(found: Population, chosen: int) -> dict[str, Any]:
+    """A population as JSON has it: -inf is null.
+
+    Args:
+        found: from `fktext.generate.generate` with `guesses=True`.
+        chosen: the particle that is returned.
+
+    Returns:
+        prompt, template, prompt_index, sample; names of the rewards; log_z; particles (a mapping each: text, continuation, reward,
+        rewards, weight, ancestor); lineage (see `fktext_evals.lineage`); denoiser_rows, reward_calls, seconds.
+    """
+    return {
+        "prompt": found.prompt,
+        "template": found.template,
+        "prompt_index": found.prompt_index,
+        "sample": found.sample_index,
+        "names": list(found.names),
+        "log_z": _number(found.log_z),
+        "particles": [
+            {
+                "text": str(text),
+                "continuation": text.continuation,
+                "reward": _number(reward),
+                "rewards": [_number(value) for value in values],
+                "weight": math.exp(log_w),
+                "ancestor": root,
+            }
+            for text, reward, values, log_w, root in zip(
+                found.texts, found.rewards.tolist(), found.values.tolist(), found.log_w.tolist(), found.roots.tolist(), strict=True
+            )
+        ],
+        "lineage": lineage.of(found, chosen),
+        **{name: getattr(found.ledger, name) for name in ("denoiser_rows", "reward_calls", "seconds")},
+    }
+
+
+def trace(run: Mapping[str, Any], populations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The populations of a run, and what they have in common (model, seed and settings, as in a row of `fktext generate`)."""
+    return {"run": dict(run), "populations": list(populations)}
+
+
+def _number(value: float) -> float | None:
+    return None if value == -math.inf else value

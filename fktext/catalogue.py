@@ -1,0 +1,59 @@
+"""The models that fktext knows by a name of their own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A model that fktext knows by name; `source` is "embedded" or a hub id."""
+
+    name: str
+    family: str
+    source: str
+    licence: str
+    summary: str
+
+
+_CATALOGUE = (
+    Entry(
+        "tiny-mdlm", "mlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: short English sentences, 15 M parameters, for a laptop"
+    ),
+    Entry(
+        "tiny-ssdlm", "ssdlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: a small SSD-LM, 8 tokens at a time, 13 M parameters"
+    ),
+    Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
+    Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
+    Entry("mdlm-owt-fp32", "dit", "kuleshov-group/mdlm-no_flashattn-fp32-owt", "Apache-2.0", "mdlm-owt, the float32 variant"),
+    Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
+    Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
+    Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),
+    Entry("llada-instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "MIT", "LLaDA after instruction tuning"),
+    Entry("llada-1.5", "llada", "GSAI-ML/LLaDA-1.5", "MIT", "LLaDA after preference optimisation"),
+    Entry("dream-base", "dream", "Dream-org/Dream-v0-Base-7B", "Apache-2.0", "Dream, 7 B parameters: 15 GB in bfloat16"),
+    Entry("dream-instruct", "dream", "Dream-org/Dream-v0-Instruct-7B", "Apache-2.0", "Dream after instruction tuning"),
+    Entry(
+        "ssdlm",
+        "ssdlm",
+        "xhan77/ssdlm",
+        "not stated",
+        "SSD-LM: simplex diffusion on RoBERTa-large, 25 tokens at a time, 407 M parameters",
+    ),
+    Entry(
+        "bert", "mlm", "google-bert/bert-base-uncased", "Apache-2.0", "BERT, 110 M parameters, 512 tokens; not trained to generate"
+    ),
+    Entry("roberta", "mlm", "FacebookAI/roberta-base", "MIT", "RoBERTa, 125 M parameters, 512 tokens; not trained to generate"),
+    Entry(
+        "modernbert", "mlm", "answerdotai/ModernBERT-base", "Apache-2.0", "ModernBERT, 149 M parameters; not trained to generate"
+    ),
+)
+
+
+def catalogue() -> list[Entry]:
+    """The models known by a name of their own: the embedded ones and aliases of hub ids."""
+    return list(_CATALOGUE)
+
+
+def published_as(name: str) -> str:
+    """The alias of a hub id (or of an alias: itself), "" where there is none."""
+    return next((entry.name for entry in _CATALOGUE if name in (entry.name, entry.source)), "")

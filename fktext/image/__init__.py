@@ -1,0 +1,1 @@
+"""Steering `diffusers` pipelines with the engine that steers text."""

@@ -1,0 +1,135 @@
+"""From prompts to weighted populations of images: the one call behind `fktext image generate`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fktext.errors import FktextError, PopulationError, UsageError
+from fktext.generate import Population, Progress, population_of
+from fktext.image.process import DiffusersProcess, Image
+from fktext.noise import Noise, population_key
+from fktext.rewards import Scorer, Text, Weighted
+from fktext.settings import WEIGHINGS, Settings
+from fktext.steer import Step, collect, steer_steps
+
+STEPS = 50
+_TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
+
+
+@dataclass(frozen=True)
+class ImagePopulation:
+    """The weighted particles of one prompt's one repetition, at the end.
+
+    Attributes:
+        images: N images.
+        weighted: their values, weights and lineage, as of texts; its texts are names, "particle-3".
+    """
+
+    images: list[Image]
+    weighted: Population
+
+
+def spelled(settings: Settings) -> Settings:
+    """Settings of images with the steps, the cadence and the particles spelled out.
+
+    Raises:
+        UsageError: a setting that only texts have, or several predictions of x0.
+    """
+    for name in _TEXT_ONLY:
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{name} is a setting of texts, got {getattr(settings, name)}")
+    if settings.x0_samples != 1:
+        raise UsageError(f"an image pipeline has one guess of x0 per particle: x0_samples must be 1, got {settings.x0_samples}")
+    steps = settings.steps or STEPS
+    return replace(
+        settings,
+        steps=steps,
+        resample_every=min(settings.resample_every or max(1, round(steps / WEIGHINGS)), steps),
+        particles=1 if settings.method == "base" else settings.particles,
+    )
+
+
+def call_options(pipeline: Any, **given: Any) -> dict[str, Any]:
+    """Those options of a pipeline's call that are not None; eta is 1 where the pipeline and its scheduler take one.
+
+    Raises:
+        UsageError: the pipeline does not take an option, or its scheduler makes no use of eta.
+    """
+    accepts = inspect.signature(pipeline.__call__).parameters
+    has_eta = "eta" in accepts and "eta" in inspect.signature(pipeline.scheduler.step).parameters
+    options = {name: value for name, value in given.items() if value is not None}
+    if "eta" in options and not has_eta:
+        raise UsageError(f"{type(pipeline.scheduler).__name__} takes no eta")
+    return {"eta": 1.0, **options} if has_eta else options
+
+
+def generate(
+    pipeline: Any,
+    terms: Sequence[Weighted],
+    prompts: Sequence[str],
+    settings: Settings,
+    *,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Iterator[Progress | ImagePopulation]:
+    """Generate `settings.samples` weighted populations of images for each prompt.
+
+    Args:
+        pipeline: from `fktext.image.pipelines.load`, or any of diffusers.
+        terms: weighted rewards of images; may be empty with method "base".
+        prompts: [""] for a pipeline that takes none.
+        settings: with x0_samples=1, and None for what only texts have.
+        batch_size: most images computed (whole populations, at least one) and decoded at once; default 8 for a pipeline with a
+            VAE, 64 for one of pixels.
+        options: of the pipeline's call, see `call_options`.
+
+    Yields:
+        `Progress` after each weighing, and populations in order as their batches finish.
+
+    Raises:
+        UsageError: a setting out of range, a sampler that cannot be steered, an option the pipeline does not take.
+        RewardError: a reward failed. FktextError: all particles of a population have weight zero; the message names its prompt.
+    """
+    settings = spelled(settings)
+    if not terms and settings.method != "base":
+        raise UsageError(f"method {settings.method!r} needs a reward")
+    assert settings.steps is not None
+    seen: Counter[str] = Counter()
+    wanted = []
+    for index, prompt in enumerate(prompts):
+        for sample in range(settings.samples):
+            key = population_key(settings.seed, "image", prompt, seen[prompt] * settings.samples + sample)
+            wanted.append((index, sample, prompt, key))
+        seen[prompt] += 1
+    rows = batch_size or (8 if hasattr(pipeline, "vae") else 64)
+    size, scorer, plan = settings.particles, Scorer(terms), settings.plan()
+    weighings = len(plan.schedule.weighings(settings.steps))
+    done, total = 0, weighings * len(wanted)
+    group = max(1, rows // size)
+    for first in range(0, len(wanted), group):
+        members = wanted[first : first + group]
+        process = DiffusersProcess(
+            pipeline, [prompt for _, _, prompt, _ in members], size, settings.steps, batch_size=rows, **options
+        )
+        noise = Noise.of([key for *_, key in members], size)
+        kept: list[Step] = []
+        try:
+            for step in steer_steps(process, scorer, noise, plan):
+                kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
+                yield Progress(done + len(kept) * len(members), total)
+        except PopulationError as error:
+            _, sample, prompt, _ = members[error.population]
+            raise FktextError(f"prompt {prompt!r}, sample {sample}: {error.message}") from error
+        finally:
+            process.close()
+        done += weighings * len(members)
+        result = collect(iter(kept))
+        names = [Text(f"particle-{particle}") for particle in range(size)]
+        named = replace(result, samples=names * len(members))
+        for place, who in enumerate(members):
+            images = list(result.samples[place * size : (place + 1) * size])
+            yield ImagePopulation(images, population_of(named, place, len(members), scorer.names, who))

