@@ -31,7 +31,7 @@ class PluginError(FktextError):
 
 
 class PopulationError(FktextError):
-    """Every particle of a population has weight zero; `population` is its index in the batch."""
+    """Every particle of a population has weight zero, or one an infinite weight; `population` is its index in the batch."""
 
     def __init__(self, population: int, message: str) -> None:
         super().__init__(f"population {population}: {message}")

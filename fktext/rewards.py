@@ -291,7 +291,8 @@ class Scorer:
         """(M,) samples -> (M, P) float64, the value of each of the P rewards; see `total`.
 
         Raises:
-            RewardError: a reward raised, or returned NaN, +inf or the wrong number of values; the message names `where`.
+            RewardError: a reward raised, returned NaN, +inf or the wrong number of values, or is +inf by its weight; the message
+                names `where`.
         """
         if not self.terms:
             return torch.zeros(len(samples), 0, dtype=torch.float64)
@@ -324,11 +325,14 @@ class Scorer:
         columns = []
         for term, batches in zip(self.terms, self._batches, strict=True):
             values = _values(term, batches, samples, where)
-            if (bad := values.isnan() | (values == torch.inf)).any():
+            weighted = values * term.weight
+            if (bad := values.isnan() | (values == torch.inf) | (weighted == torch.inf)).any():
                 index = int(bad.nonzero()[0, 0])
+                wrong = values[index].isnan() or values[index] == torch.inf
+                rule = "A reward" if wrong else f"Its weight {term.weight:g} makes that inf, and a weighted reward"
                 raise RewardError(
                     f"reward {term.name!r} returned {values[index]:g} for sample {index} of {len(samples)}{where} "
-                    f"({str(samples[index])[:40]!r}...). A reward must be finite or -inf."
+                    f"({str(samples[index])[:40]!r}...). {rule} must be finite or -inf."
                 )
             columns.append(values)
         return [tuple(row) for row in torch.stack(columns, -1).tolist()]

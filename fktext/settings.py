@@ -70,7 +70,8 @@ class Settings:
         for name, value, fine in (
             ("lam", self.lam, math.isfinite(self.lam)),
             ("ess_threshold", self.ess_threshold, self.ess_threshold >= 0),
-            ("temperature", self.temperature, self.temperature is None or 0 <= self.temperature < math.inf),
+            # beyond these float32 logits, divided by it, are no numbers
+            ("temperature", self.temperature, self.temperature in (None, 0) or 1e-30 <= (self.temperature or 0) <= 1e30),
             ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1),
         ):
             if not fine:

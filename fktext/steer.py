@@ -114,7 +114,7 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
 
     Raises:
         RewardError: a reward failed; the message names step, reward and sample.
-        PopulationError: every particle of a population has weight zero.
+        PopulationError: every particle of a population has weight zero, or one an infinite weight.
     """
     started, before = time.perf_counter(), process.ledger + scorer.ledger
     shape = (len(noise.key) // plan.particles, plan.particles)
@@ -129,8 +129,9 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         samples, values, reward, log_tilt = _score(process, scorer, x0, zeros, plan, k_next)
         log_phi, carry = (log_tilt, carry) if last else plan.potential(log_tilt, carry)
         log_w = log_phi - base
-        if (dead := all_dead(log_w)).any():
-            raise PopulationError(int(dead.nonzero()[0, 0]), _dead_message(k_next, plan.particles))
+        if (bad := all_dead(log_w) | ~(log_w < torch.inf).all(-1)).any():
+            population = int(bad.nonzero()[0, 0])
+            raise PopulationError(population, _bad_weights(log_w[population], k_next))
         size = ess(log_w)
         resampled = (size < plan.ess_threshold * plan.particles) & (not last)
         uniforms = noise.populations(streams.RESAMPLE, k_next, plan.particles, plan.resampler.draws(plan.particles))
@@ -186,8 +187,11 @@ def _score(
     return samples, values, total.mean(-1), log_tilt
 
 
-def _dead_message(k: int, particles: int) -> str:
-    return (
-        f"all {particles} particles have weight zero at step {k}: every reward is -inf. "
-        "Use more particles, a smaller lambda, or a reward that is finite for more samples."
-    )
+def _bad_weights(log_w: Tensor, k: int) -> str:
+    """What is wrong with the (N,) log-weights of a population."""
+    if all_dead(log_w):
+        return (
+            f"all {len(log_w)} particles have weight zero at step {k}: every reward is -inf. "
+            "Use more particles, a smaller lambda, or a reward that is finite for more samples."
+        )
+    return f"a log-weight is {float(log_w[~(log_w < torch.inf)][0])} at step {k}: lambda times the reward is beyond any number."

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fktext.errors import ModelError
+
 BLOCK = 256  # tokens summed together by `draw_tokens`; about the square root of the largest vocabularies
 
 
@@ -59,11 +61,15 @@ def draw_tokens(probs: Tensor, uniforms: Tensor) -> Tensor:
 
     Returns:
         (R, S) int64 tokens.
+
+    Raises:
+        ModelError: a row holds NaN (on a GPU the device stops with the same message, without anybody waiting for it).
     """
     rows, size = probs.shape
     whole = size // BLOCK * BLOCK
     sums = torch.cat([probs[:, :whole].view(rows, whole // BLOCK, BLOCK).sum(-1), probs[:, whole:].sum(-1, keepdim=True)], 1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
+    _check_finite(cumulative[:, -1])
     target = uniforms * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, target, right=True)
     within = block[..., None] * BLOCK + torch.arange(BLOCK, device=probs.device)
@@ -73,3 +79,12 @@ def draw_tokens(probs: Tensor, uniforms: Tensor) -> Tensor:
     rest = target - pad(cumulative, (1, 0)).gather(1, block)
     rest = torch.minimum(rest, torch.nextafter(inside[..., -1], torch.zeros_like(rest)))
     return block * BLOCK + torch.searchsorted(inside, rest[..., None], right=True)[..., 0]
+
+
+def _check_finite(sums: Tensor) -> None:
+    """Logits that are NaN or infinite have sums of NaN."""
+    message = "the model's logits are not finite: its weights are damaged or its dtype is too narrow; see `fktext models check`"
+    try:
+        torch._assert_async(~sums.isnan().any(), message)
+    except RuntimeError as error:
+        raise ModelError(message) from error

@@ -231,6 +231,8 @@ BAD = [
     (2, ["-r", "letters", "--prompts", "surrogate.jsonl"], ["surrogate.jsonl:1: ", "not valid Unicode"]),
     (2, ["-r", "letters", "--ess-threshold", "-1"], ["--ess-threshold"]),
     (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
+    (2, ["-r", "letters", "--temperature", "1e-45"], ["temperature is 1e-45"]),
+    (2, ["-r", "letters", "--temperature", "1e308"], ["temperature is 1e+308"]),
     (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
     (2, ["-r", "letters", "--kernel", "remdm"], ["unknown kernel", "'remdm'", "ancestral", "remdm-cap"]),
     (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
@@ -244,6 +246,9 @@ BAD = [
     (2, ["-r", "letters", "--resume", "--output", "bad.jsonl"], ["bad.jsonl:1 is no row"]),
     (1, ["-r", "fails:value=nan", ""], ["'fails:value=nan'", "nan", "step", "sample 0"]),
     (1, ["-r", "fails:value=inf", ""], ["'fails:value=inf'", "inf", "step", "sample 0"]),
+    (1, ["-r", "fails:value=-inf=-1", ""], ["returned -inf for sample 0", "at step", "Its weight -1 makes that inf"]),
+    (1, ["-r", "fails:value=-inf=-1", "--lambda", "0", ""], ["Its weight -1 makes that inf"]),
+    (1, ["-r", "fails:value=9", "--lambda", "1e308", ""], ["a log-weight is inf at step"]),
     (1, ["-r", "fails:value=-inf", ""], ["all 16 particles have weight zero at step"]),
 ]
 

@@ -5,6 +5,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fktext import noise as streams
+from fktext.errors import ModelError
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import draw_tokens, token_probs
@@ -304,6 +305,17 @@ def test_a_token_of_probability_zero_is_never_drawn():
     probs = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
     edge = torch.tensor([[2.0**-53, 1 - 2.0**-53, 0.3, 0.5]], dtype=torch.float64)
     assert set(draw_tokens(probs, edge).flatten().tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error(bad):
+    logits = torch.zeros(3, 600)
+    logits[1, 5] = bad
+    uniforms = torch.full((3, 2), 0.4, dtype=torch.float64)
+    with pytest.raises(ModelError, match="logits are not finite"):
+        draw_tokens(token_probs(logits, torch.tensor([599])), uniforms)
+    logits[1, 5] = -torch.inf  # a token that cannot be is no error
+    assert draw_tokens(token_probs(logits, torch.tensor([599])), uniforms).shape == (3, 2)
 
 
 def test_rare_tokens_keep_their_mass():

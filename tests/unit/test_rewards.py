@@ -73,8 +73,18 @@ def test_wrong_number_of_values():
         Scorer([Weighted("short", Short())])(["a", "b"])
 
 
+@pytest.mark.parametrize(("value", "weight"), [(-torch.inf, -1.0), (1e300, 1e300), (-1e300, -1e300)])
+def test_a_weight_that_makes_infinity_is_named(value, weight):
+    scorer = Scorer([Weighted("fine", Length()), Weighted("turned", Length(of=lambda text: value), weight)])
+    with pytest.raises(
+        RewardError, match=rf"'turned' returned {value:g} .* at step 3 .*Its weight {weight:g} makes that inf".replace("+", "[+]")
+    ):
+        scorer(["first", "second"], " at step 3")
+
+
 def test_minus_infinity_is_allowed_and_weight_zero_is_not():
     assert Scorer([Weighted("never", Length(of=lambda text: -torch.inf))])(["a"])[0, 0] == -torch.inf
+    assert Scorer([Weighted("never", Length(of=lambda text: -torch.inf), 2.0)])(["a"])[0, 0] == -torch.inf
     with pytest.raises(RewardError, match="weight 0"):
         Weighted("none", Length(), 0.0)
 

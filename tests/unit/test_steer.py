@@ -5,6 +5,7 @@ import torch
 
 from fktext.errors import PopulationError, RewardError
 from fktext.noise import Noise, population_key
+from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
 from fktext.schedules import At, Every
 from fktext.steer import Plan, steer, steer_steps
@@ -41,6 +42,16 @@ def test_a_hard_constraint_is_met_by_every_particle_of_weight():
 def test_a_population_without_weight_is_an_error_that_names_it():
     with pytest.raises(PopulationError, match=r"population 0: all 6 particles have weight zero at step 1"):
         run(Only("9"))
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_a_weight_beyond_any_number_is_an_error_that_names_the_step(potential):
+    class Huge:
+        def score(self, samples):
+            return [1e200 if sample[0] == "1" else 0.0 for sample in samples]
+
+    with pytest.raises(PopulationError, match=r"a log-weight is inf at step \d: lambda times the reward is beyond any number"):
+        run(Huge(), lam=1e200, potential=POTENTIALS[potential])
 
 
 def test_a_bad_reward_names_the_step():
