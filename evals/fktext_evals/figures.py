@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fktext.specs import parse_spec
-from fktext_evals.report import mean_reward, share
+from fktext_evals.report import heading, judged, mean_reward
 from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
 from fktext_evals.suite import Judge
@@ -69,16 +69,16 @@ def figures(results: Results) -> Iterator[Figure]:
     reward = "mean steering reward"
     for name, column, unit, what in (
         ("reward-rows", "denoiser_rows", "denoiser rows per text", "compute"),
+        ("reward-calls", "reward_calls", "reward calls per text", "number of reward calls"),
         ("reward-seconds", "seconds", "seconds per text", "time"),
     ):
-        if lines := _points(results, _per_text(column), mean_reward):
+        if lines := _points(results, _per_text(column), mean_reward, log_x=True):
             about = f"At the same {what}, higher is better. Numbers are particles."
             yield Figure(name, f"Reward against {what}", about, unit, reward, lines, log_x=True)
     for judge in held_out(results):
-        if lines := _points(results, mean_reward, _percent(judge)):
+        if lines := _points(results, mean_reward, _by(judge)):
             about = "Where reward goes on to rise and the judge does not follow, steering found what only its own reward likes."
-            title, y_title = f"Reward against the {judge.name} judge", f"{judge.label}, {judge.name} judge (%)"
-            yield Figure(f"reward-{judge.name}", title, about, reward, y_title, lines)
+            yield Figure(f"reward-{judge.name}", f"Reward against the {judge.name} judge", about, reward, heading(judge, ""), lines)
     for name, title, about in (
         ("ess", "Effective sample size over steps", "Before resampling, as a share of N, mean over texts."),
         (
@@ -98,16 +98,22 @@ def _per_text(column: str) -> Measure:
     return lambda rows: mean_interval([row[column] for row in rows], [row["prompt_index"] for row in rows])
 
 
-def _percent(judge: Judge) -> Measure:
+def _by(judge: Judge) -> Measure:
+    """What a judge says, in the unit of its `heading`."""
+    scale = 100 if judge.kind == "share" else 1
+
     def measure(rows: Sequence[Row]) -> Interval:
-        found = share(rows, judge)
-        return Interval(100 * found.mean, 100 * found.low, 100 * found.high)
+        found = judged(rows, judge)
+        return Interval(scale * found.mean, scale * found.low, scale * found.high)
 
     return measure
 
 
-def _points(results: Results, x: Measure, y: Measure) -> tuple[Line, ...]:
-    """A line for each name of a method, a point for each number of particles; means that are not finite cannot be drawn."""
+def _points(results: Results, x: Measure, y: Measure, log_x: bool = False) -> tuple[Line, ...]:
+    """A line for each name of a method, a point for each number of particles, but for means that cannot be drawn.
+
+    Those are infinite, or, where x has a logarithmic axis, 0: the reward calls of the base model.
+    """
     lines = []
     for series, name in enumerate(series_names(results)):
         points = [
@@ -115,7 +121,8 @@ def _points(results: Results, x: Measure, y: Measure) -> tuple[Line, ...]:
             for method in sorted(results.suite.methods, key=lambda method: method.settings.particles)
             if method.name == name and (rows := results.of(method.key))
         ]
-        if drawn := tuple(point for point in points if math.isfinite(point.x.mean) and math.isfinite(point.y.mean)):
+        finite = (point for point in points if math.isfinite(point.x.mean) and math.isfinite(point.y.mean))
+        if drawn := tuple(point for point in finite if point.x.mean > 0 or not log_x):
             lines.append(Line(name, series, drawn))
     return tuple(lines)
 

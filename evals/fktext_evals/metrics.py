@@ -84,20 +84,23 @@ def bleu(text: str, references: Sequence[str], n: int = 4) -> float:
         >>> bleu("a b c d", ["a b c d", "x"])
         1.0
     """
-    words = text.split(" ")
-    precisions = []
+    most: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(n)]
+    for reference in references:
+        most = [counts | Counter(_ngrams(reference, size)) for size, counts in enumerate(most, 1)]
+    return _bleu(text, lambda size, gram, count: most[size - 1][gram], [len(reference.split(" ")) for reference in references], n)
+
+
+def _bleu(text: str, most: Callable[[int, tuple[str, ...], int], int], lengths: Sequence[int], n: int) -> float:
+    """`bleu`, from how often a reference has an n-gram at most: `most(size, n-gram, how often the text has it)`."""
+    length, precisions = len(text.split(" ")), []
     for size in range(1, n + 1):
         counts = Counter(_ngrams(text, size))
-        allowed: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            allowed |= Counter(_ngrams(reference, size))
-        matches, total = (counts & allowed).total(), max(1, counts.total())
+        matches = sum(min(count, most(size, gram, count)) for gram, count in counts.items())
         if size == 1 and not matches:
             return 0.0
-        precisions.append((matches or 0.1) / total)
-    lengths = (len(reference.split(" ")) for reference in references)
-    nearest = min(lengths, key=lambda length: (abs(length - len(words)), length))
-    penalty = math.exp(min(0.0, 1 - nearest / len(words)))
+        precisions.append((matches or 0.1) / max(1, counts.total()))
+    nearest = min(lengths, key=lambda other: (abs(other - length), other))
+    penalty = math.exp(min(0.0, 1 - nearest / length))
     return penalty * math.exp(fmean(map(math.log, precisions)))
 
 
@@ -112,7 +115,20 @@ def self_bleu(texts: Sequence[str], n: int = 4) -> float:
     """
     if len(texts) < 2:
         return math.nan
-    return fmean(bleu(text, [*texts[:place], *texts[place + 1 :]], n) for place, text in enumerate(texts))
+    # Of each n-gram the two highest counts in a text: the highest among the others is the second where a text has the first itself.
+    highest: list[dict[tuple[str, ...], tuple[int, int]]] = [{} for _ in range(n)]
+    for text in texts:
+        for size, found in enumerate(highest, 1):
+            for gram, count in Counter(_ngrams(text, size)).items():
+                second, first = sorted((*found.get(gram, (0, 0)), count))[1:]
+                found[gram] = second, first
+
+    def most(size: int, gram: tuple[str, ...], count: int) -> int:
+        second, first = highest[size - 1][gram]
+        return second if count == first else first
+
+    lengths = [len(text.split(" ")) for text in texts]
+    return fmean(_bleu(text, most, [*lengths[:place], *lengths[place + 1 :]], n) for place, text in enumerate(texts))
 
 
 def by_prompt(values: Sequence[Value], prompts: Sequence[object]) -> list[list[Value]]:

@@ -47,11 +47,14 @@ def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
                 yield f"{ours.label}_gap_{other.name}", _mean_interval([one - two for one, two in both], rows)
 
 
-def token_perplexity(rows: Sequence[Row], judge: Judge) -> float:
+def token_perplexity(rows: Sequence[Row], judge: Judge) -> Interval:
     """The perplexity of all judged tokens together; the mean over texts of each one's own is `judged`."""
-    tokens = [row["judged_tokens"][judge.name] for row in rows]
-    totals = [from_json(row["judges"][judge.name]) * count for row, count in zip(rows, tokens, strict=True)]
-    return math.inf if -math.inf in totals else metrics.perplexities(totals, tokens)[0]
+    values = [from_json(row["judges"][judge.name]) for row in rows]
+    if -math.inf in values:
+        return Interval(math.inf, math.nan, math.nan)
+    tokens, prompts = [row["judged_tokens"][judge.name] for row in rows], [row["prompt_index"] for row in rows]
+    found = mean_interval(values, prompts, weights=tokens)
+    return Interval(*(_exp(-value) for value in (found.mean, found.high, found.low)))
 
 
 def rewards(rows: Sequence[Row]) -> list[float]:
@@ -84,10 +87,15 @@ def paired(rows: Sequence[Row], others: Sequence[Row], measure: Callable[[Sequen
     return mean_interval(differences, [prompt for _, prompt, _ in both])
 
 
-def distinct(rows: Sequence[Row], metric: Callable[[Sequence[str], int], float] = metrics.distinct_n_words) -> list[float]:
-    """Distinct 1-, 2- and 3-grams of the texts of a prompt and seed, means over prompts and seeds."""
-    groups = metrics.by_prompt([row["continuation"] for row in rows], [(row["prompt_index"], row["seed"]) for row in rows])
-    return [fmean(metric(group, n) for group in groups) for n in (1, 2, 3)]
+def distinct(rows: Sequence[Row]) -> list[float]:
+    """Distinct 1-, 2- and 3-grams per word of the texts of a prompt and seed, means over prompts and seeds."""
+    return [together(rows, partial(metrics.distinct_n_words, n=n)).mean for n in (1, 2, 3)]
+
+
+def together(rows: Sequence[Row], metric: Callable[[Sequence[str]], float]) -> Interval:
+    """The mean over prompts and seeds of a metric of the texts of one prompt and seed."""
+    groups = metrics.by_prompt(rows, [(row["prompt_index"], row["seed"]) for row in rows])
+    return _mean_interval([metric([row["continuation"] for row in group]) for group in groups], [group[0] for group in groups])
 
 
 def markdown(results: Results, texts: int = 0) -> str:
@@ -173,7 +181,11 @@ def equal_n(results: Results) -> list[Pair]:
     return [pair for pair in _steered_and_not(results) if pair[0].settings.particles == pair[1].settings.particles]
 
 
-COSTS: tuple[tuple[compute.Axis, str], ...] = (("denoiser_rows", "rows"), ("seconds", "seconds"))
+COSTS: tuple[tuple[compute.Axis, str], ...] = (
+    ("denoiser_rows", "rows"),
+    ("reward_calls", "reward calls"),
+    ("seconds", "seconds"),
+)
 EQUAL_COST = (
     "The same at equal cost per text. Best-of-n is interpolated between the two N next to that cost, linearly in its logarithm; "
     "N' is where that is. Where the cost is outside of what was run, nothing is compared:"
@@ -186,7 +198,7 @@ def equal_costs_header(results: Results) -> list[str]:
 
 
 def equal_costs(results: Results) -> list[list[str]]:
-    """A line of cells for each steered method and kind of cost (denoiser rows and seconds), against best-of-n."""
+    """A line of cells for each steered method and kind of cost, against best-of-n."""
     lines = []
     sizes = Counter(
         method.name for method in results.suite.methods if method.settings.method == "best-of-n" and method.returns == "best"
@@ -206,7 +218,7 @@ def equal_costs(results: Results) -> list[list[str]]:
                     [
                         f"{method.name} - {name}",
                         str(method.settings.particles),
-                        f"{first.cost:.{1 if unit == 'rows' else 2}f} {unit}",
+                        f"{first.cost:.{2 if unit == 'seconds' else 1}f} {unit}",
                         f"{first.particles:.1f}" if first.difference else outside,
                         *(
                             shown(item.difference, judge, sign="+") if item and item.difference else ""
@@ -284,21 +296,24 @@ def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
             if judge.kind != "share":
                 line |= spread(name, judged(rows, judge))
                 if judge.kind == "perplexity" and all(judge.name in row["judged_tokens"] for row in rows):
-                    line[f"{name}_token_weighted"] = token_perplexity(rows, judge)
+                    line |= spread(f"{name}_token_weighted", token_perplexity(rows, judge))
                 continue
             chances = [math.exp(from_json(row["judges"][judge.name])) for row in rows]
             line |= spread(f"{name}_share", share(rows, judge))
             line |= spread(f"{name}_mean", mean_interval(chances, prompts))
-            line[f"{name}_expected_max"] = metrics.mean_over_prompts(max, chances, prompts)
+            highest = [max(group) for group in metrics.by_prompt(chances, prompts)]
+            line |= spread(f"{name}_expected_max", mean_interval(highest, list(dict.fromkeys(prompts))))
         line |= {name: value for item in gaps(results.suite, rows) for name, value in spread(*item).items()}
         line |= spread("reward", mean_reward(rows))
         if results.suite.modality == "text":
-            line |= {f"distinct_{n}_words": value for n, value in enumerate(distinct(rows), 1)}
-            line |= {f"distinct_{n}": value for n, value in enumerate(distinct(rows, metrics.distinct_n), 1)}
-            line["entropy"] = fmean(map(metrics.entropy, texts))
-            line["repetition"] = fmean(map(metrics.repetition, texts))
+            for n in (1, 2, 3):
+                line |= spread(f"distinct_{n}_words", together(rows, partial(metrics.distinct_n_words, n=n)))
+                line |= spread(f"distinct_{n}", together(rows, partial(metrics.distinct_n, n=n)))
+            line |= spread("self_bleu", together(rows, metrics.self_bleu))
+            line |= spread("entropy", _mean_interval(list(map(metrics.entropy, texts)), rows))
+            line |= spread("repetition", _mean_interval(list(map(metrics.repetition, texts)), rows))
         for name in ("unique_roots", "denoiser_rows", "reward_requests", "reward_calls", "seconds"):
-            line[name] = mean(rows, name)
+            line |= spread(name, _mean_interval([row[name] for row in rows], rows))
         yield line
 
 

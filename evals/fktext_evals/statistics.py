@@ -29,7 +29,13 @@ class Interval:
 
 
 def mean_interval(
-    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The mean of all values, with a bootstrap interval clustered by prompt.
 
@@ -38,6 +44,7 @@ def mean_interval(
     Args:
         values: (R,) numbers.
         clusters: (R,) hashable labels; values with the same label stand or fall together.
+        weights: (R,) positive numbers, how much each value counts for in the mean; by default 1.
         level: the share of such intervals that should hold the true mean, over new prompts and new texts.
         resamples: bootstrap draws.
         seed: of the draws; the same values give the same interval.
@@ -51,12 +58,15 @@ def mean_interval(
     Example:
         >>> mean_interval([0, 1, 1, 1], ["a", "a", "b", "b"]).mean
         0.75
+        >>> mean_interval([0, 1], ["a", "b"], weights=[1, 3]).mean
+        0.75
     """
     numbers = np.asarray(values, dtype=np.float64)
+    counts = np.ones_like(numbers) if weights is None else np.asarray(weights, dtype=np.float64)
     _, place = np.unique(np.asarray(clusters), return_inverse=True)
     if numbers.ndim != 1 or not len(numbers) or len(place) != len(numbers):
         raise ValueError(f"expected as many clusters as values, at least one, got {numbers.shape} values and {len(place)} clusters")
-    sums, sizes = np.bincount(place, weights=numbers), np.bincount(place).astype(np.float64)
+    sums, sizes = np.bincount(place, weights=numbers * counts), np.bincount(place, weights=counts)
     mean, groups = float(sums.sum() / sizes.sum()), len(sums)
     if groups < 2:
         return Interval(mean, float("nan"), float("nan"))

@@ -41,6 +41,7 @@ def made(curve: dict[int, tuple[float, float]], own: tuple[float, float]) -> tup
                 "sample": sample,
                 "seconds": price,
                 "denoiser_rows": 10 * price,
+                "reward_calls": 3 * price,
                 "judges": {"j": value + 10 * prompt},
                 "value": value + 10 * prompt,
             }
@@ -87,15 +88,16 @@ def test_a_cost_of_zero_and_values_that_are_infinite() -> None:
     assert math.isnan(matched({2: (1.0, 0.1), 8: (4.0, math.inf)}, (2.0, 0.5)).difference.mean)
 
 
-def test_the_report_has_it_by_rows_and_by_seconds() -> None:
+def test_the_report_has_it_by_rows_and_calls_and_seconds() -> None:
     results, _ = made({2: (1.0, 0.1), 8: (4.0, 0.3), 32: (16.0, 0.9)}, (8.0, 0.8))
     cells = ["fk - best-of-n", "4"], ["16.0", "+0.200 [+0.200, +0.200]"]
     assert report.equal_costs(results) == [
         [*cells[0], "80.0 rows", *cells[1]],
+        [*cells[0], "24.0 reward calls", *cells[1]],
         [*cells[0], "8.00 seconds", *cells[1]],
     ]
     beyond, _ = made({2: (1.0, 0.1), 8: (4.0, 0.3)}, (8.0, 0.8))
-    assert report.equal_costs(beyond)[1] == [*cells[0], "8.00 seconds", "2.0 x the seconds of N = 8", ""]
+    assert report.equal_costs(beyond)[2] == [*cells[0], "8.00 seconds", "2.0 x the seconds of N = 8", ""]
     single, _ = made({8: (8.0, 0.3)}, (8.0, 0.8))
     assert report.equal_costs(single) == []  # a point is no curve
 

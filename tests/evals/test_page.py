@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from typer.testing import CliRunner
@@ -175,7 +176,8 @@ def test_tables_say_what_markdown_says(whole: Results) -> None:
 
 def test_figures_have_the_numbers(whole: Results) -> None:
     found = {figure.name: figure for figure in figures(whole)}
-    assert list(found) == ["reward-rows", "reward-seconds", "reward-held-out", "ess", "roots"]
+    assert list(found) == ["reward-rows", "reward-calls", "reward-seconds", "reward-held-out", "ess", "roots"]
+    assert [line.name for line in found["reward-calls"].lines] == ["best-of-n", "fk"]  # base asks nobody: 0 has no logarithm
     assert [judge.name for judge in held_out(whole)] == ["held-out"]
     fk = found["reward-rows"].lines[2]
     rows = whole.of(("fk", 3))
@@ -186,6 +188,18 @@ def test_figures_have_the_numbers(whole: Results) -> None:
     assert [point.x.mean for point in roots.points] == [2, 4, 6]
     assert roots.points[-1].y.mean == pytest.approx(sum(row["unique_roots"] for row in rows) / 36)
     assert all(before.y.mean >= after.y.mean for before, after in zip(roots.points, roots.points[1:], strict=False))
+
+
+@pytest.mark.parametrize(("kind", "value", "title"), [("perplexity", math.e**2, ""), ("mean", -2.0, ""), ("share", 0.0, " %")])
+def test_a_judge_is_drawn_by_its_kind(
+    whole: Results, kind: Literal["share", "perplexity", "mean"], value: float, title: str
+) -> None:
+    judges = (whole.suite.judges[0], replace(whole.suite.judges[1], kind=kind, threshold=0.5))
+    rows = [{**row, "judges": {**row["judges"], "held-out": -2.0}} for row in whole.rows]
+    found = {figure.name: figure for figure in figures(replace(whole, suite=replace(whole.suite, judges=judges), rows=rows))}
+    figure = found["reward-held-out"]
+    assert [point.y.mean for line in figure.lines for point in line.points] == pytest.approx([value] * 4)
+    assert figure.y_title == f"a-ful{title}, held-out judge"
 
 
 def test_rewards_of_minus_infinity_are_left_out_of_figures(whole: Results) -> None:
@@ -245,7 +259,9 @@ def test_cli_writes_page_and_plots(whole: Results, tmp_path: Path) -> None:
     Page((tmp_path / "report.html").read_text())
     written = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert written == sorted(
-        f"{name}.{end}" for name in ("reward-rows", "reward-seconds", "reward-held-out", "ess", "roots") for end in ("png", "svg")
+        f"{name}.{end}"
+        for name in ("reward-rows", "reward-calls", "reward-seconds", "reward-held-out", "ess", "roots")
+        for end in ("png", "svg")
     )
     assert (tmp_path / "plots" / "ess.png").read_bytes().startswith(b"\x89PNG")
     again = tmp_path / "again"

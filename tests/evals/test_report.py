@@ -14,7 +14,7 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner, Result
 
-from fktext_evals import Results, as_csv, markdown, report
+from fktext_evals import Results, as_csv, markdown, metrics, report
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -78,6 +78,24 @@ def test_csv(whole: Results) -> None:
     expected = fmean(max(chance for chance, row in zip(chances, rows, strict=True) if row["prompt_index"] == n) for n in range(3))
     assert float(line["a-ful_held-out_expected_max"]) == pytest.approx(expected)
     assert float(line["unique_roots"]) == fmean(row["unique_roots"] for row in rows)
+    groups = [
+        [row["continuation"] for row in rows if (row["prompt_index"], row["seed"]) == (n, seed)]
+        for n in range(3)
+        for seed in (0, 7)
+    ]
+    assert float(line["self_bleu"]) == pytest.approx(fmean(map(metrics.self_bleu, groups)))
+    assert float(line["distinct_2_words"]) == pytest.approx(fmean(metrics.distinct_n_words(group, 2) for group in groups))
+
+
+def test_every_mean_of_the_csv_has_its_interval(whole: Results) -> None:
+    line = list(csv.DictReader(io.StringIO(as_csv([whole]))))[3]
+    about = ["run", "suite", "model", "method", "particles", "texts", "missing"]
+    means = [name for name in line if name not in about and not name.endswith(("_low", "_high"))]
+    assert len(means) == 3 * 2 + 1 + 6 + 3 + 5  # of judges; the reward; distinct-n; other qualities of texts; lineage and costs
+    for name in means:
+        low, mean, high = (float(line[f"{name}{end}"]) for end in ("_low", "", "_high"))
+        assert low <= mean <= high, name
+    assert float(line["seconds_low"]) < float(line["seconds_high"])
 
 
 @pytest.fixture

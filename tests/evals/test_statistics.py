@@ -57,6 +57,15 @@ def test_known_means() -> None:
     assert mean_interval([2.0, 2.0, 2.0], [0, 1, 2]) == Interval(2.0, 2.0, 2.0)
 
 
+def test_weights_count_as_repetition() -> None:
+    values, prompts, times = [0.1, 0.7, 0.4, 0.9], ["a", "a", "b", "c"], [3, 1, 2, 4]
+    repeated = [(value, prompt) for value, prompt, count in zip(values, prompts, times, strict=True) for _ in range(count)]
+    expected = mean_interval(*zip(*repeated, strict=True))
+    found = mean_interval(values, prompts, weights=times)
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert found.mean != mean_interval(values, prompts).mean
+
+
 def test_one_prompt_has_no_interval() -> None:
     found = mean_interval([0.0, 1.0], ["a", "a"])
     assert found.mean == 0.5
