@@ -33,7 +33,7 @@ def weight_files(path: Path) -> list[Path]:
         path: a folder in hub layout (one file, or shards and their index), or a weight file.
 
     Raises:
-        ModelError: an index names a shard that is not there, or a folder holds several `.ckpt` and nothing better.
+        ModelError: an index is malformed or names a shard that is not there, or a folder holds several `.ckpt` and nothing better.
     """
     if path.is_file():
         return [path]
@@ -41,7 +41,10 @@ def weight_files(path: Path) -> list[Path]:
         if (file := path / name).is_file():
             if file.suffix != ".json":
                 return [file]
-            shards = [path / shard for shard in sorted(set(read_json(file).get("weight_map", {}).values()))]
+            names = read_json(file).get("weight_map")
+            if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
+                raise ModelError(f"{file} has no weight_map from tensors to files")
+            shards = [path / shard for shard in sorted(set(names.values()))]
             for shard in shards:
                 if not shard.is_file():
                     raise ModelError(f"{file} names {shard.name}, which is not in the folder")
@@ -119,8 +122,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         value = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{file} holds more than tensors and was not loaded; nothing in it was executed") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever an unpickler makes of a file that is no pickle
+        line = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"{file} cannot be read as tensors: {type(error).__name__}: {line}") from error
     if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise ModelError(f"{file} is not a state dict: a mapping from names to tensors")
     return value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fktext import embedded, hub
 from fktext.catalogue import catalogue
-from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.errors import FktextError, ModelError, UsageError, unknown_name
 from fktext.text_model import BLOCK, SimplexModel, TextModel
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _of_plugin(name: str) -> ModelEntry | None:
         PluginError: the plugin is broken.
     """
     known = [entry.name for entry in catalogue()]
+    if not name:
+        raise UsageError("the model's name is empty: give a listed name (`fktext models`), a folder or a hub id")
     if name in known or Path(name).expanduser().exists() or HUB_ID.fullmatch(name):
         return None
     if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
@@ -260,11 +262,16 @@ def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
         ModelError: the files are damaged, or of no known family; says what was looked for.
     """
     from fktext.checkpoint_files import Lightning, read_json, tensor_names
+    from fktext.model_section import check
 
     settings = read_json(path / "config.json") if path.is_dir() else {}
+    check(settings, path / "config.json")
     kind, architectures = settings.get("model_type"), settings.get("architectures") or []
     if files[0].suffix == ".ckpt":
-        return settings or _lightning_settings(Lightning.read(files[0])), "dit"
+        if not settings:
+            settings = _lightning_settings(Lightning.read(files[0]))
+            check(settings, files[0])
+        return settings, "dit"
     if kind in ("mdlm", "llada", "Dream"):
         return settings, {"mdlm": "dit", "llada": "llada", "Dream": "dream"}[kind]
     if "graph" in settings and "tokens" in settings:
@@ -331,7 +338,14 @@ def _denoiser(
     mask = settings.get("mask_token_id")
     if not isinstance(mask, int):
         raise ModelError(f"{path / 'config.json'} names no mask_token_id")
-    return {"llada": llm.load_llada, "dream": llm.load_dream}[family](files, settings, mask, dtype, device, spread=spread)
+    kind = {"llada": llm.load_llada, "dream": llm.load_dream}[family]
+    try:
+        return kind(files, settings, mask, dtype, device, spread=spread)
+    except (FktextError, MemoryError, OSError, RuntimeError):
+        raise
+    except Exception as error:  # what transformers' configurations raise is of many kinds
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path / 'config.json'} does not describe a network of family {family!r}: {line}") from error
 
 
 def _tokenizer_file(folder: Path, family: str, offline: bool) -> Path | None:
@@ -413,10 +427,7 @@ class _Words:
     @property
     def tied(self) -> bool:
         """Whether an SSD-LM takes RoBERTa's word embeddings in the place of an `embed_sum_layer.pt`."""
-        tied = self.section.get("tie_embed_sum", False)
-        if not isinstance(tied, bool):
-            raise ModelError(f"{self._folder / 'config.json'} has tie_embed_sum {tied!r}, expected true or false")
-        return tied
+        return bool(self.section.get("tie_embed_sum", False))
 
     @property
     def mask(self) -> int:

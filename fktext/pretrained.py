@@ -24,7 +24,8 @@ def pretrained(folder: Path, auto: Any, what: str) -> Any:
     """
     from transformers import AutoConfig
 
-    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    # Shapes that do not fit are refused below: transformers names them in a report that is not part of its error.
+    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -34,6 +35,9 @@ def pretrained(folder: Path, auto: Any, what: str) -> Any:
                 model, report = type(auto.from_config(config)).from_pretrained(None, config=config, state_dict=weights, **options)
     except Exception as error:  # transformers and safetensors raise many kinds
         raise ModelError(f"{folder} cannot be loaded as {what}: {type(error).__name__}: {_line(error)}") from error
+    if wrong := sorted(report["mismatched_keys"]):
+        name, found, needed = wrong[0]
+        raise ModelError(f"{folder} contradicts itself: {name} has shape {tuple(found)}, config.json asks for {tuple(needed)}")
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{folder} lacks weights of {type(model).__name__}, such as {', '.join(missing[:3])}")
     return model.float().eval()

@@ -223,6 +223,8 @@ def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sou
         if settings.get(name, size) != size:
             raise ModelError(f"{source} contradicts itself: config.json says {name} {settings[name]}, the tensors say {size}")
     length, live = settings.get("model_length", PUBLISHED_LENGTH), settings.get("time_conditioning", False)
+    if not isinstance(length, int) or length < 2:
+        raise ModelError(f"{source} has length {length!r} in its config.json, expected a whole number from 2")
     with torch.device("meta"):
         model = DiT(**sizes, model_length=length, time_conditioning=live)
     try:

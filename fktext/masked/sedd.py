@@ -79,12 +79,18 @@ def settings(config: Mapping[str, Any], source: object) -> dict[str, Any]:
     """SEDD's config.json under the names of MDLM's (see `fktext.masked.dit.from_tensors`).
 
     Raises:
-        ModelError: it is another SEDD than the published absorbing ones.
+        ModelError: it is another SEDD than the published absorbing ones, or malformed.
     """
-    model = config.get("model") or {}
+    parts = {name: config.get(name) or {} for name in ("graph", "noise", "model")}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ModelError(f"{source} has {name} {part!r} in its config.json, expected an object")
+    if not isinstance(config.get("tokens", 0), int):
+        raise ModelError(f"{source} has tokens {config['tokens']!r} in its config.json, expected a whole number")
+    model = parts["model"]
     for name, found, needed in (
-        ("graph.type", (config.get("graph") or {}).get("type"), "absorb"),
-        ("noise.type", (config.get("noise") or {}).get("type"), "loglinear"),
+        ("graph.type", parts["graph"].get("type"), "absorb"),
+        ("noise.type", parts["noise"].get("type"), "loglinear"),
         ("model.scale_by_sigma", model.get("scale_by_sigma"), True),
     ):
         if found != needed:

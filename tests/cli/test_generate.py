@@ -192,6 +192,8 @@ BAD = [
     (2, ["--method", "best-of-n"], ["--method best-of-n needs a --reward"]),
     (2, ["-r", "letters", "--model", "tiny-mdml"], ["unknown model 'tiny-mdml'", "did you mean 'tiny-mdlm'?"]),
     (1, ["-r", "letters", "--model", "owner/name", "--offline"], ["owner/name", "offline"]),
+    (2, ["-r", "letters", "--model", ""], ["the model's name is empty"]),
+    (1, ["-r", "letters", "--model", "good.txt"], ["good.txt cannot be read as tensors"]),
     (2, ["-r", "letters", "--model", "./nothing"], ["./nothing", "no such"]),
     (2, ["-r", "letters", "--prompts", "missing.txt"], ["missing.txt", "No such file"]),
     (2, ["-r", "letters", "--prompts", "bad.jsonl"], ["bad.jsonl:2: not JSON"]),

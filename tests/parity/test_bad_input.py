@@ -86,6 +86,11 @@ def without_weights(folder: Path) -> None:
         file.unlink()
 
 
+def not_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text("hi, a page of a web server")
+
+
 WRONG = [
     *((family, cut, "safetensors file|cannot be loaded as a masked language model") for family in ("dit", "mlm", "sedd", "llada")),
     *((family, cut, "safetensors file|cannot be loaded as a masked language model") for family in ("dream", "ssdlm")),
@@ -105,12 +110,30 @@ WRONG = [
     ("llada", lambda folder: edit(folder, rope_theta=None), "config.json of a LLaDA model lacks 'rope_theta'"),
     ("dream", lambda folder: edit(folder, num_hidden_layers=3), "lacks weights of Qwen2ForCausalLM"),
     ("dream", lambda folder: edit(folder, mask_token_id=None), "names no mask_token_id"),
-    ("mlm", lambda folder: edit(folder, intermediate_size=64), "cannot be loaded as a masked language model"),
-    ("ssdlm", lambda folder: edit(folder, hidden_size=64), "cannot be loaded as a masked language model"),
+    (
+        "mlm",
+        lambda folder: edit(folder, intermediate_size=64),
+        r"contradicts itself: bert\..* has shape .*32.*, config.json asks .*64",
+    ),
+    ("ssdlm", lambda folder: edit(folder, hidden_size=64), r"contradicts itself: .* has shape .*32.*, config.json asks for .*64"),
+    ("dit", lambda folder: edit(folder, model_length="24"), r"config\.json has model_length '24': Input should be a valid integer"),
+    ("dit", lambda folder: edit(folder, time_conditioning="yes"), r"config\.json has time_conditioning 'yes'"),
+    ("mlm", lambda folder: edit(folder, architectures="BertForMaskedLM"), r"config\.json has architectures 'BertForMaskedLM'"),
+    (
+        "mlm",
+        lambda folder: edit(folder, fktext={"defualt_length": 8}),
+        r"fktext\.defualt_length 8: Extra .* Known: .*default_length",
+    ),
+    ("ssdlm", lambda folder: edit(folder, fktext={"block": 0}), r"config\.json has fktext\.block 0: Input should be greater"),
+    ("sedd", lambda folder: edit(folder, model="small"), "has model 'small' in its config.json, expected an object"),
+    ("sedd", lambda folder: edit(folder, tokens="60"), "has tokens '60' in its config.json, expected a whole number"),
+    ("llada", lambda folder: edit(folder, n_heads=5), "config.json does not describe a network of family 'llada': .*5"),
+    ("dream", lambda folder: edit(folder, hidden_size="x"), "config.json does not describe a network of family 'dream': .*'x'"),
     ("dit", rename_tensor, "does not hold MDLM's network"),
     ("llada", rename_tensor, "holds 'stranger', which LlamaForCausalLM does not have"),
     *((family, shorter_tokenizer, "the tokenizer has 40 tokens, which contradicts") for family in ("dit", "mlm", "sedd", "llada")),
     *((family, shorter_tokenizer, "the tokenizer has 40 tokens, which contradicts") for family in ("dream", "ssdlm")),
+    ("llada", not_a_pickle, r"pytorch_model\.bin cannot be read as tensors"),
     ("dit", without_weights, r"holds no weights: looked for model\.safetensors, pytorch_model\.bin, their shards and \*\.ckpt"),
     ("mlm", lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not JSON"),
 ]

@@ -34,6 +34,13 @@ def test_shards_are_listed_once_and_in_order(tmp_path: Path) -> None:
     assert [file.name for file in weight_files(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
 
 
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
+def test_a_malformed_index(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"index\.json has no weight_map from tensors to files"):
+        weight_files(tmp_path)
+
+
 def test_several_checkpoints_are_ambiguous(tmp_path: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / name).touch()

@@ -318,7 +318,7 @@ def test_a_layer_contradicts_a_config_that_ties_it(folder):
     with pytest.raises(ModelError, match=r"has no timestep_layer.pt: an SSD-LM is RoBERTa with timestep_layer.pt beside it"):
         load(str(folder))
     configure(folder, tie_embed_sum="yes")
-    with pytest.raises(ModelError, match=r"config.json has tie_embed_sum 'yes', expected true or false"):
+    with pytest.raises(ModelError, match=r"config.json has fktext.tie_embed_sum 'yes': Input should be a valid boolean"):
         load(str(folder))
 
 
