@@ -60,3 +60,11 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_models_and_licences_are_those_of_the_catalogue():
+    from fktext.catalogue import catalogue
+
+    rows = re.findall(r"^\| (`.+`) \| `(\w+)` \| [\d,]+ \|.*\| (.+) \|$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE)
+    listed = {(name, family, licence) for names, family, licence in rows for name in re.findall("`(.+?)`", names)}
+    assert listed == {(entry.name, entry.family, entry.licence) for entry in catalogue()}
