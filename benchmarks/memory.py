@@ -9,14 +9,12 @@ All rows are different and half masked, go through the network in one batch, and
 from __future__ import annotations
 
 import argparse
-import re
-from pathlib import Path
 
 import torch
 
 from fktext.masked.process import HEAD_ELEMENTS, MaskedDiffusion
 from fktext.noise import Noise
-from fktext.testing.speed import decode
+from fktext.testing.speed import decode, peak_memory
 from setting import SIZES, hardware, network
 
 
@@ -43,26 +41,15 @@ def main() -> None:
         ids[torch.rand(ids.shape, generator=generator) < 0.5] = net.mask_id
         process = MaskedDiffusion(net, ids[:1].to(args.device), rows, 1000, decode, batch_size=rows)
         state = process.start(ids.to(args.device))
-        before = _peak(args.device, reset=True)
+        before = peak_memory(args.device, reset=True)
         _, state = process.predict(state, 500, Noise.of([0], rows, args.device), 4)
         state.known = torch.zeros_like(state.known)  # as if all had changed
         _, state = process.predict(state, 500, Noise.of([0], rows, args.device), 4)
-        used, expected = _peak(args.device) - before, formula(rows, args.length, SIZES[args.size]["hidden_dim"])
+        after, expected = peak_memory(args.device), formula(rows, args.length, SIZES[args.size]["hidden_dim"])
+        if before is None or after is None:
+            raise SystemExit("peak memory is known on Linux and on CUDA only")
         if rows in args.rows:
-            print(f"{rows:>5} rows: {used / 2**20:>7.0f} MiB, by the formula {expected / 2**20:>7.0f} MiB", flush=True)
-
-
-def _peak(device: str, reset: bool = False) -> int:
-    """Most bytes in use since the last reset."""
-    if device.startswith("cuda"):
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024 * int(found[1])
+            print(f"{rows:>5} rows: {(after - before) / 2**20:>7.0f} MiB, by the formula {expected / 2**20:>7.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ was varied: 1 is linear. On a device that small batches do not fill, seconds gro
 from __future__ import annotations
 
 import argparse
-import math
 
 import torch
 
@@ -19,18 +18,11 @@ from fktext.masked.process import MaskedDiffusion
 from fktext.schedules import At, Every
 from fktext.steer import Plan
 from fktext.testing.speed import Timed, decode, run
-from setting import SIZES, hardware, network
+from setting import SIZES, exponent, hardware, network
 
 FIXED = {"particles": 8, "prompts": 1, "steps": 128}
 SWEEPS = {"particles": [1, 4, 8, 16, 64], "prompts": [1, 4, 16], "steps": [128, 256, 512, 1000], "length": [1, 2, 4, 8]}
 QUICK = {"particles": [4, 8, 16], "prompts": [1, 4], "steps": [64, 256], "length": [1, 2]}
-
-
-def exponent(x: list[int], y: list[float]) -> float:
-    """Slope of log y against log x."""
-    logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
-    mean_x, mean_y = (sum(column) / len(logs) for column in zip(*logs, strict=True))
-    return sum((a - mean_x) * (b - mean_y) for a, b in logs) / sum((a - mean_x) ** 2 for a, _ in logs)
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""What the benchmarks share: networks of random weights, and the names of memory and machine."""
+"""What the benchmarks share: networks of random weights, and the name of the machine, the fit of a power."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ def network(size: str, length: int, device: str, dtype: torch.dtype = torch.floa
     return net.to(device, dtype)
 
 
-def peak_memory(device: str) -> str:
-    """Most memory used so far: of the GPU where there is one, else of the process."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of the GPU"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of the process"
+def exponent(x: list[int], y: list[float]) -> float:
+    """Slope of log y against log x."""
+    logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
+    mean_x, mean_y = (sum(column) / len(logs) for column in zip(*logs, strict=True))
+    return sum((a - mean_x) * (b - mean_y) for a, b in logs) / sum((a - mean_x) ** 2 for a, _ in logs)
 
 
 def hardware(device: str) -> str:

@@ -34,7 +34,7 @@ def bench(
     with contextlib.redirect_stdout(sys.stderr):
         from fktext.models import load
         from fktext.schedules import Every
-        from fktext.settings import WEIGHINGS, Settings
+        from fktext.settings import Settings
         from fktext.steer import Plan
         from fktext.testing.speed import compare
 
@@ -52,6 +52,7 @@ def bench(
             raise UsageError(
                 f"length {settings.length} is more than the {loaded.denoiser.max_length} tokens that model {model!r} takes"
             )
+        weighings = len(plan.schedule.weighings(settings.steps))
         speed = compare(
             loaded.denoiser,
             plan,
@@ -61,7 +62,7 @@ def bench(
             dense_steps=min(dense_steps, settings.steps),
         )
     print(
-        f"{model}: {prompts} x {particles} particles, L={settings.length}, T={settings.steps}, {WEIGHINGS} weighings, "
+        f"{model}: {prompts} x {particles} particles, L={settings.length}, T={settings.steps}, {weighings} weighings, "
         f"{x0_samples} x0 draws, {dtype} on {loaded.denoiser.device}",
         *speed.lines(),
         sep="\n",

@@ -3,15 +3,18 @@
 (a) dense: every row through the network at every step, with float32 Gumbel draws over the whole vocabulary for the state and for
 each prediction of x0, scored or not, as published steering code samples. (b) cache: the same, but p(x0) is kept through steps in
 which no token of the whole batch changes, as in MDLM's `ddpm_cache`. Steps of one kind cost the same, so a few of each are timed
-and scaled to T. Lazy runs in full. The reward costs nothing, so that samplers are what is timed. On a CPU with one thread seconds
-are those of the processor, so that what else runs on the machine does not count.
+and scaled to T; where memory does not hold their logits they are left out. Lazy runs in full. The reward costs nothing, so that
+samplers are what is timed. On a CPU with one thread seconds are those of the processor, so that what else runs on the machine does
+not count.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,8 @@ from fktext.schedules import At
 from fktext.steer import Plan, steer
 from fktext.testing.dense import DenseAncestral
 
+DENSE_COPIES = 6  # of (rows, L, V) float32 that a dense sampler holds at once, noise and all; a little more than was seen
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -33,30 +38,44 @@ class Speed:
 
     Attributes:
         rows: denoiser rows per particle; `lone` the distinct states expected of a particle without clones.
-        head_positions, reward_requests: of the lazy run.
+        ledger: of the lazy run.
         lazy: its seconds; `outside` the share of them outside network and reward.
-        dense, cache: seconds that T steps of the dense samplers take, from a few of them.
+        peak: most bytes in use during it, the network's included; None where that cannot be told.
+        dense, cache: seconds that T steps of the dense samplers take, from a few of them; None where their `logits` do not fit.
+        logits: bytes that a dense sampler's logits and draws take.
         forward: share of the cached sampler's steps that need a forward.
-        steps: T.
+        populations, steps: how many, and T.
     """
 
     rows: float
     lone: float
-    head_positions: int
-    reward_requests: int
+    ledger: Ledger
     lazy: float
     outside: float
-    dense: float
-    cache: float
+    peak: int | None
+    dense: float | None
+    cache: float | None
+    logits: int
     forward: float
+    populations: int
     steps: int
 
     def lines(self) -> list[str]:
         """For people."""
-        return [
+        peak = "unknown" if self.peak is None else f"{self.peak / 2**30:.2f} GiB"
+        lazy = [
             f"lazy:  {self.rows:.1f} denoiser rows per particle (dense {self.steps}; distinct states of a lone one "
-            f"{self.lone:.1f}), {self.head_positions} head positions, {self.reward_requests} rewards asked, {self.lazy:.1f} s, "
-            f"{self.outside:.1%} of them outside network and reward",
+            f"{self.lone:.1f}), {self.ledger.head_positions} head positions, {self.ledger.reward_requests} rewards asked, "
+            f"{self.ledger.reward_calls} computed, {self.lazy:.1f} s, {self.outside:.1%} of them outside network and reward",
+            f"       {3600 * self.populations / self.lazy:.0f} populations an hour, peak memory {peak}",
+        ]
+        if self.dense is None or self.cache is None:
+            return [
+                *lazy,
+                f"dense: not run: its logits and draws take {self.logits / 2**30:.1f} GiB, more than is free",
+            ]
+        return [
+            *lazy,
             f"dense: {self.dense / self.steps:.3f} s a step, {self.dense:.1f} s for {self.steps}",
             f"cache: {self.forward:.0%} of its steps need a forward, {self.cache:.1f} s for {self.steps}",
             f"ratio: {self.dense / self.lazy:.1f}x faster than dense, {self.cache / self.lazy:.1f}x than cache, "
@@ -126,33 +145,43 @@ def compare(net: Any, plan: Plan, *, populations: int = 1, steps: int = 1000, le
     unsteered = replace(plan, schedule=At([]))
     run(MaskedDiffusion(net, templates, plan.particles, 4, decode), unsteered, populations, device)  # warm up
     timed = Timed(net)
+    peak_memory(device, reset=True)
     lazy, ledger = run(MaskedDiffusion(timed, templates, plan.particles, steps, decode), plan, populations, device)
-
-    generator = torch.Generator(device).manual_seed(0)
-    options: dict[str, Any] = {"generator": generator, "wasteful_x0": plan.x0_samples, "dtype": torch.float32}
-    dense = DenseAncestral(net, templates, plan.particles, dense_steps, decode, **options)
-    full = run(dense, unsteered, populations, device)[0] / dense_steps
-    still = DenseAncestral(net, templates, plan.particles, 10**7, decode, cache=True, **options)
-    state = still.init(Noise.of([0], 1))  # a ten-millionth of the way a step: hardly anything is ever revealed
-    seconds = []
-    for count in (1, dense_steps + 1):  # one forward each; the difference is cached steps alone
-        started = clock(device)
-        still.advance(state, 1, 1 + count, Noise.of([0], 1))
-        seconds.append(clock(device) - started)
-    kept = max(0.0, seconds[1] - seconds[0]) / dense_steps
+    peak = peak_memory(device)
+    logits = DENSE_COPIES * rows * length * net.vocab_size * 4
     forward = 1 - (1 - 1 / steps) ** (rows * length)  # share of steps in which some token of the batch is revealed
+    full, kept = _dense(net, templates, plan, dense_steps) if logits < free_memory(device) else (None, None)
     return Speed(
         rows=ledger.denoiser_rows / rows,
         lone=steps * (1 - (1 - 1 / steps) ** length),
-        head_positions=ledger.head_positions,
-        reward_requests=ledger.reward_requests,
+        ledger=ledger,
         lazy=lazy,
         outside=(lazy - timed.seconds - ledger.reward_seconds) / lazy,
-        dense=full * steps,
-        cache=(forward * full + (1 - forward) * kept) * steps,
+        peak=peak,
+        dense=None if full is None else full * steps,
+        cache=None if full is None or kept is None else (forward * full + (1 - forward) * kept) * steps,
+        logits=logits,
         forward=forward,
+        populations=populations,
         steps=steps,
     )
+
+
+def _dense(net: Any, templates: Tensor, plan: Plan, steps: int) -> tuple[float, float]:
+    """Seconds of a dense step, and of one that needs no forward; both from so many."""
+    device, populations = str(net.device), len(templates)
+    generator = torch.Generator(device).manual_seed(0)
+    options: dict[str, Any] = {"generator": generator, "wasteful_x0": plan.x0_samples, "dtype": torch.float32}
+    dense = DenseAncestral(net, templates, plan.particles, steps, decode, **options)
+    full = run(dense, replace(plan, schedule=At([])), populations, device)[0] / steps
+    still = DenseAncestral(net, templates, plan.particles, 10**7, decode, cache=True, **options)
+    state = still.init(Noise.of([0], 1))  # a ten-millionth of the way a step: hardly anything is ever revealed
+    seconds = []
+    for count in (1, steps + 1):  # one forward each; the difference is cached steps alone
+        started = clock(device)
+        still.advance(state, 1, 1 + count, Noise.of([0], 1))
+        seconds.append(clock(device) - started)
+    return full, max(0.0, seconds[1] - seconds[0]) / steps
 
 
 def clock(device: object) -> float:
@@ -160,3 +189,29 @@ def clock(device: object) -> float:
     if str(device).startswith("cuda"):
         torch.cuda.synchronize()
     return time.process_time() if str(device) == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def peak_memory(device: str, reset: bool = False) -> int | None:
+    """Most bytes in use since the last reset: of the GPU, or on Linux of the process; None where that cannot be told."""
+    if device.startswith("cuda"):
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
+
+
+def free_memory(device: str) -> float:
+    """Bytes that are free: of the GPU, or on Linux of the machine; infinite where that cannot be told."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return float("inf")
+    return 1024 * int(found[1]) if found else float("inf")

@@ -1,0 +1,45 @@
+"""The benchmarks' commands run, and print what they promise."""
+
+import importlib.util
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a script of benchmarks/ with arguments; what it printed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def run(name, *arguments):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_lazy_prints_ratios_and_fits(command):
+    few = ("--particles", 4, 1, "--length", 8, "--steps", 6, "--every", 3, "--dense-steps", 1)
+    out = command("lazy", "--size", "small", "--device", "cpu", *few)
+    assert re.findall(r"^1 prompts x N=(\d), T=6, L=8$", out, re.MULTILINE) == ["1", "4"]
+    rows = [float(found) for found in re.findall(r"lazy: +([\d.]+) denoiser rows", out)]
+    assert len(re.findall(r"[\d.]+x faster than dense, [\d.]+x than cache", out)) == len(rows) == 2
+    (fit,) = re.findall(r"^particles at prompts 1, steps 6, length 8: seconds .*, rows with ([\d.]+)$", out, re.MULTILINE)
+    assert float(fit) == pytest.approx(1 + math.log(rows[1] / rows[0], 4), abs=0.02)
+
+
+def test_scaling_and_memory_run(command):
+    out = command("scaling", "--size", "small", "--device", "cpu", "--length", 8, "--quick", "--sweep", "prompts")
+    assert re.search(r"^prompts: seconds grow with exponent -?[\d.]+, rows with [\d.]+$", out, re.MULTILINE)
+    if sys.platform == "linux":
+        out = command("memory", "--size", "small", "--device", "cpu", "--length", 8, "--rows", 4)
+        assert re.search(r"4 rows: +\d+ MiB, by the formula +\d+ MiB", out)
