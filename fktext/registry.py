@@ -314,7 +314,7 @@ class Registry:
             reward = entry.load()(context or RewardContext(), **values)
         except FktextError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RewardError(f"reward {spec.label!r} cannot be built: {one_line(error)}") from error
         if not isinstance(reward, Reward):
             raise PluginError(f"reward {entry.qualified!r}: its factory returned {type(reward).__name__}, which has no score()")

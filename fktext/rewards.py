@@ -357,7 +357,7 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
         raise RewardError(f"reward {term.name!r} ran out of memory on a single sample{where}: {_first_line(error)}") from error
     except RewardError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a reward may not end the program, with an exit code of its own and no word
         raise RewardError(f"reward {term.name!r} failed{where}: {type(error).__name__}: {error}") from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from string import Template
 from typing import Annotated
 
 import typer
 
-from fktext.errors import UsageError
+from fktext.errors import FktextError, UsageError
 from fktext_cli.listing import load_registry
 
 app = typer.Typer(invoke_without_command=True)
@@ -141,8 +142,12 @@ def new(
         raise UsageError(f"{str(folder)!r} exists")
     if not out.is_dir():
         raise UsageError(f"--out: there is no folder {str(out)!r}")
-    for path, text in FILES.items():
-        file = folder / Template(path).substitute(words)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(Template(text).substitute(words))
+    try:
+        for path, text in FILES.items():
+            file = folder / Template(path).substitute(words)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(Template(text).substitute(words), encoding="utf-8")
+    except OSError as error:  # the disk is full, say: half a package would only be in the way of the next try
+        shutil.rmtree(folder, ignore_errors=True)
+        raise FktextError(f"cannot write {str(folder)!r}: {error.strerror}") from error
     print(f"{folder}\nnext: pip install -e {folder}; fktext generate --reward {name}")

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -179,16 +180,29 @@ def _short(value: Any) -> str:
 
 
 def append_session(folder: Path, session: Mapping[str, Any]) -> None:
-    """Note who runs it this time."""
-    _append(folder / "sessions.jsonl", session)
+    """Note who runs it this time.
 
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
+    Raises:
+        RunError: it cannot be written; nothing of it stays behind.
+    """
+    path = folder / "sessions.jsonl"
     try:
         with path.open("ab", buffering=0) as file:
-            file.write(json.dumps(row).encode() + b"\n")
+            _append(file, json.dumps(session).encode() + b"\n")
     except OSError as error:
         raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Write all of it or, where that fails, nothing: one write may take a part only of what it is given."""
+    good, rest = os.fstat(file.fileno()).st_size, memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(good)
+        raise
 
 
 class RowFile:
@@ -223,14 +237,9 @@ class RowFile:
         Raises:
             RunError: the disk is full, say.
         """
-        data = memoryview(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
-        good = os.fstat(self._file.fileno()).st_size
         try:
-            while data:
-                data = data[self._file.write(data) :]
+            _append(self._file, b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(good)
             raise RunError(
                 f"cannot write {str(self.path)!r}: {error.strerror}; what is in it stays, and the same command goes on from there"
             ) from error

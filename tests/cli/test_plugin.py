@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
 import tomllib
@@ -71,3 +72,15 @@ def test_refused(call: Call, tmp_path: Path) -> None:
         assert message in result.stderr.splitlines()[-1]
     assert [item.name for item in tmp_path.iterdir()] == ["fktext-polite"]
     assert not list((tmp_path / "fktext-polite").iterdir())
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(call: Call, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # more than pyproject.toml takes, less than the reward
+    try:
+        result = call("plugin", "new", "polite", "--out", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "fktext-polite': File too large" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -324,6 +324,21 @@ def test_a_disk_that_fills_up_keeps_whole_lines(suite_file: Path, tmp_path: Path
     assert timeless(run(suite, out=tmp_path / "run")) == timeless(whole)
 
 
+def test_a_session_that_cannot_be_noted_leaves_no_half_line(tmp_path: Path) -> None:
+    from fktext_evals.results import append_session
+
+    append_session(tmp_path, {"started": "now"})
+    before = (tmp_path / "sessions.jsonl").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot write '\S+sessions.jsonl'"):
+            append_session(tmp_path, {"started": "later"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "sessions.jsonl").read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_made(suite_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write the run to"):

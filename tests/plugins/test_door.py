@@ -32,6 +32,9 @@ def factory(context: "RewardContext", *, target: Literal["toxic", "nontoxic"] = 
 def needy(context, *, path: str, n: int):
     return Constant()
 
+def exiting(context):
+    raise SystemExit(3)
+
 def crashing(context):
     raise OSError("no such weights")
 
@@ -43,6 +46,7 @@ def fktext_register_rewards(register):
     register("toxicity", __name__ + ":factory", summary="log p(toxic)", options={"target": "which way"})
     register("needy", needy, summary="s")
     register("crashing", crashing, summary="s")
+    register("exiting", exiting, summary="s")
     register("absent", "not_there_at_all:factory", summary="s")
     register("nothing", __name__ + ":not_there", summary="s")
     register("greedy", lambda context, **options: Constant(), summary="s")
@@ -356,6 +360,7 @@ def test_bad_options_are_usage_errors(fake_dist: Make, spec: str, parts: list[st
         ("typo:path=x,n=1", PluginError, "but registers help for pth"),
         ("wrong", PluginError, "whose annotations cannot be read: NameError"),
         ("crashing", RewardError, "reward 'crashing' cannot be built: OSError: no such weights"),
+        ("exiting", RewardError, "reward 'exiting' cannot be built: SystemExit: 3"),
     ],
 )
 def test_bad_factories_are_named(fake_dist: Make, spec: str, error: type[Exception], text: str) -> None:

@@ -1,5 +1,7 @@
 """Scoring: equal samples once, every value checked."""
 
+import sys
+
 import pytest
 import torch
 
@@ -62,6 +64,11 @@ def test_weighted_sum_keeps_each_value():
 def test_bad_values_name_reward_sample_and_step(bad, message):
     with pytest.raises(RewardError, match=message):
         Scorer([Weighted("bad", Length(of=bad))])(["first", "second"], " at step 3")
+
+
+def test_a_reward_cannot_end_the_program():
+    with pytest.raises(RewardError, match="reward 'script' failed at step 3: SystemExit: 0"):
+        Scorer([Weighted("script", Length(of=lambda _: sys.exit(0)))])(["first"], " at step 3")
 
 
 def test_wrong_number_of_values():
