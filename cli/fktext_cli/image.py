@@ -55,7 +55,9 @@ def generate(
     ] = None,
     eta: Annotated[
         float | None,
-        typer.Option(help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it", rich_help_panel=SAMPLE),
+        typer.Option(
+            min=0, max=1, help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it", rich_help_panel=SAMPLE
+        ),
     ] = None,
     height: Annotated[
         int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)
@@ -134,7 +136,7 @@ def generate(
         "images"
     ),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are in --output.", rich_help_panel=OUT)
+        bool, typer.Option("--overwrite", help="Replace what an earlier run left in --output.", rich_help_panel=OUT)
     ] = False,
 ) -> None:
     """Generate images that score high, and print the names of their files.
@@ -270,10 +272,8 @@ class _Files:
         from fktext.image.pictures import png
         from fktext_cli import pictures
 
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output.OutputError(f"cannot make the folder {str(self._folder)!r}: {error.strerror}") from error
+        if not self._rows:
+            self._prepare()
         weighted = population.weighted
         name = f"sample-{weighted.sample_index:03d}"
         weights = weighted.log_w.exp().tolist()
@@ -289,13 +289,31 @@ class _Files:
         for trace in self._traces:
             trace.add(weighted)
 
+    def _prepare(self) -> None:
+        """Make the folder; what an earlier run left in it goes, so that no file is of another run than its neighbours."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for old in _left(self._folder):
+                old.unlink()
+        except OSError as error:
+            raise output.OutputError(f"cannot make room in the folder {str(self._folder)!r}: {error.strerror}") from error
+
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse what cannot or should not be written, before anything is computed."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {str(folder)!r} is not a folder")
-    if folder.is_dir() and (folder / "rows.jsonl").exists() and not overwrite:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"--output {str(folder)!r}: {str(there)!r} is not a folder")
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"--output {str(folder)!r}: {str(there)!r} cannot be written to")
+    if _left(folder) and not overwrite:
         raise UsageError(f"--output {str(folder)!r} has images of another run; --overwrite replaces them")
+
+
+def _left(folder: Path) -> list[Path]:
+    """The files of a run."""
+    patterns = ("sample-*-particle-*.png", "sample-*-population.png", "rows.jsonl", "trace.html", "trace.json")
+    return [file for pattern in patterns for file in folder.glob(pattern)]
 
 
 def _judge(

@@ -54,17 +54,18 @@ def spelled(settings: Settings) -> Settings:
 
 
 def call_options(pipeline: Any, **given: Any) -> dict[str, Any]:
-    """Those options of a pipeline's call that are not None; eta is 1 where the pipeline and its scheduler take one.
+    """Those options of a pipeline's call that are not None; eta is 1 where its scheduler takes one.
 
     Raises:
-        UsageError: the pipeline does not take an option, or its scheduler makes no use of eta.
+        UsageError: the scheduler takes no eta, or one that is no share of DDPM's noise.
     """
-    accepts = inspect.signature(pipeline.__call__).parameters
-    has_eta = "eta" in accepts and "eta" in inspect.signature(pipeline.scheduler.step).parameters
+    takes_eta = "eta" in inspect.signature(pipeline.scheduler.step).parameters
     options = {name: value for name, value in given.items() if value is not None}
-    if "eta" in options and not has_eta:
+    if "eta" in options and not takes_eta:
         raise UsageError(f"{type(pipeline.scheduler).__name__} takes no eta")
-    return {"eta": 1.0, **options} if has_eta else options
+    if not 0 <= options.get("eta", 1.0) <= 1:
+        raise UsageError(f"eta is {options['eta']}: expected 0 to 1, a share of DDPM's noise")
+    return {"eta": 1.0, **options} if takes_eta else options
 
 
 def generate(

@@ -41,7 +41,7 @@ def load(
         The pipeline, and the digest of its weights where they lie in files that can be found.
 
     Raises:
-        UsageError: diffusers is not installed, or an unknown name.
+        UsageError: diffusers is not installed, an unknown name, or a scheduler of another kind of diffusion than the pipeline's.
         ModelError: it cannot be loaded.
     """
     try:
@@ -72,9 +72,20 @@ def load(
         diffusers.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
+        if scheduler not in (fitting := _fitting(pipeline.scheduler)):
+            raise UsageError(
+                f"scheduler {scheduler!r} is of another kind of diffusion than {name!r}, whose own is a "
+                f"{type(pipeline.scheduler).__name__}. What fits: {', '.join(fitting) or 'only its own'}"
+            )
         kind, settings = SCHEDULERS[scheduler]
         pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
     return pipeline.to(device), _digest(folder)
+
+
+def _fitting(scheduler: Any) -> list[str]:
+    """Which of `SCHEDULERS` take the outputs of a network made for this one: diffusers itself would take any and draw nonsense."""
+    flow, known = "FlowMatch" in type(scheduler).__name__, {kind.__name__ for kind in scheduler.compatibles}
+    return [name for name, (kind, _) in SCHEDULERS.items() if kind in known or (flow and "FlowMatch" in kind)]
 
 
 def _digest(folder: Path) -> str | None:

@@ -99,7 +99,8 @@ class DiffusersProcess:
         particles: N.
         num_steps: steps of its scheduler.
         batch_size: most images decoded at once.
-        options: handed to the pipeline's call, such as guidance_scale, eta, height or width.
+        options: handed to the pipeline's call, such as guidance_scale, eta, height or width; eta reaches the scheduler also where
+            the call does not take it.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class DiffusersProcess:
     ) -> None:
         self.pipeline, self.num_steps, self.ledger = pipeline, num_steps, Ledger()
         self._prompts, self._particles, self._batch_size = list(prompts), particles, batch_size
-        self._options = options
         self._step, self._accepts = pipeline.scheduler.step, inspect.signature(pipeline.scheduler.step).parameters
+        tapped = "eta" in self._accepts and "eta" not in inspect.signature(pipeline.__call__).parameters
+        self._forced = {"eta": options.pop("eta")} if tapped and "eta" in options else {}
+        self._options = options
         self._thread: threading.Thread | None = None
         if getattr(pipeline.scheduler, "order", 1) != 1:
             raise UsageError(
@@ -234,7 +237,7 @@ class DiffusersProcess:
         """In the place of `scheduler.step`."""
         scheduler = self.pipeline.scheduler
         names = [name for name in self._accepts if name not in options]
-        given = dict(zip(names, arguments, strict=False)) | options
+        given = dict(zip(names, arguments, strict=False)) | options | self._forced
         if "generator" in self._accepts and given.get("generator") is None:
             given["generator"] = self._options_of_run["generator"]  # some pipelines draw from torch's global generator
         model_output, timestep, sample = (given[name] for name in ("model_output", "timestep", "sample"))
@@ -242,10 +245,13 @@ class DiffusersProcess:
             if len(sample) != self._size:
                 raise UsageError(f"{type(self.pipeline).__name__} moves {len(sample)} samples, expected {self._size}")
             rest = {key: value for key, value in given.items() if key not in ("model_output", "timestep", "sample", "generator")}
-            schedulers.check_clones_part(scheduler, type(scheduler).step, model_output, timestep, sample, **rest)
+            if self._particles > 1 and self.num_steps > 1:  # else nothing is ever resampled
+                schedulers.check_clones_part(scheduler, type(scheduler).step, model_output, timestep, sample, **rest)
         sigma = schedulers.sigma_before(scheduler, timestep)
         output = self._step(**given)
         self._taken += 1
+        if not self._orders.empty():  # in mid-window there is but one: to stop
+            raise self._orders.get()
         if self._taken != self._target:
             return output
         after = output[0] if isinstance(output, tuple) else output.prev_sample

@@ -137,6 +137,8 @@ def test_prompted_pipelines_need_a_scheduler_that_draws(call, prompted_folder, t
         (("-r", "brightness", "--model", "no/model"), 1, "cannot load the pipeline 'no/model' (the run is offline"),
         (("a seven", "-r", "brightness"), 2, "DDPMPipeline takes no prompt, got 'a seven'"),
         (("-r", "brightness", "--eta", 1), 2, "DDPMScheduler takes no eta"),
+        (("-r", "brightness", "--scheduler", "ddim", "--eta", "nan"), 2, "Invalid value for '--eta'"),
+        (("-r", "brightness", "--scheduler", "flow-sde"), 2, "of another kind of diffusion than 'tiny-digits'"),
         (("-r", "brightness", "--height", 8), 2, "DDPMPipeline takes no 'height'"),
         (("-r", "brightness", "--compare"), 2, "--compare needs a --judge"),
         (("-r", "brightness", "--compare", "--judge", "brightness"), 2, "is what steers"),
@@ -160,7 +162,29 @@ def test_a_folder_with_another_runs_images_is_left_alone(call, noise_folder, tmp
     again = call(*command)
     assert again.exit_code == 2
     assert "has images of another run; --overwrite replaces them" in again.stderr
+    (tmp_path / "mine.png").write_bytes(b"kept")
+    assert call(*command, "--overwrite", "--return", "all", "--samples", 2).exit_code == 0
+    assert len(list(tmp_path.glob("sample-*.png"))) == 10
     assert call(*command, "--overwrite").exit_code == 0
+    (row,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {row["file"], "sample-000-population.png", "rows.jsonl", "trace.html", "trace.json", "mine.png"}
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_computed(call, noise_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        result = call("--model", noise_folder, *SMALL, "-o", tmp_path / name)
+        assert result.exit_code == 2
+        assert "is not a folder" in result.stderr
+        assert "steering" not in result.stderr
+
+
+def test_ddim_steers_the_embedded_digits(call, tmp_path):
+    result = call("--scheduler", "ddim", "--steps", 4, "-r", "brightness", "-n", 2, "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert (row["model"]["scheduler"], row["settings"]["eta"]) == ("DDIMScheduler", 1.0)
 
 
 def test_a_full_disk_leaves_no_half_image(noise_folder, tmp_path):

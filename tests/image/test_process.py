@@ -1,6 +1,8 @@
 """The adapter on real pipelines: nothing changes where nobody steers, and resampling is exactly a permutation."""
 
 import functools
+import threading
+import time
 
 import diffusers
 import pytest
@@ -175,6 +177,73 @@ def test_deterministic_samplers_are_refused(scheduler):
     with pytest.raises(UsageError, match=r"deterministic.*What works: DDPM, DDIM with eta > 0"):
         steer(process, Scorer(SCORER), noise, Plan(2, Every(2)))
     assert "step" not in vars(process.pipeline.scheduler)
+
+
+@pytest.mark.parametrize(("particles", "steps"), [(1, STEPS), (2, 1)])
+def test_what_is_never_resampled_may_be_deterministic(particles, steps):
+    pipeline = sd15(diffusers.DDIMScheduler(**LATENT))
+    process = DiffusersProcess(pipeline, ["a cat"], particles, steps, height=16, width=16)
+    noise = Noise.of(KEYS[:1], particles)
+    expected = plain(process, noise)
+    assert torch.equal(stack(steer(process, Scorer(SCORER), noise, Plan(particles, Every(2))).samples), expected)
+
+
+def test_eta_reaches_a_scheduler_whose_pipeline_does_not_take_it():
+    """DDPMPipeline with a DDIM scheduler: by itself deterministic."""
+    pipeline, noise = pixels(diffusers.DDIMScheduler()), Noise.of(KEYS[:1], 3)
+    with pytest.raises(UsageError, match="deterministic"):
+        steer(DiffusersProcess(pipeline, [""], 3, STEPS), Scorer(SCORER), noise, Plan(3, Every(2)))
+    process = DiffusersProcess(pipeline, [""], 3, STEPS, eta=1.0)
+    own = DiffusersProcess(pixels(diffusers.DDIMScheduler(), diffusers.DDIMPipeline), [""], 3, STEPS, eta=1.0)
+    found, expected = (steer(each, Scorer(SCORER), noise, Plan(3, Every(2), lam=0.0)).samples for each in (process, own))
+    assert torch.equal(stack(found), stack(expected))
+
+
+def test_offload_goes_on(monkeypatch):
+    """A CPU stands in for the device: networks are brought to it by hooks, the VAE also where guesses are decoded."""
+    found, brought = [], []
+    for offload in (False, True):
+        pipeline = sd15(diffusers.DDIMScheduler(**LATENT))
+        if offload:
+            pipeline.enable_model_cpu_offload(device="cpu")
+            hook = pipeline.vae._hf_hook
+            bring = hook.pre_forward
+            monkeypatch.setattr(
+                hook, "pre_forward", lambda *given, _bring=bring, **more: brought.append(1) or _bring(*given, **more)
+            )
+        process = DiffusersProcess(pipeline, ["a cat"], 3, STEPS, eta=1.0, **SMALL)
+        plan = Plan(3, Every(2), lam=2000.0, ess_threshold=1.1)
+        found.append(steer(process, Scorer(SCORER), Noise.of(KEYS[:1], 3), plan))
+    assert torch.equal(stack(found[0].samples), stack(found[1].samples))
+    torch.testing.assert_close(found[0].log_z, found[1].log_z)
+    assert len(brought) == 3  # after 2 and 4 steps, and at the end
+
+
+def test_closing_stops_a_pipeline_within_a_step():
+    pipeline, begun, go_on = pixels(diffusers.DDPMScheduler()), threading.Event(), threading.Event()
+    forward, calls = pipeline.unet.forward, []
+
+    def slow(*arguments, **options):
+        calls.append(1)
+        begun.set()
+        go_on.wait(60)
+        return forward(*arguments, **options)
+
+    pipeline.unet.forward = slow
+    process, noise = DiffusersProcess(pipeline, [""], 2, 50), Noise.of(KEYS[:1], 2)
+    state = process.init(noise)
+    process._start(2)
+    process._orders.put((state.latents, 50))  # a whole run, as `advance` asks for it
+    assert begun.wait(60)
+    stopping = threading.Thread(target=process.close)
+    stopping.start()
+    while process._orders.empty():
+        time.sleep(0.01)
+    go_on.set()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    assert len(calls) == 1
+    assert "step" not in vars(pipeline.scheduler)
 
 
 def test_schedulers_of_several_calls_a_step_are_refused():
