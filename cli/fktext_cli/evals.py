@@ -110,18 +110,22 @@ def run(
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         suite = fktext_evals.load(name, registry)
         folder = out or Path("runs") / suite.name
-        results = fktext_evals.run(
-            suite,
-            model,
-            out=folder,
-            device=resolve_device(device),
-            dtype=dtype,
-            compiled=compiled,
-            batch_size=batch_size,
-            offline=offline,
-            shard=part,
-            registry=registry,
-        )
+        try:
+            results = fktext_evals.run(
+                suite,
+                model,
+                out=folder,
+                device=resolve_device(device),
+                dtype=dtype,
+                compiled=compiled,
+                batch_size=batch_size,
+                offline=offline,
+                shard=part,
+                registry=registry,
+            )
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; what is in {folder} stays, and the same command goes on from there", file=sys.stderr)
+            raise
     print(f"the rows are in {folder}", file=sys.stderr)
     if results.missing:
         print(f"{results.missing} of {suite.texts} texts are missing: other shards have them to make", file=sys.stderr)

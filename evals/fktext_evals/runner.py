@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def run(
 ) -> Results:
     """Run a suite, or go on with a run that was interrupted.
 
-    The work is split into prompts x seeds; of each, every method is run and its texts are judged and written before the next, so an
+    The work is split into prompts x seeds; of each, every method is run, and its texts are judged and written batch by batch, so an
     unfinished run compares all methods on the prompts it has. A text depends on the suite, the model and its seed alone: not on
     what was there already, on shards, or on the batch size.
 
@@ -114,13 +115,16 @@ def run(
         for seed, index in units:
             for method in suite.methods:
                 if (method.key, seed, index) in wanted:
-                    populations = []
-                    for item in work.generate(method, seed, index):
+                    populations: list[Any] = []  # of a batch: its texts are judged together
+                    for item in chain(work.generate(method, seed, index), [None]):
+                        if populations and (item is None or isinstance(item, Progress)):
+                            rows = work.rows(method, seed, index, populations)
+                            file.append(row for row in rows if results.key(row) not in there)
+                            populations = []
                         if isinstance(item, Progress):
                             progress.show(method.settings.particles * item.done / item.total)
-                        else:
+                        elif item is not None:
                             populations.append(item)
-                    file.append(row for row in work.rows(method, seed, index, populations) if results.key(row) not in there)
                     progress.add(method.settings.particles)
     return results.read(folder)
 

@@ -308,6 +308,34 @@ def test_a_broken_judge_keeps_what_is_there(suite_file: Path, tmp_path: Path, op
     assert len(kept) % suite.samples == 0
 
 
+def test_rows_are_written_batch_by_batch(suite_file: Path, tmp_path: Path) -> None:
+    """A batch of two particles is one text of two: the first is there when the judge fails at the second."""
+    suite = small(suite_file)
+    suite = replace(suite, methods=suite.methods[:1])
+    whole = run(suite, out=tmp_path / "whole", batch_size=2)
+    breaking = replace(suite.judges[1], reward="letters:letter=a,after=2")
+    with pytest.raises(RewardError, match="the judge is gone"):
+        run(replace(suite, judges=(suite.judges[0], breaking)), out=tmp_path / "run", batch_size=2)
+    assert len(read(tmp_path / "run").rows) == 1
+    (tmp_path / "run" / "run.json").write_bytes((whole.folder / "run.json").read_bytes())
+    assert timeless(run(suite, out=tmp_path / "run", batch_size=2)) == timeless(whole)
+
+
+def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from typer.testing import CliRunner
+
+    import fktext_evals
+    from fktext_cli import app
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fktext_evals, "run", stop)
+    done = CliRunner().invoke(app, ["eval", "run", str(suite_file), "--out", str(tmp_path / "run")])
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert "the same command goes on from there" in done.stderr
+
+
 def test_a_disk_that_fills_up_keeps_whole_lines(suite_file: Path, tmp_path: Path) -> None:
     suite = small(suite_file)
     whole = run(suite, out=tmp_path / "whole")
