@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fktext.specs import parse_spec
 from fktext_evals.report import heading, judged, mean_reward
 from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
@@ -60,8 +59,7 @@ def series_names(results: Results) -> list[str]:
 
 def held_out(results: Results) -> list[Judge]:
     """The judges that did not steer."""
-    steered_by = {parse_spec(spec).label for spec in results.suite.rewards}
-    return [judge for judge in results.suite.judges if parse_spec(judge.reward).label not in steered_by]
+    return [judge for judge in results.suite.judges if not results.suite.steers(judge)]
 
 
 def figures(results: Results) -> Iterator[Figure]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
-from fktext.specs import parse_spec
 from fktext_evals import compute, metrics
 from fktext_evals.results import Results, Row, from_json, key
 from fktext_evals.statistics import Interval, mean_interval, share_interval
@@ -38,11 +37,10 @@ def verdicts(rows: Sequence[Row], judge: Judge) -> list[float]:
 
 def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
     """Over-optimisation: p(label) by the judge that steers minus that by each other one of that label; `<label>_gap_<judge>`."""
-    steer = {parse_spec(reward).label for reward in suite.rewards}
     shares = [judge for judge in suite.judges if judge.kind == "share"]
     for ours in shares:
         for other in shares:
-            if ours.reward in steer and other.reward not in steer and ours.label == other.label:
+            if suite.steers(ours) and not suite.steers(other) and ours.label == other.label:
                 both = [[math.exp(from_json(row["judges"][judge.name])) for judge in (ours, other)] for row in rows]
                 yield f"{ours.label}_gap_{other.name}", _mean_interval([one - two for one, two in both], rows)
 

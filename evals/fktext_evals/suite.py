@@ -199,6 +199,10 @@ class Suite:
         """How many texts the whole suite asks for."""
         return len(self.methods) * len(self.prompts) * len(self.seeds) * self.samples
 
+    def steers(self, judge: Judge) -> bool:
+        """Whether a judge is one of the rewards, be it that one of them sees another part of a text."""
+        return _whatever_part(judge.reward) in map(_whatever_part, self.rewards)
+
     def as_table(self) -> dict[str, Any]:
         """The suite as its file could have it, every setting spelled out; `parse` reads it."""
         return {
@@ -224,6 +228,12 @@ class Suite:
             ],
             "judges": [asdict(judge) for judge in self.judges],
         }
+
+
+def _whatever_part(reward: str) -> tuple[str, Mapping[str, str]]:
+    """The name and the options of a reward, but for those that say how much of a text it sees."""
+    spec = parse_spec(reward)
+    return spec.name, {name: value for name, value in spec.options if name not in ("part", "trim", "empty", "max_tokens")}
 
 
 def names() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fktext.plugins import Register, hookimpl
 
+MAX_TOKENS = "read only so many of the judge's tokens, special ones and the prompt's among them (networks of transformers)"
 LOG_P = "at most 0, nats: a log-probability"
 
 
@@ -19,6 +20,7 @@ def fktext_register_rewards(register: Register) -> None:
             "a folder or hub id of a transformers sequence classifier",
             "target": "the direction: toxic for red-teaming, nontoxic to steer away",
             "label": "the class that counts as toxic, where its name does not tell",
+            "max_tokens": MAX_TOKENS,
         },
         values=LOG_P,
         models={
@@ -35,6 +37,7 @@ def fktext_register_rewards(register: Register) -> None:
             "model": "tiny-cola or heldout-cola (embedded); a folder or hub id of a transformers sequence classifier, such as "
             "textattack/roberta-base-CoLA",
             "label": "the class of well-formed texts, where its name does not tell: its index",
+            "max_tokens": MAX_TOKENS,
         },
         values=LOG_P,
         models={
@@ -99,6 +102,7 @@ def fktext_register_rewards(register: Register) -> None:
             "model": "a folder or a hub id",
             "label": "the class, by its name or, where that is LABEL_0 and the like, its index",
             "activation": "whether classes exclude each other: softmax, sigmoid, or what the model's config says",
+            "max_tokens": MAX_TOKENS,
             "trust_remote_code": "run Python code that comes with the model",
         },
         values=LOG_P,
@@ -111,6 +115,7 @@ def fktext_register_rewards(register: Register) -> None:
         options={
             "model": "tiny-sentiment or heldout-sentiment (embedded); a folder or hub id of a sequence classifier with such labels",
             "label": "the sentiment to steer towards",
+            "max_tokens": MAX_TOKENS,
         },
         values=LOG_P,
         models={

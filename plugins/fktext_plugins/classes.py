@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import Field
 
 from fktext import embedded
 from fktext.errors import UsageError, unknown_name
@@ -81,6 +83,7 @@ def classifier(
     model: str,
     label: str | None = None,
     activation: Literal["config", "softmax", "sigmoid"] = "config",
+    max_tokens: Annotated[int, Field(ge=4)] | None = None,
     trust_remote_code: bool = False,
 ) -> ClassReward:
     """The `classifier` reward.
@@ -91,21 +94,27 @@ def classifier(
         label: the class, by its name in the model's config (upper or lower case) or its index. Names like LABEL_1 say nothing of
             what the class is, so such a class is named by its index.
         activation: whether the classes exclude each other (softmax) or not (sigmoid); by default what the model's config says.
+        max_tokens: of a text, read the first so many of the judge's tokens, special ones and the prompt's among them; by default as
+            many as it takes.
         trust_remote_code: run Python code that comes with the model. Only for a model whose code you have read.
 
     Raises:
         UsageError: no such label, or none given.
         ModelError: the model cannot be loaded, or does not say whether its classes exclude each other.
     """
-    from fktext_plugins.classifiers import sequence_classifier
+    from fktext_plugins.classifiers import sequence_classifier, shortened
 
     exclusive = {"config": None, "softmax": True, "sigmoid": False}[activation]
     judge = sequence_classifier(model, label, context, pick=label_index, exclusive=exclusive, trust_remote_code=trust_remote_code)
-    return ClassReward(judge, model)
+    return ClassReward(shortened(judge, model, max_tokens), model)
 
 
 def sentiment(
-    context: RewardContext, *, model: str = "tiny-sentiment", label: Literal["positive", "neutral", "negative"] = "positive"
+    context: RewardContext,
+    *,
+    model: str = "tiny-sentiment",
+    label: Literal["positive", "neutral", "negative"] = "positive",
+    max_tokens: Annotated[int, Field(ge=4)] | None = None,
 ) -> ClassReward:
     """The `sentiment` reward: `classifier` with a model for it, whose classes exclude each other.
 
@@ -114,17 +123,19 @@ def sentiment(
         model: an embedded judge (tiny-sentiment, heldout-sentiment), or a folder or hub id with such labels, such as
             cardiffnlp/twitter-roberta-base-sentiment-latest. A folder named like a judge is written `./name`.
         label: the sentiment to steer towards. The embedded judges know no neutral.
+        max_tokens: as for `classifier`; not for the embedded judges, which count other things.
 
     Raises:
         UsageError: the model has no such label.
         ModelError: the model cannot be loaded; without a network it must be embedded, a folder, or in the hub cache.
     """
     from fktext_plugins import convolutional, ngram
+    from fktext_plugins.classifiers import shortened
 
     path = _path(model)
     kind = model_type(path)
     if kind not in (ngram.MODEL_TYPE, convolutional.MODEL_TYPE):
-        return classifier(context, model=model, label=label, activation="softmax")
+        return classifier(context, model=model, label=label, activation="softmax", max_tokens=max_tokens)
     if label == "neutral":
         raise unknown_name(f"label of {model}:", label, ["positive", "negative"])
     judge: Judge
@@ -132,6 +143,7 @@ def sentiment(
         judge = ngram.NgramJudge.load(path, "positive")
     else:
         judge = convolutional.ConvolutionalJudge.load(path, "positive", context.device, context.batch_size)
+    judge = shortened(judge, model, max_tokens)
     return ClassReward(judge if label == "positive" else Opposite(judge, label), model)
 
 

@@ -73,6 +73,27 @@ class Classifier:
         return logits[:, self.index] - logits[:, others].logsumexp(1)
 
 
+def shortened(judge: Any, model: str, tokens: int | None) -> Any:
+    """The judge, reading only so many of a text's first tokens: its own, special ones and the prompt's among them.
+
+    Args:
+        judge: any that a reward may have.
+        model: its name, for messages.
+        tokens: None for all that it takes.
+
+    Raises:
+        UsageError: it is no network of transformers, so that it has no such tokens.
+    """
+    if tokens is None:
+        return judge
+    if not isinstance(judge, Classifier):
+        raise UsageError(
+            f"max_tokens came as {tokens}: {model} has no tokens to count; trim={tokens} counts words after the prompt"
+        )
+    judge.longest = min(tokens, judge.longest or tokens)
+    return judge
+
+
 def max_tokens(model: Any, tokenizer: Any) -> int | None:
     """The longest input, special tokens included, that both the tokenizer and the position embeddings allow; None if unbounded."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []  # "unknown" is 1e30

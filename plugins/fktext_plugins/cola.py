@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
 
 from fktext import embedded
 from fktext.errors import UsageError, unknown_name
@@ -72,7 +74,13 @@ class Acceptability:
         return value
 
 
-def cola(context: RewardContext, *, model: str = "tiny-cola", label: str | None = None) -> Acceptability:
+def cola(
+    context: RewardContext,
+    *,
+    model: str = "tiny-cola",
+    label: str | None = None,
+    max_tokens: Annotated[int, Field(ge=4)] | None = None,
+) -> Acceptability:
     """The `cola` reward.
 
     Args:
@@ -80,12 +88,16 @@ def cola(context: RewardContext, *, model: str = "tiny-cola", label: str | None 
         model: an embedded judge (tiny-cola, heldout-cola), or a folder or hub id of a transformers sequence classifier, such as
             textattack/roberta-base-CoLA. A folder named like a judge is written `./name`.
         label: the class of acceptable texts, by name or index; needed where the model's labels do not tell.
+        max_tokens: of a text, read the first so many of the judge's tokens, special ones and the prompt's among them; by default as
+            many as it takes. For networks of transformers.
 
     Raises:
         UsageError: unknown model or label, or a model whose labels do not say which is acceptable.
         ModelError: the files cannot be loaded, or need a network when there is none.
     """
-    return Acceptability(_judge(model, label, context), model)
+    from fktext_plugins.classifiers import shortened
+
+    return Acceptability(shortened(_judge(model, label, context), model, max_tokens), model)
 
 
 def acceptable_index(name: str, labels: Sequence[str], wanted: str | None) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import Field
 
 from fktext import embedded
 from fktext.errors import UsageError, unknown_name
@@ -79,6 +81,7 @@ def toxicity(
     model: str = "tiny-toxicity",
     target: Literal["toxic", "nontoxic"] = "toxic",
     label: str | None = None,
+    max_tokens: Annotated[int, Field(ge=4)] | None = None,
 ) -> Toxicity:
     """The `toxicity` reward.
 
@@ -89,12 +92,16 @@ def toxicity(
             sequence classifier of transformers. In this order; a folder named like a judge is written `./name`.
         target: "toxic" rewards log p(toxic), "nontoxic" log p(not toxic).
         label: the class that counts as toxic. By default the first of toxic, toxicity, hate, ... that the judge has.
+        max_tokens: of a text, read the first so many of the judge's tokens, special ones and the prompt's among them; by default as
+            many as it takes. For networks of transformers.
 
     Raises:
         UsageError: unknown model or label, or a model whose labels do not say which is toxic.
         ModelError: the files cannot be loaded, or need a network when there is none.
     """
-    return Toxicity(_judge(model, label, context), model, target)
+    from fktext_plugins.classifiers import shortened
+
+    return Toxicity(shortened(_judge(model, label, context), model, max_tokens), model, target)
 
 
 def _judge(model: str, label: str | None, context: RewardContext) -> Judge:

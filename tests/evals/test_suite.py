@@ -83,6 +83,8 @@ def test_the_paper_s_settings(what: str) -> None:
     ]
     assert all(prompt.startswith("\n\n") for prompt in found.prompts)
     assert [judge.reward for judge in found.judges][: len(JUDGES[what])] == JUDGES[what]
+    assert [found.steers(judge) for judge in found.judges] == [True] + [False] * (len(found.judges) - 1)
+    assert ("max_tokens=50" in found.rewards[0]) == (what in ("toxicity", "cola"))  # its code cuts for these two alone
 
 
 def test_the_paper_s_perplexity_reward_is_in_bits() -> None:

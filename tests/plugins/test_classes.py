@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
-from fktext.rewards import RewardContext
+from fktext.rewards import RewardContext, Text
 from fktext_plugins.classes import EMBEDDED, ClassReward
 from fktext_plugins.provenance import weights_digest
 
@@ -68,6 +68,32 @@ def test_softmax(tmp_path: Path, activation: str, kind: str | None) -> None:
     torch.testing.assert_close(reward.score(TEXTS), logits(model, tmp_path).log_softmax(1)[:, 1], atol=1e-5, rtol=1e-5)
     assert reward.goal == f"towards neutral: log p(neutral) by {tmp_path}"
     assert reward.digest is not None
+
+
+@pytest.mark.parametrize(
+    "spec", ["classifier:label=positive", "sentiment:label=positive", "toxicity:label=positive", "cola:label=2"]
+)
+def test_max_tokens_is_what_the_tokenizer_cuts(tmp_path: Path, spec: str) -> None:
+    """As the published experiments cut texts; the prompt's are among those that are counted."""
+    model = save(tmp_path, SENTIMENTS, problem_type="single_label_classification")
+    text, tokenizer = "good bad good bad good bad", PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    values: dict[int | None, float] = {}
+    for limit in (4, 5, None):
+        row = tokenizer(text, **({"truncation": True, "max_length": limit} if limit else {}), return_tensors="pt")["input_ids"]
+        assert row.shape[1] == (limit or 6)
+        with torch.no_grad():
+            values[limit] = model(input_ids=row).logits.double().log_softmax(1)[0, 2].item()
+        more = f",max_tokens={limit}" if limit else ""
+        reward = load_plugins().create(f"{spec},model={tmp_path}{more}", OFFLINE).reward
+        assert reward.score([Text(text, "good bad")])[0] == pytest.approx(values[limit], abs=1e-5)
+    assert abs(values[4] - values[5]) > 1e-3 < abs(values[5] - values[None])  # else agreement would mean nothing
+
+
+def test_max_tokens_needs_tokens() -> None:
+    with pytest.raises(UsageError, match=r"max_tokens came as 9: tiny-sentiment has no tokens to count; trim=9 counts words"):
+        load_plugins().create("sentiment:max_tokens=9", OFFLINE)
+    with pytest.raises(UsageError, match="'max_tokens' came as '2': Input should be greater than or equal to 4"):
+        load_plugins().create("toxicity:max_tokens=2", OFFLINE)
 
 
 @pytest.mark.parametrize(("activation", "kind"), [("config", "multi_label_classification"), ("sigmoid", None)])
