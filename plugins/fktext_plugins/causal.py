@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ def load(name: str, stride: int | None, trust_remote_code: bool, context: Reward
 
     from fktext.checkpoint_files import int8_weights
     from fktext.pretrained import pretrained
-    from fktext_plugins.classifiers import quiet_transformers
+    from fktext_plugins.classifiers import cannot_load, quiet_transformers
 
     folder = Path(name)
     try:
@@ -141,9 +142,8 @@ def load(name: str, stride: int | None, trust_remote_code: bool, context: Reward
                 model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
                 if info["missing_keys"]:
                     raise ModelError(f"{name!r} is no trained causal language model: it lacks {min(info['missing_keys'])!r}")
-    except (OSError, ValueError) as error:
-        where = " (the run is offline: only folders and the local hub cache count)" if context.offline else ""
-        raise ModelError(f"cannot load the causal language model {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise cannot_load("causal language model", name, context, error) from error
     return NetworkLM(model.float().to(context.device).eval(), tokenizer, stride, context.batch_size)
 
 

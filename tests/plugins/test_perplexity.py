@@ -304,6 +304,27 @@ def test_wrong_options(folder: Path, tmp_path: Path) -> None:
         create(f"perplexity:model={tmp_path}")
 
 
+class Code:
+    """What a pickle can carry: a call that is made when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def test_no_pickle_is_executed(tmp_path: Path) -> None:
+    model = gpt2(tmp_path, bos_token="<s>")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict() | {"extra": Code(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="a pickle of more than tensors; nothing was executed"):
+        create(f"perplexity:model={tmp_path}")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "ran").exists()  # the bait is real
+
+
 def test_hub_ids_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("gpt2", "EleutherAI/pythia-70m"):

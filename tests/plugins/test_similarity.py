@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -84,6 +86,28 @@ def test_refusals(encoder: Path, tmp_path: Path) -> None:
         create('similarity:to=" "')
     with pytest.raises(ModelError, match=r"cannot load the sentence encoder 'nobody/nothing' .the run is offline: only folders"):
         create("similarity:to=a,model=nobody/nothing")
+
+
+def test_code_beside_an_encoder_runs_only_where_it_is_asked_for(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions of the library before 6 trusted any folder."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "own"
+    shutil.copytree(encoder, folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "modeling_own.Own"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "modeling_own.py").write_text(
+        "import pathlib\nfrom sentence_transformers.models import Pooling\n"
+        f"pathlib.Path({str(tmp_path / 'ran')!r}).write_text('')\nclass Own(Pooling):\n    pass\n"
+    )
+    with pytest.raises(ModelError, match=r"comes with Python code of its own, .* trust_remote_code=true"):
+        create(f"similarity:to=good,model={folder}")
+    assert not (tmp_path / "ran").exists()
+    create(f"similarity:to=good,model={folder},trust_remote_code=true")
+    assert (tmp_path / "ran").exists()
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
