@@ -114,7 +114,8 @@ def generate(
 
     Raises:
         UsageError: a setting out of range, a prompt that does not fit; before anything is computed.
-        RewardError: a reward failed. FktextError: all particles of a population have weight zero; the message names its prompt.
+        RewardError: a reward failed. FktextError: all particles of a population have weight zero, and the message names its prompt;
+            or memory does not hold the particles.
     """
     settings = settings.for_model(model)
     if not terms and settings.method != "base":
@@ -164,6 +165,11 @@ def generate(
         except PopulationError as error:
             index, sample, _ = members[error.population]
             raise FktextError(f"{_named(prompts[index])}, sample {sample}: {error.message}") from error
+        except torch.OutOfMemoryError as error:
+            raise FktextError(
+                f"memory does not hold {len(members) * settings.particles} particles at once: give a smaller batch size"
+                f"{', fewer particles' * (rows <= settings.particles)} or a shorter length"
+            ) from error
         done += weighings[number] * len(members)
         result = collect(iter(kept))
         for place, (index, sample, key) in enumerate(members):

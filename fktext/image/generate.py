@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.generate import Population, Progress, population_of
 from fktext.image.process import DiffusersProcess, Image
@@ -93,7 +95,8 @@ def generate(
 
     Raises:
         UsageError: a setting out of range, a sampler that cannot be steered, an option the pipeline does not take.
-        RewardError: a reward failed. FktextError: all particles of a population have weight zero; the message names its prompt.
+        RewardError: a reward failed. FktextError: all particles of a population have weight zero, and the message names its prompt;
+            or memory does not hold the images.
     """
     settings = spelled(settings)
     if not terms and settings.method != "base":
@@ -125,6 +128,11 @@ def generate(
         except PopulationError as error:
             _, sample, prompt, _ = members[error.population]
             raise FktextError(f"prompt {prompt!r}, sample {sample}: {error.message}") from error
+        except torch.OutOfMemoryError as error:
+            raise FktextError(
+                f"memory does not hold {len(members) * size} images at once: give fewer particles"
+                f"{', a smaller batch size' * (len(members) > 1)}, a narrower dtype, or a pipeline with offload"
+            ) from error
         finally:
             process.close()
         done += weighings * len(members)

@@ -8,12 +8,14 @@ import diffusers
 import pytest
 import torch
 
-from fktext.errors import RewardError, UsageError
+from fktext.errors import FktextError, RewardError, UsageError
+from fktext.image.generate import generate
 from fktext.image.process import DiffusersProcess, Image
 from fktext.noise import Noise, population_key
 from fktext.process import gather
 from fktext.rewards import Scorer, Weighted
 from fktext.schedules import At, Every
+from fktext.settings import Settings
 from fktext.steer import Plan, steer, steer_steps
 
 from .conftest import CASES, LATENT, SMALL, pixels, sd3, sd3_options, sd15, sdxl
@@ -217,6 +219,17 @@ def test_offload_goes_on(monkeypatch):
     assert torch.equal(stack(found[0].samples), stack(found[1].samples))
     torch.testing.assert_close(found[0].log_z, found[1].log_z)
     assert len(brought) == 3  # after 2 and 4 steps, and at the end
+
+
+def test_memory_that_ends_is_an_error_that_says_what_helps(monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipeline = pixels(diffusers.DDPMScheduler())
+    monkeypatch.setattr(pipeline.unet, "forward", full)
+    with pytest.raises(FktextError, match="does not hold 6 images at once: give fewer particles, a smaller batch size"):
+        list(generate(pipeline, SCORER, [""], Settings(particles=3, samples=2, steps=4, x0_samples=1)))
+    assert "step" not in vars(pipeline.scheduler)
 
 
 def test_closing_stops_a_pipeline_within_a_step():

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fktext.errors import UsageError
+from fktext.errors import FktextError, UsageError
 from fktext.generate import Population, generate
 from fktext.models import load
 from fktext.rewards import Weighted
@@ -203,3 +203,15 @@ def test_texts_are_scored_and_returned_up_to_their_end(folder):
     empty = run(model, [""], samples=12, length=6)
     assert "" in [text for item in empty for text in item.texts]
     assert all(item.log_w.isfinite().all() for item in empty)
+
+
+@pytest.mark.parametrize("folder", MASKED[:1], indirect=True)
+def test_memory_that_holds_not_even_one_row_is_an_error_that_says_what_helps(folder, monkeypatch):
+    model = load(str(folder))
+
+    def full(ids, t):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.denoiser, "encode", full)
+    with pytest.raises(FktextError, match="does not hold 8 particles at once: give a smaller batch size or a shorter length"):
+        run(model, ["w5", "w6"])
