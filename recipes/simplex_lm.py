@@ -111,6 +111,17 @@ def initial_network(start: Path, words: Tokenizer) -> Network:
     return network
 
 
+def trained_network(start: Path) -> Network:
+    """A network that `save` wrote, to train on."""
+    network = Network(RobertaForMaskedLM(RobertaConfig.from_pretrained(start)))
+    weights = {name: tensor.float() for name, tensor in read_tensors(start / "model.safetensors").items()}
+    missing, unexpected = network.model.load_state_dict(weights, strict=False)
+    if unexpected or [name for name in missing if "lm_head.decoder" not in name]:
+        raise SystemExit(f"weights of {start} do not fit: missing {missing}, unexpected {unexpected}")
+    network.timestep.load_state_dict(read_tensors(start / "timestep_layer.pt"))
+    return network
+
+
 def short_snippets(path: Path) -> Iterator[tuple[str, str]]:
     """The (source, text) of `corpus.read_snippets` that are short and in ASCII."""
     for source, text in read_snippets(path):
@@ -218,7 +229,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scratch/simplex_lm"), help="tokenised texts and checkpoints")
-    parser.add_argument("--start", type=Path, default=Path("fktext/embedded/tiny-mdlm"))
+    parser.add_argument("--start", type=Path, default=Path("fktext/embedded/tiny-mdlm"), help="a masked LM, or what this wrote")
     parser.add_argument("--steps", type=int, default=2100)
     parser.add_argument("--cooldown", type=int, default=400)
     parser.add_argument("--batch-tokens", type=int, default=1024)
@@ -253,7 +264,11 @@ def main() -> None:
     pad, size = tokenizer.token_to_id("[PAD]"), tokenizer.get_vocab_size()
     print(f"{len(train):,} texts, {len(train.ids):,} tokens, {len(valid):,} held out; weights {WEIGHTS}", flush=True)
 
-    network = initial_network(args.start, tokenizer)
+    written_here = (args.start / "timestep_layer.pt").exists()
+    network = trained_network(args.start) if written_here else initial_network(args.start, tokenizer)
+    if args.steps == 0:
+        print(evaluate(network, valid, pad, 512))
+        return
     head = [p for name, p in network.named_parameters() if "lm_head" in name or "word_embeddings" in name or "timestep" in name]
     body = [parameter for parameter in network.parameters() if all(parameter is not other for other in head)]
     groups = [{"params": body, "peak": args.rate}, {"params": head, "peak": args.head_rate}]

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from fktext_cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: page.name)
@@ -25,22 +28,21 @@ def commands(code):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_runs(page, tmp_path):
+def test_page_runs(page, tmp_path, monkeypatch):
+    """Commands run in this process, as importing transformers takes longer than most of them; tests/e2e start `fktext` itself."""
+    monkeypatch.chdir(tmp_path)
     for language, remark, code in blocks(page):
         if remark.startswith("no-run"):
             continue
         if language == "python":
-            run([sys.executable, "-c", code], tmp_path)
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+            assert done.returncode == 0, f"{code}\n{done.stderr}"
         if language == "sh":
             for command in commands(code):
                 words = shlex.split(command, comments=True)
                 assert not set(words) & {"|", ">", "<", "&&"}, f"shell syntax in {command!r}"
-                run([sys.executable, "-m", "fktext_cli", *words[1:]], tmp_path)
-
-
-def run(command, folder):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
+                result = CliRunner().invoke(app, words[1:], prog_name="fktext")
+                assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
 def test_some_page_has_commands():
