@@ -96,4 +96,7 @@ app.add_typer(plugin.app, name="plugin")
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="fktext")
+    try:
+        app(prog_name="fktext")
+    except KeyboardInterrupt:  # before a command is known
+        sys.exit(130)

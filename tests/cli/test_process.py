@@ -100,6 +100,35 @@ def test_stdout_is_clean_and_utf8_in_any_locale(start: Start, tiny: Path) -> Non
     assert "a reward may print" in err
 
 
+@pytest.mark.parametrize("module", ["typer", "fktext_cli.listing"])
+def test_an_interrupt_while_it_starts_is_no_traceback(module: str) -> None:
+    program = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from fktext_cli import main
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_closed_streams_are_nobody_to_tell(start: Start, tiny: Path, tmp_path: Path) -> None:
+    command = ("generate", "the", "--model", tiny, "-n", 2, "-r", "letters")
+
+    def close() -> None:
+        os.close(1)
+        os.close(2)
+
+    to_file = start(*command, "-o", tmp_path / "out.txt", stdout=None, stderr=None, preexec_fn=close)
+    assert to_file.wait(timeout=300) == 0
+    assert (tmp_path / "out.txt").read_text().startswith("the ")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_bar_and_stdout_does_not(start: Start, tiny: Path) -> None:
     import pty
