@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fktext.process import ReverseProcess
     from fktext.rewards import Text
     from fktext.settings import Settings
+    from fktext.simplex.guidance import Guidance
     from fktext.simplex.ssdlm import SimplexLM
 
 _SPACES = ("\u0120", "\u2581")  # how byte-level and SentencePiece tokens write the space they begin with
@@ -339,10 +340,12 @@ class SimplexModel(TextModel):
     Attributes:
         denoiser: a `fktext.simplex.ssdlm.SimplexLM`; its `mask_id` -1 marks what a template or prediction leaves unwritten.
         start_id: the whole context where there is no prompt, or None: a model without one needs a prompt.
+        guidance: applied to the logits of every block, such as `fktext.simplex.guidance.ClassifierGuidance`; None for none.
     """
 
     block: int = BLOCK
     start_id: int | None = None
+    guidance: Guidance | None = None
 
     def stride(self, length: int, wanted: int | None) -> int | None:
         """None: it writes by blocks; see `TextModel.stride`."""
@@ -424,6 +427,7 @@ class SimplexModel(TextModel):
             projection=PROJECTIONS[settings.kernel.removeprefix("simplex-")],
             temperature=settings.temperature,
             top_p=settings.top_p,
+            guidance=self.guidance,
             block=self.block,
             batch_size=batch_size,
         )

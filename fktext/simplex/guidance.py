@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fktext.errors import UsageError
+
 Guidance = Callable[[Tensor], Tensor]
 """(R, C, V) logits of a block -> guided logits; a row's result must not depend on the other rows."""
 
@@ -30,8 +32,18 @@ class ClassifierGuidance:
     strength: float
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(R, C, V) -> (R, C, V)."""
+        """(R, C, V) -> (R, C, V).
+
+        Raises:
+            UsageError: the classifier has another vocabulary or no such label.
+        """
         embeddings = self.classifier.get_input_embeddings().weight
+        labels = self.classifier.config.num_labels
+        if len(embeddings) != logits.shape[-1] or not 0 <= self.label < labels:
+            raise UsageError(
+                f"guidance towards label {self.label}: the classifier has {labels} labels and a vocabulary of {len(embeddings)}, "
+                f"the model one of {logits.shape[-1]}: they have to share it, token by token"
+            )
         # Inference tensors take no part in autograd: a clone made outside inference mode does.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = logits.detach().clone().requires_grad_()

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fktext.rewards import Scorer, Text, Weighted
 from fktext.schedules import At, Every
 from fktext.settings import Settings
 from fktext.simplex import process as simplex
+from fktext.simplex.guidance import ClassifierGuidance
 from fktext.simplex.process import SimplexDiffusion, alpha_bar
 from fktext.simplex.projections import PROJECTIONS, K
 from fktext.simplex.ssdlm import SimplexLM
@@ -387,3 +389,34 @@ def test_steering_raises_the_reward(folder):
         means[method] = sum(float(item.rewards.max()) for item in found) / len(found)
     assert means["base"] < means["best-of-n"]
     assert means["base"] < means["fk"]
+
+
+def test_a_model_s_guidance_reaches_its_sampler(folder):
+    model = load(str(folder))
+    settings = Settings(method="base", length=26, steps=3).for_model(model)
+    template, noise = model.template("", 26), Noise.of([population_key(0, index) for index in range(4)], 1)
+
+    def ids(guidance, batch_size=64):
+        process = replace(model, guidance=guidance).process([""] * 4, [template] * 4, settings, batch_size)
+        state = process.advance(process.init(noise), 0, process.num_steps, noise)
+        return process.predict(state, process.num_steps, noise, 1)[0][:, 1:]
+
+    bonus = torch.zeros(97)
+    bonus[7] = 1e3
+    assert (ids(None) != 7).any()
+    assert (ids(lambda logits: logits + bonus) == 7).all()
+
+    def classifier(vocab_size):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config = transformers.RobertaConfig(vocab_size=vocab_size, max_position_embeddings=82, num_labels=3, **sizes)
+        return transformers.RobertaForSequenceClassification(config).eval()
+
+    guided = ids(ClassifierGuidance(classifier(97), 1, 1e5))
+    assert not torch.equal(guided, ids(None))
+    assert torch.equal(guided, ids(ClassifierGuidance(classifier(97), 1, 1e5), batch_size=3))  # a row's does not depend on others
+    for label, size in ((3, 97), (0, 90)):
+        with pytest.raises(
+            UsageError, match=rf"label {label}: the classifier has 3 labels and a vocabulary of {size}, the model .* 97"
+        ):
+            ids(ClassifierGuidance(classifier(size), label, 1.0))
