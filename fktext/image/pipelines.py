@@ -50,6 +50,8 @@ def load(
     except ImportError as error:
         raise UsageError(f"{INSTALL} ({error})") from error
     import torch
+    from safetensors import SafetensorError
+    from transformers.utils import logging
 
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown_name("scheduler", scheduler, SCHEDULERS)
@@ -59,17 +61,24 @@ def load(
     if folder.is_dir() and not (folder / INDEX).is_file():
         raise ModelError(f"{str(folder)!r} has no {INDEX}: expected a pipeline as diffusers saves it")
     local = offline or hub.is_offline()
-    verbosity = diffusers.logging.get_verbosity()
+    verbosity, bar = diffusers.logging.get_verbosity(), logging.is_progress_bar_enabled()
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
+    logging.disable_progress_bar()  # its warnings stay: they name weights of a text encoder that are missing
     try:
         source = str(folder) if folder.is_dir() else name
         pipeline = diffusers.DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), local_files_only=local)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         where = " (the run is offline: only folders and the local hub cache count)" if local else ""
         raise ModelError(f"cannot load the pipeline {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
     finally:
         diffusers.logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+    for part, network in pipeline.components.items():
+        tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
+        if missing := [key for key, tensor in tensors if tensor.is_meta]:
+            raise ModelError(f"the pipeline {name!r} lacks weights of its {part}, such as {missing[0]}")
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         if scheduler not in (fitting := _fitting(pipeline.scheduler)):

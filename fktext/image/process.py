@@ -245,7 +245,7 @@ class DiffusersProcess:
             if len(sample) != self._size:
                 raise UsageError(f"{type(self.pipeline).__name__} moves {len(sample)} samples, expected {self._size}")
             rest = {key: value for key, value in given.items() if key not in ("model_output", "timestep", "sample", "generator")}
-            if self._particles > 1 and self.num_steps > 1:  # else nothing is ever resampled
+            if self._particles > 1 and self._target < self.num_steps:  # else nothing is ever resampled
                 schedulers.check_clones_part(scheduler, type(scheduler).step, model_output, timestep, sample, **rest)
         sigma = schedulers.sigma_before(scheduler, timestep)
         output = self._step(**given)
@@ -255,7 +255,8 @@ class DiffusersProcess:
         if self._taken != self._target:
             return output
         after = output[0] if isinstance(output, tuple) else output.prev_sample
-        x0 = schedulers.guess(scheduler, output, model_output, sample, sigma)
+        last = self._taken == self.num_steps  # then the images themselves are weighed
+        x0 = after if last else schedulers.guess(scheduler, output, model_output, sample, sigma)
         self._news.put(ImageState(after, x0, schedulers.history(scheduler, len(after))))
         order = self._orders.get()
         if isinstance(order, _Stopped):

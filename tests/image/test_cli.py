@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fktext.image.process import Image as Sample
@@ -125,6 +127,39 @@ def test_prompted_pipelines_need_a_scheduler_that_draws(call, prompted_folder, t
         assert row["settings"].get("eta") == (1.0 if scheduler == "ddim" else None)
         with Image.open(tmp_path / row["file"]) as image:
             assert (image.mode, image.size) == ("RGB", (16, 16))
+
+
+def test_a_deterministic_sampler_may_choose_but_not_steer(call, prompted_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(prompted_folder, folder)
+    diffusers.EulerDiscreteScheduler(**LATENT).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(
+        (folder / "model_index.json").read_text().replace("PNDMScheduler", "EulerDiscreteScheduler")
+    )
+    command = ("a cat", "--model", folder, *SMALL, "--height", 16, "--width", 16, "-o", tmp_path / "out")
+    assert "deterministic" in call(*command).stderr
+    done = call(*command, "--method", "best-of-n")
+    assert done.exit_code == 0, done.stderr
+    assert "Loading" not in done.stderr
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_damaged_pipelines_are_errors(call, prompted_folder, tmp_path, part):
+    folder = tmp_path / "model"
+    shutil.copytree(prompted_folder, folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    command = ("a cat", "--model", folder, *SMALL, "--scheduler", "ddim", "-o", tmp_path / "out")
+    if part != "text_encoder":  # transformers warns, and fills in
+        tensors = load_file(file)
+        gone = max(tensors)
+        save_file({name: tensor for name, tensor in tensors.items() if name != gone}, file, {"format": "pt"})
+        result = call(*command)
+        assert result.exit_code == 1
+        assert f"lacks weights of its {part}, such as {gone}" in result.stderr
+    file.write_bytes(file.read_bytes()[:5000])
+    result = call(*command)
+    assert result.exit_code == 1
+    assert f"error: cannot load the pipeline '{folder}'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,13 @@ def test_deterministic_samplers_are_refused(scheduler):
     assert "step" not in vars(process.pipeline.scheduler)
 
 
-@pytest.mark.parametrize(("particles", "steps"), [(1, STEPS), (2, 1)])
-def test_what_is_never_resampled_may_be_deterministic(particles, steps):
-    pipeline = sd15(diffusers.DDIMScheduler(**LATENT))
-    process = DiffusersProcess(pipeline, ["a cat"], particles, steps, height=16, width=16)
+@pytest.mark.parametrize("scheduler", [diffusers.DDIMScheduler(**LATENT), diffusers.EulerDiscreteScheduler(**LATENT)])
+@pytest.mark.parametrize(("particles", "schedule"), [(1, Every(2)), (2, At([]))])
+def test_what_is_never_resampled_may_be_deterministic(scheduler, particles, schedule):
+    process = DiffusersProcess(sd15(scheduler), ["a cat"], particles, STEPS, height=16, width=16)
     noise = Noise.of(KEYS[:1], particles)
     expected = plain(process, noise)
-    assert torch.equal(stack(steer(process, Scorer(SCORER), noise, Plan(particles, Every(2))).samples), expected)
+    assert torch.equal(stack(steer(process, Scorer(SCORER), noise, Plan(particles, schedule)).samples), expected)
 
 
 def test_eta_reaches_a_scheduler_whose_pipeline_does_not_take_it():
