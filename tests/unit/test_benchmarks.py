@@ -43,3 +43,12 @@ def test_scaling_and_memory_run(command):
     if sys.platform == "linux":
         out = command("memory", "--size", "small", "--device", "cpu", "--length", 8, "--rows", 4)
         assert re.search(r"4 rows: +\d+ MiB, by the formula +\d+ MiB", out)
+
+
+def test_rewards_prints_a_row_for_each(command, tmp_path):
+    few = ("--prompts", 1, "--samples", 1, "--length", 8, "--steps", 4, "--out", tmp_path)
+    out = command("rewards", "--only", "function", *few)
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines()]
+    assert [row[0] for row in rows] == ["reward", "---", "`function:target=rewards:commas`"]
+    base, best, steered, *differences = (float(cell.split()[0]) for cell in rows[2][2:])
+    assert differences == pytest.approx([steered - base, steered - best])
