@@ -65,7 +65,7 @@ def score(
             values = scorer([line.text for line in batch], f" on {name}, lines {batch[0].number} to {batch[-1].number}")
             for line, row, total in zip(batch, values.tolist(), scorer.total(values).tolist(), strict=True):
                 if not total < math.inf:
-                    raise RewardError(f"{name}:{line.number}: the weighted sum is {total:g}: a value of -inf has a negative weight")
+                    raise RewardError(f"{name}:{line.number}: the weighted sum is {total:g}: the values are too large to be added")
                 stdout.write(_render(line, total, dict(zip(scorer.names, row, strict=True)), models, form))
             stdout.flush()
             done += len(batch)

@@ -107,4 +107,9 @@ def test_wrong_requests(call: Call, tmp_path: Path) -> None:
     assert "a.txt, lines 1 to 1" in nan.stderr
     infinite = call("score", tmp_path / "a.txt", "-r", "regex:pattern=b=-1")
     assert infinite.exit_code == 1
-    assert "a.txt:1: the weighted sum is inf" in infinite.stderr
+    assert "reward 'regex:pattern=b' returned -inf" in infinite.stderr
+    assert "a.txt, lines 1 to 1" in infinite.stderr
+    assert "Its weight -1 makes that inf" in infinite.stderr
+    large = call("score", tmp_path / "a.txt", "-r", "length:words=101=-1e306", "-r", "length:words=102=-1e306")
+    assert large.exit_code == 1
+    assert "a.txt:1: the weighted sum is inf: the values are too large" in large.stderr
