@@ -127,12 +127,12 @@ def load(name: str, stride: int | None, trust_remote_code: bool, context: Reward
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from fktext.checkpoint_files import int8_weights
-    from fktext.pretrained import pretrained
-    from fktext_plugins.classifiers import cannot_load, quiet_transformers
+    from fktext.pretrained import pretrained, quiet
+    from fktext_plugins.classifiers import cannot_load
 
     folder = Path(name)
     try:
-        with quiet_transformers():
+        with quiet():
             # False, and not unset: transformers would ask on the terminal.
             options = {"local_files_only": context.offline, "trust_remote_code": trust_remote_code}
             tokenizer = AutoTokenizer.from_pretrained(name, **options)

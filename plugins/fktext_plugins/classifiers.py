@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.pretrained import quiet
 from fktext.rewards import RewardContext, well_formed
 from fktext_plugins.provenance import hub_revision
 
@@ -174,7 +174,7 @@ def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu")
     }
     arch = dict(checkpoint["config"]["arch"]["args"], model_type=base)
     detox = Detoxify.__new__(Detoxify)
-    with quiet_transformers():  # its report of missing weights is an error here
+    with quiet():  # its report of missing weights is an error here
         detox.model, detox.tokenizer = get_model_and_tokenizer(**arch, state_dict=weights)
     expected = {name for name in detox.model.state_dict() if not name.endswith("embeddings.position_ids")}
     if wrong := expected ^ weights.keys():
@@ -233,7 +233,7 @@ def sequence_classifier(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        with quiet_transformers():
+        with quiet():
             # False, and not unset: transformers would ask on the terminal.
             options = {"local_files_only": context.offline, "trust_remote_code": trust_remote_code}
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -301,19 +301,3 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         ) from error
     checked: Mapping[str, Any] = loaded
     return checked
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bar and load report off stderr; what the report says is checked instead."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

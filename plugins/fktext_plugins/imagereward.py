@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError
+from fktext.pretrained import quiet
 from fktext.rewards import RewardContext
-from fktext_plugins.classifiers import cannot_load, quiet_transformers
+from fktext_plugins.classifiers import cannot_load
 from fktext_plugins.images import three_channels
 from fktext_plugins.provenance import weights_digest
 
@@ -165,7 +166,7 @@ def imagereward(context: RewardContext, *, model: str = MODEL, tokenizer: str = 
     path = Path(model).expanduser()
     path = path / FILE if path.is_dir() else path
     try:
-        with quiet_transformers():
+        with quiet():
             words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=context.offline)
         if not path.is_file():
             path = Path(hf_hub_download(model, FILE, local_files_only=context.offline))

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError, UsageError
+from fktext.pretrained import quiet
 from fktext.rewards import RewardContext
 from fktext_plugins.classes import label_index
-from fktext_plugins.classifiers import cannot_load, quiet_transformers
+from fktext_plugins.classifiers import cannot_load
 from fktext_plugins.provenance import hub_revision, weights_digest
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
@@ -87,7 +88,7 @@ class Clip:
 
         options: dict[str, Any] = {"local_files_only": context.offline}
         try:
-            with quiet_transformers():
+            with quiet():
                 self.tokenizer = AutoTokenizer.from_pretrained(processor or model, **options)
                 self.images = AutoImageProcessor.from_pretrained(processor or model, **options)
                 network, info = CLIPModel.from_pretrained(model, output_loading_info=True, **options)
@@ -275,7 +276,7 @@ def image_classifier(context: RewardContext, *, model: str, label: str | None = 
 
     options: dict[str, Any] = {"local_files_only": context.offline, "trust_remote_code": False}
     try:
-        with quiet_transformers():
+        with quiet():
             processor = AutoImageProcessor.from_pretrained(model, **options)
             network, info = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **options)
     except (OSError, ValueError) as error:

@@ -98,11 +98,12 @@ def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_r
         raise ModelError(f"reward 'similarity' needs sentence-transformers, which is not installed: {INSTALL}") from error
     from pickle import UnpicklingError
 
-    from fktext_plugins.classifiers import cannot_load, quiet_transformers
+    from fktext.pretrained import quiet
+    from fktext_plugins.classifiers import cannot_load
 
     folder = _packaged() if model == DEFAULT else Path(model).expanduser()
     try:
-        with quiet_transformers():
+        with quiet():
             encoder = SentenceTransformer(
                 str(folder) if folder and folder.is_dir() else model,
                 device=context.device,
