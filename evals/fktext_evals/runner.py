@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -188,7 +189,7 @@ class _Returned:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Work(ABC):
     """What is needed to make rows."""
 
     suite: Suite
@@ -196,16 +197,16 @@ class _Work:
     judges: Scorer
     batch_size: int | None
 
+    @abstractmethod
     def generate(self, method: Method, seed: int, index: int) -> Iterator[Any]:
         """All samples of a method for one prompt and seed, with how far it is.
 
         Always all of them, even if some are there already: their costs are shared, and come out the same only if the work is.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def returned(self, method: Method, seed: int, index: int, item: Any) -> _Returned:
         """Of an item of `generate` what is returned."""
-        raise NotImplementedError
 
     def rows(self, method: Method, seed: int, index: int, items: Sequence[Any]) -> list[Row]:
         """What was generated, judged."""
