@@ -114,15 +114,7 @@ class ModelEntry:
         """
         from fktext.text_model import TextModel
 
-        factory: Any = self.factory
-        if isinstance(factory, str):
-            module, _, attribute = factory.partition(":")
-            try:
-                factory = getattr(importlib.import_module(module), attribute)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                raise PluginError(f"model {self.qualified!r} cannot be imported: {_line(error)}") from error
+        factory = imported(self.factory, f"model {self.qualified!r}")
         try:
             model = typing.cast(ModelFactory, factory)(context)
         except (FktextError, KeyboardInterrupt):
@@ -132,6 +124,27 @@ class ModelEntry:
         if not isinstance(model, TextModel):
             raise PluginError(f"model {self.qualified!r}: its factory returned {type(model).__name__}, expected a TextModel")
         return model
+
+
+def imported(factory: Any, what: str) -> Any:
+    """A factory itself, where a plugin named it by a string: "module:attribute".
+
+    Args:
+        factory: the string, or anything else, which is returned.
+        what: what it makes, for errors, such as "reward 'x'".
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
+    if not isinstance(factory, str):
+        return factory
+    module, _, attribute = factory.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a plugin may not end the program
+        raise PluginError(f"{what} cannot be imported: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

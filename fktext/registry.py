@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import typing
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pluggy
 
 from fktext.errors import FktextError, PluginError, RewardError, UsageError, unknown_name
-from fktext.model_entries import ModelEntry
+from fktext.model_entries import ModelEntry, imported
 from fktext.specs import Spec, parse_spec
 
 if TYPE_CHECKING:  # these import torch
@@ -121,15 +120,7 @@ class RewardEntry:
         Raises:
             PluginError: it cannot be imported, or is not a factory.
         """
-        factory: Any = self.factory
-        if isinstance(factory, str):
-            module, _, attribute = factory.partition(":")
-            try:
-                factory = getattr(importlib.import_module(module), attribute)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                raise PluginError(f"reward {self.qualified!r} cannot be imported: {one_line(error)}") from error
+        factory = imported(self.factory, f"reward {self.qualified!r}")
         if not callable(factory):
             raise PluginError(f"reward {self.qualified!r}: {self.factory!r} is not callable")
         return typing.cast(Factory, factory)
