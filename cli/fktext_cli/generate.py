@@ -19,6 +19,20 @@ from fktext.errors import UsageError
 from fktext.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.listing import load_registry, resolve_device
+from fktext_cli.options import (
+    OUT,
+    RUN,
+    SAMPLE,
+    STEER,
+    EssThreshold,
+    Lambda,
+    MethodName,
+    Particles,
+    PotentialName,
+    ResampleEvery,
+    ResamplerName,
+    RewardSpecs,
+)
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population
@@ -35,9 +49,6 @@ def parse_batch_size(value: str) -> int | None:
     if not value.isascii() or not value.isdecimal() or int(value) < 1:
         raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1")
     return int(value)
-
-
-SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
 
 
 def generate(
@@ -90,41 +101,14 @@ def generate(
         bool, typer.Option("--chat", help="Put prompts into the model's chat template; texts are answers.", rich_help_panel=SAMPLE)
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed, the same texts.", rich_help_panel=SAMPLE)] = 0,
-    reward: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reward",
-            "-r",
-            metavar="NAME[:option=value,...][=weight]",
-            help="What to steer by; repeatable.",
-            rich_help_panel=STEER,
-        ),
-    ] = None,
-    particles: Annotated[
-        int, typer.Option("--particles", "-n", min=1, help="Particles per population.", rich_help_panel=STEER)
-    ] = 16,
-    method: Annotated[
-        Literal["fk", "best-of-n", "base"],
-        typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
-    ] = "fk",
-    lam: Annotated[
-        float, typer.Option("--lambda", min=0, help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)
-    ] = 10.0,
-    potential: Annotated[
-        Literal["difference", "max", "sum", "terminal"],
-        typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
-    ] = "difference",
-    resample_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
-    ] = None,
-    ess_threshold: Annotated[
-        float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
-    ] = 0.5,
-    resampler: Annotated[
-        Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
-        typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
-    ] = "systematic",
+    reward: RewardSpecs = None,
+    particles: Particles = 16,
+    method: MethodName = "fk",
+    lam: Lambda = 10.0,
+    potential: PotentialName = "difference",
+    resample_every: ResampleEvery = None,
+    ess_threshold: EssThreshold = 0.5,
+    resampler: ResamplerName = "systematic",
     x0_samples: Annotated[int, typer.Option(min=1, help="Finished texts guessed per weighing.", rich_help_panel=STEER)] = 4,
     x0_average: Annotated[
         Literal["tilt", "reward"],

@@ -17,8 +17,22 @@ import typer
 import fktext
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.generate import OUT, RUN, SAMPLE, STEER, create_rewards, progress_bar, steering
+from fktext_cli.generate import create_rewards, progress_bar, steering
 from fktext_cli.listing import resolve_device
+from fktext_cli.options import (
+    OUT,
+    RUN,
+    SAMPLE,
+    STEER,
+    EssThreshold,
+    Lambda,
+    MethodName,
+    Particles,
+    PotentialName,
+    ResampleEvery,
+    ResamplerName,
+    RewardSpecs,
+)
 
 if TYPE_CHECKING:  # these import torch
     from fktext.image.generate import ImagePopulation
@@ -64,41 +78,14 @@ def generate(
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same images.", rich_help_panel=SAMPLE)] = 0,
-    reward: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reward",
-            "-r",
-            metavar="NAME[:option=value,...][=weight]",
-            help="What to steer by; repeatable.",
-            rich_help_panel=STEER,
-        ),
-    ] = None,
-    particles: Annotated[
-        int, typer.Option("--particles", "-n", min=1, help="Particles per population.", rich_help_panel=STEER)
-    ] = 4,
-    method: Annotated[
-        Literal["fk", "best-of-n", "base"],
-        typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
-    ] = "fk",
-    lam: Annotated[
-        float, typer.Option("--lambda", min=0, help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)
-    ] = 10.0,
-    potential: Annotated[
-        Literal["difference", "max", "sum", "terminal"],
-        typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
-    ] = "difference",
-    resample_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
-    ] = None,
-    ess_threshold: Annotated[
-        float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
-    ] = 0.5,
-    resampler: Annotated[
-        Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
-        typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
-    ] = "systematic",
+    reward: RewardSpecs = None,
+    particles: Particles = 4,
+    method: MethodName = "fk",
+    lam: Lambda = 10.0,
+    potential: PotentialName = "difference",
+    resample_every: ResampleEvery = None,
+    ess_threshold: EssThreshold = 0.5,
+    resampler: ResamplerName = "systematic",
     compare: Annotated[
         bool | None,
         typer.Option(
