@@ -267,7 +267,7 @@ class _Files:
         sheet = pictures.sheet([image.pixels for image in population.images], weights)
         pictures.write(self._folder / f"{name}-population.png", png(sheet, self._run))
         for row in output.rows(weighted, self._which, self._run):
-            del row["template"], row["text"], row["continuation"]
+            del row["template"], row["text"], row["spelled_prompt"], row["continuation"]
             path = self._folder / f"{name}-particle-{row['particle']}.png"
             row = {"file": path.name, **row}
             pictures.write(path, png(population.images[row["particle"]].pixels, row))

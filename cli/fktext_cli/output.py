@@ -50,6 +50,7 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
             "prompt": population.prompt,
             "template": population.template,
             "text": str(population.texts[index]),
+            "spelled_prompt": population.texts[index].prompt,
             "continuation": population.texts[index].continuation,
             "reward": number(population.rewards[index].item()),
             "rewards": dict(zip(population.names, map(number, population.values[index].tolist()), strict=True)),

@@ -49,6 +49,7 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
                 "prompt",
                 "template",
                 "text",
+                "spelled_prompt",
                 "continuation",
                 "reward",
                 "rewards",
