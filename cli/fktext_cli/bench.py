@@ -10,27 +10,42 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli.listing import resolve_device
+from fktext_cli.options import (
+    MOST_GUESSES,
+    MOST_PARTICLES,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    MOST_TOKENS,
+    Threads,
+    Verbose,
+    use_threads,
+)
 
 
 def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A masked model: an embedded one, a folder, an alias or a hub id.")
     ] = ("tiny-mdlm"),
-    particles: Annotated[int, typer.Option("--particles", "-n", min=1, help="Particles per population.")] = 8,
-    prompts: Annotated[int, typer.Option(min=1, help="Populations at once.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Reverse diffusion steps.", show_default="the model's")] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens per text.", show_default="the model's")] = None,
-    x0_samples: Annotated[int, typer.Option(min=1, help="Finished texts guessed per weighing.")] = 4,
-    dense_steps: Annotated[int, typer.Option(min=1, help="Steps of the dense samplers to time.")] = 5,
+    particles: Annotated[int, typer.Option("--particles", "-n", min=1, max=MOST_PARTICLES, help="Particles per population.")] = 8,
+    prompts: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Populations at once.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Reverse diffusion steps.", show_default="the model's")
+    ] = None,
+    length: Annotated[int | None, typer.Option(min=2, max=MOST_TOKENS, help="Tokens per text.", show_default="the model's")] = None,
+    x0_samples: Annotated[int, typer.Option(min=1, max=MOST_GUESSES, help="Finished texts guessed per weighing.")] = 4,
+    dense_steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps of the dense samplers to time.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.")] = "float32",
     offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
+    threads: Threads = None,
+    verbose: Verbose = False,
 ) -> None:
     """Time this sampler against two dense ones.
 
     The reward costs nothing, so samplers are what is timed.
     """
     stdout = sys.stdout
+    use_threads(threads, verbose)
     with contextlib.redirect_stdout(sys.stderr):
         from fktext.models import load
         from fktext.schedules import Every

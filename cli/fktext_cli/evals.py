@@ -15,6 +15,7 @@ import typer
 from fktext.errors import UsageError
 from fktext_cli.generate import parse_batch_size
 from fktext_cli.listing import load_registry, resolve_device
+from fktext_cli.options import Threads, Verbose, use_threads
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -92,6 +93,8 @@ def run(
         str | None, typer.Option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
+    threads: Threads = None,
+    verbose: Verbose = False,
 ) -> None:
     """Run a suite and print its report. The same command goes on with a run that was interrupted.
 
@@ -106,6 +109,7 @@ def run(
         part = int(found[1]), int(found[2])
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    use_threads(threads, verbose)
     registry = load_registry()
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         suite = fktext_evals.load(name, registry)

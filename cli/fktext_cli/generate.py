@@ -20,6 +20,11 @@ from fktext.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.listing import load_registry, resolve_device
 from fktext_cli.options import (
+    MOST_BATCH,
+    MOST_GUESSES,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    MOST_TOKENS,
     OUT,
     RUN,
     SAMPLE,
@@ -32,6 +37,9 @@ from fktext_cli.options import (
     ResampleEvery,
     ResamplerName,
     RewardSpecs,
+    Threads,
+    Verbose,
+    use_threads,
 )
 
 if TYPE_CHECKING:  # these import torch
@@ -46,8 +54,8 @@ def parse_batch_size(value: str) -> int | None:
     """`--batch-size`: a number, or None for auto."""
     if value == "auto":
         return None
-    if not value.isascii() or not value.isdecimal() or int(value) < 1:
-        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1")
+    if not value.isascii() or not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= MOST_BATCH:
+        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_BATCH}")
     return int(value)
 
 
@@ -70,22 +78,30 @@ def generate(
             rich_help_panel=SAMPLE,
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Populations per prompt.", rich_help_panel=SAMPLE)] = 1,
+    samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Populations per prompt.", rich_help_panel=SAMPLE)] = 1,
     length: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens per text, prompt included.", show_default="the model's", rich_help_panel=SAMPLE),
+        typer.Option(
+            min=1,
+            max=MOST_TOKENS,
+            help="Tokens per text, prompt included.",
+            show_default="the model's",
+            rich_help_panel=SAMPLE,
+        ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=MOST_TOKENS,
             help="How far the window moves in texts longer than the model.",
             show_default="half the model's length",
             rich_help_panel=SAMPLE,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Reverse diffusion steps.", show_default="the model's", rich_help_panel=SAMPLE)
+        int | None,
+        typer.Option(min=1, max=MOST_STEPS, help="Reverse diffusion steps.", show_default="the model's", rich_help_panel=SAMPLE),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Of the model's p(x0).", show_default="the model's", rich_help_panel=SAMPLE)
@@ -109,7 +125,9 @@ def generate(
     resample_every: ResampleEvery = None,
     ess_threshold: EssThreshold = 0.5,
     resampler: ResamplerName = "systematic",
-    x0_samples: Annotated[int, typer.Option(min=1, help="Finished texts guessed per weighing.", rich_help_panel=STEER)] = 4,
+    x0_samples: Annotated[
+        int, typer.Option(min=1, max=MOST_GUESSES, help="Finished texts guessed per weighing.", rich_help_panel=STEER)
+    ] = 4,
     x0_average: Annotated[
         Literal["tilt", "reward"],
         typer.Option(help="Of these guesses, average exp(lambda reward), or exp(reward).", rich_help_panel=STEER),
@@ -136,6 +154,7 @@ def generate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    threads: Threads = None,
     spread: Annotated[
         bool,
         typer.Option("--spread", help="Under torchrun: share each population's particles between GPUs.", rich_help_panel=RUN),
@@ -143,6 +162,7 @@ def generate(
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
     ] = False,
+    verbose: Verbose = False,
     which: Annotated[
         output.Return,
         typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT),
@@ -191,6 +211,7 @@ def generate(
         raise UsageError(f"--device-map does not go with --{'compile' if compiled else 'spread'}")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    use_threads(threads, verbose)
     with (
         ranks.together(spread, resolve_device(device)) as device,
         contextlib.redirect_stdout(sys.stderr),

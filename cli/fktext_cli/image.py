@@ -20,6 +20,10 @@ from fktext_cli import output, tracing
 from fktext_cli.generate import create_rewards, progress_bar, steering
 from fktext_cli.listing import resolve_device
 from fktext_cli.options import (
+    MOST_BATCH,
+    MOST_PIXELS,
+    MOST_SAMPLES,
+    MOST_STEPS,
     OUT,
     RUN,
     SAMPLE,
@@ -32,6 +36,9 @@ from fktext_cli.options import (
     ResampleEvery,
     ResamplerName,
     RewardSpecs,
+    Threads,
+    Verbose,
+    use_threads,
 )
 
 if TYPE_CHECKING:  # these import torch
@@ -57,8 +64,8 @@ def generate(
         str,
         typer.Option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.", rich_help_panel=SAMPLE),
     ] = "tiny-digits",
-    samples: Annotated[int, typer.Option(min=1, help="Populations.", rich_help_panel=SAMPLE)] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Reverse diffusion steps.", rich_help_panel=SAMPLE)] = 50,
+    samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Populations.", rich_help_panel=SAMPLE)] = 1,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Reverse diffusion steps.", rich_help_panel=SAMPLE)] = 50,
     scheduler: Annotated[
         Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
         typer.Option(help="The sampler; it must draw noise on the way.", show_default="the model's", rich_help_panel=SAMPLE),
@@ -74,9 +81,13 @@ def generate(
         ),
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)
+        int | None,
+        typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
     ] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE)] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same images.", rich_help_panel=SAMPLE)] = 0,
     reward: RewardSpecs = None,
     particles: Particles = 4,
@@ -110,11 +121,19 @@ def generate(
     ] = "float32",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images computed at once, a population at least.", show_default="by model", rich_help_panel=RUN),
+        typer.Option(
+            min=1,
+            max=MOST_BATCH,
+            help="Images computed at once, a population at least.",
+            show_default="by model",
+            rich_help_panel=RUN,
+        ),
     ] = None,
+    threads: Threads = None,
     offline: Annotated[
         bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
     ] = False,
+    verbose: Verbose = False,
     which: Annotated[
         output.Return,
         typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT),
@@ -145,6 +164,7 @@ def generate(
     _check_folder(folder, overwrite)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    use_threads(threads, verbose)
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.image import generate as images

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fktext.errors import FktextError, UsageError
+from fktext_cli.options import MOST_SAMPLES
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.registry import Option, Registry, RewardEntry
@@ -182,7 +183,9 @@ def _cell(value: Any) -> str:
 
 def selftest(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    populations: Annotated[int, typer.Option(min=1000, help="Independent populations per check; more sees smaller errors.")] = 1000,
+    populations: Annotated[
+        int, typer.Option(min=1000, max=MOST_SAMPLES, help="Independent populations per check; more sees smaller errors.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     form: Form = "text",
 ) -> None:

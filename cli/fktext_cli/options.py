@@ -1,12 +1,20 @@
-"""What `generate` and `image generate` are both told on the command line: how to steer."""
+"""What several commands are told: how to steer, with how many threads, and how much of anything is too much."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal
 
 import typer
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
+
+# More than anybody has a use for, and little enough to be refused or begun at once, not after minutes of making lists. The noise
+# counts particles, steps and positions in 32 bits.
+MOST_PARTICLES = MOST_SAMPLES = MOST_BATCH = 1_000_000
+MOST_TOKENS = MOST_STEPS = 100_000
+MOST_GUESSES = 1_000
+MOST_PIXELS = 16_384
 
 RewardSpecs = Annotated[
     list[str] | None,
@@ -18,7 +26,9 @@ RewardSpecs = Annotated[
         rich_help_panel=STEER,
     ),
 ]
-Particles = Annotated[int, typer.Option("--particles", "-n", min=1, help="Particles per population.", rich_help_panel=STEER)]
+Particles = Annotated[
+    int, typer.Option("--particles", "-n", min=1, max=MOST_PARTICLES, help="Particles per population.", rich_help_panel=STEER)
+]
 MethodName = Annotated[
     Literal["fk", "best-of-n", "base"],
     typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
@@ -30,7 +40,7 @@ PotentialName = Annotated[
 ]
 ResampleEvery = Annotated[
     int | None,
-    typer.Option(min=1, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
+    typer.Option(min=1, max=MOST_STEPS, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
 ]
 EssThreshold = Annotated[
     float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
@@ -39,3 +49,25 @@ ResamplerName = Annotated[
     Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
     typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads; change no text.", show_default="a thread per free core", rich_help_panel=RUN),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say on stderr how many threads there are, and why.", rich_help_panel=RUN)
+]
+
+
+def use_threads(wanted: int | None, verbose: bool) -> None:
+    """Settle how many threads torch uses, and say it where that is asked for.
+
+    Raises:
+        UsageError: more threads are wanted than there are cores.
+    """
+    from fktext.threads import settle
+
+    why = settle(wanted).why
+    if verbose:
+        import torch
+
+        print(f"threads: {torch.get_num_threads()} ({why})", file=sys.stderr)
