@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,38 @@ def _text(value: Any, where: str) -> str:
 
 
 def _csv(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = csv_rows(io.StringIO(text, newline=""), str(path))
+    line, header = next(rows)
+    name = _chosen(header, f"{path}:{line}", templates, "column")
+    column = header.index(name)
+    for line, row in rows:
+        yield Prompt(row[column], f"{path}:{line}", name == TEMPLATE)
+
+
+def csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[int, list[str]]]:
+    """Read CSV, the header first, each row as long as the header.
+
+    Args:
+        lines: of the file, with their line ends.
+        name: the file's, for errors.
+
+    Yields:
+        The number of the line where a row begins, and its fields. Of no lines at all, a header without columns.
+
+    Raises:
+        UsageError: not CSV, a column that is there twice, or a row with more or fewer fields than the header; names `file:line`.
+    """
+    reader = csv.reader(lines, strict=True)
     try:
         header = next(reader, [])
-        name = _chosen(header, f"{path}:1", templates, "column")
-        column = header.index(name)
+        if twice := [column for column in header if header.count(column) > 1]:
+            raise UsageError(f"{name}:1: two columns {twice[0]!r}; expected a name for each")
+        yield 1, header
         before = reader.line_num
         for row in reader:
-            where, before = f"{path}:{before + 1}", reader.line_num
+            line, before = before + 1, reader.line_num
             if len(row) != len(header):
-                raise UsageError(f"{where}: {len(row)} fields; the header has {len(header)}")
-            yield Prompt(row[column], where, name == TEMPLATE)
+                raise UsageError(f"{name}:{line}: {len(row)} fields; the header has {len(header)}")
+            yield line, row
     except csv.Error as error:
-        raise UsageError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+        raise UsageError(f"{name}:{reader.line_num}: not CSV: {error}") from error

@@ -95,6 +95,7 @@ def test_any_text_survives_jsonl_and_csv(tmp_path_factory: pytest.TempPathFactor
         ("p.jsonl", b'{"prompt": 3}\n', "p.jsonl:1: the prompt is int 3; expected a string"),
         ("p.jsonl", b"[1]\n", "p.jsonl:1: the prompt is list [1]; expected a string"),
         ("p.csv", b"id,promt\n1,a\n", "p.csv:1: no column prompt or text or context_string; it has id, promt"),
+        ("p.csv", b"prompt,id,prompt\na,1,b\n", "p.csv:1: two columns 'prompt'; expected a name for each"),
         ("p.csv", b"", "p.csv:1: no column"),
         ("p.csv", b"prompt\n", "holds no prompt"),
         ("p.csv", b'id,prompt\n1,"a\nb"\n2\n', "p.csv:4: 1 fields; the header has 2"),
