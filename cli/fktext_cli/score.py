@@ -7,20 +7,24 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple
 
 import typer
 
 from fktext.errors import RewardError, UsageError
+from fktext.prompts import csv_rows
 from fktext_cli import output
 from fktext_cli.generate import create_rewards
 from fktext_cli.listing import resolve_device
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.rewards import Text
+    from fktext.rewards import Scorer, Text
+
+
+Input = Literal["text", "jsonl", "csv"]
 
 
 class Line(NamedTuple):
@@ -31,11 +35,11 @@ class Line(NamedTuple):
 
 
 def score(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt or .jsonl file, or - for standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt, .jsonl or .csv file, or - for standard input.")],
     reward: Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="Repeatable.")],
     read: Annotated[
-        Literal["text", "jsonl"] | None,
-        typer.Option("--input", help="How FILE is written.", show_default="jsonl if it ends so, else text"),
+        Input | None,
+        typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text"),
     ] = None,
     form: Annotated[output.Format, typer.Option("--format", "-f", help="text is the value, a tab, and the text.")] = "jsonl",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
@@ -44,7 +48,7 @@ def score(
 ) -> None:
     """Score texts that exist, to look at a reward before steering by it.
 
-    Rows are written as batches are done; equal texts are scored once.
+    Rows are written as batches are done; equal texts are scored once. What `fktext generate` writes as jsonl can be FILE.
 
     Example: fktext score texts.txt --reward toxicity
     """
@@ -59,19 +63,30 @@ def score(
         scorer = Scorer(create_rewards(reward, resolve_device(device), offline, batch_size))
         models = {term.name: term.provenance() for term in scorer.terms}
         name = "stdin" if file == "-" else file
-        lines = _lines(source, name, jsonl=(read or ("jsonl" if file.endswith(".jsonl") else "text")) == "jsonl")
-        done = 0
+        lines = _lines(source, name, read or _input(file))
+        done = missing = 0
         while batch := list(islice(lines, batch_size)):
-            values = scorer([line.text for line in batch], f" on {name}, lines {batch[0].number} to {batch[-1].number}")
-            for line, row, total in zip(batch, values.tolist(), scorer.total(values).tolist(), strict=True):
-                if not total < math.inf:
-                    raise RewardError(f"{name}:{line.number}: the weighted sum is {total:g}: the values are too large to be added")
-                stdout.write(_render(line, total, dict(zip(scorer.names, row, strict=True)), models, form))
+            there = [line for line in batch if line is not None]
+            done, missing = done + len(there), missing + len(batch) - len(there)
+            for line, values, total in _scored(scorer, there, name):
+                stdout.write(_render(line, total, values, models, form))
             stdout.flush()
-            done += len(batch)
+        if missing:
+            print(f"{missing} row{'s' * (missing != 1)} of {name} without a text: skipped", file=sys.stderr)
         if not done:
             raise UsageError(f"{name} holds no text")
         print(f"{done} texts, {scorer.ledger.reward_calls:.0f} of them different", file=sys.stderr)
+
+
+def _scored(scorer: Scorer, lines: Sequence[Line], name: str) -> Iterator[tuple[Line, dict[str, float], float]]:
+    """Each line with the value of each reward, and their weighted sum."""
+    if not lines:
+        return
+    values = scorer([line.text for line in lines], f" on {name}, lines {lines[0].number} to {lines[-1].number}")
+    for line, row, total in zip(lines, values.tolist(), scorer.total(values).tolist(), strict=True):
+        if not total < math.inf:
+            raise RewardError(f"{name}:{line.number}: the weighted sum is {total:g}: the values are too large to be added")
+        yield line, dict(zip(scorer.names, row, strict=True)), total
 
 
 def _render(line: Line, total: float, values: dict[str, float], models: dict[str, dict[str, str]], form: output.Format) -> str:
@@ -95,41 +110,83 @@ def _open(file: str) -> BinaryIO:
         raise UsageError(f"cannot read {file!r}: {error.strerror}") from error
 
 
-def _lines(source: BinaryIO, name: str, jsonl: bool) -> Iterator[Line]:
-    """The texts, as they are asked for.
+def _input(file: str) -> Input:
+    return "jsonl" if file.endswith(".jsonl") else "csv" if file.endswith(".csv") else "text"
+
+
+def _lines(source: BinaryIO, name: str, form: Input) -> Iterator[Line | None]:
+    """The texts, as they are asked for; None for a row that says it has none.
 
     Raises:
-        UsageError: a line holds no text, or is not UTF-8; names `file:line`.
+        UsageError: a line holds no text, or is not UTF-8, or its prompt is not what its text begins with; names `file:line`.
     """
     from fktext.rewards import Text
 
-    for number, data in enumerate(source, 1):
+    readers: dict[Input, Callable[[Iterator[str], str], Iterator[tuple[int, Any]]]] = {"text": _plain, "jsonl": _json, "csv": _csv}
+    for number, value in readers[form](_decoded(source, name), name):
         where = f"{name}:{number}"
-        try:
-            line = data.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{where}: not UTF-8: {error.reason}") from error
-        if not line.strip():
-            raise UsageError(f'{where}: a blank line; an empty text is written as {{"text": ""}} in a .jsonl file')
-        text, prompt = _object(line, where) if jsonl else (line, "")
+        text, prompt = _parts(value, where)
+        if text is None:
+            yield None
+            continue
         try:
             (text + prompt).encode()
         except UnicodeEncodeError as error:
             raise UsageError(f"{where}: {text!a} is not valid Unicode") from error
+        if not text.startswith(prompt):
+            raise UsageError(
+                f"{where}: the prompt {_short(prompt)} is not what the text {_short(text)} begins with; give it as the text spells "
+                "it, under spelled_prompt, as `fktext generate` does, or give none"
+            )
         yield Line(Text(text, prompt), number)
 
 
-def _object(line: str, where: str) -> tuple[str, str]:
-    """The text and the prompt of a JSON line: a string, or an object with "text" and perhaps "prompt"."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not JSON: {error}") from error
+def _decoded(source: BinaryIO, name: str) -> Iterator[str]:
+    for number, data in enumerate(source, 1):
+        try:
+            yield data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}:{number}: not UTF-8: {error.reason}") from error
+
+
+def _plain(lines: Iterator[str], name: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UsageError(f'{name}:{number}: a blank line; an empty text is written as {{"text": ""}} in a .jsonl file')
+        yield number, line.rstrip("\r\n")
+
+
+def _json(lines: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
+    for number, line in _plain(lines, name):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{name}:{number}: not JSON: {error}") from error
+
+
+def _csv(lines: Iterator[str], name: str) -> Iterator[tuple[int, dict[str, str]]]:
+    rows = csv_rows(lines, name)
+    number, header = next(rows)
+    if "text" not in header:
+        raise UsageError(f"{name}:{number}: no column text; it has {', '.join(header) or 'none'}")
+    for number, row in rows:
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _parts(value: Any, where: str) -> tuple[str | None, str]:
+    """A text, None where a row says that it has none, and what of it is the prompt."""
     if isinstance(value, str):
         return value, ""
     if not isinstance(value, dict) or "text" not in value:
-        raise UsageError(f'{where}: expected a string, or an object with "text" (and perhaps "prompt"), got {line[:40]!r}')
-    text, prompt = value["text"], value.get("prompt", "")
+        expected = 'expected a string, or an object with "text" (and perhaps "prompt" or "spelled_prompt")'
+        raise UsageError(f"{where}: {expected}, got {json.dumps(value)[:40]}")
+    text, prompt = value["text"], value.get("spelled_prompt", value.get("prompt", ""))
+    if text is None:
+        return None, ""
     if not (isinstance(text, str) and isinstance(prompt, str)):
-        raise UsageError(f'{where}: "text" and "prompt" must be strings')
+        raise UsageError(f'{where}: "text", "prompt" and "spelled_prompt" must be strings')
     return text, prompt
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")

@@ -45,6 +45,55 @@ def test_json_lines_have_prompts(call: Call, tmp_path: Path) -> None:
     assert text.stdout == "0\tthe sea\n-2\ta b c\n-1\t\n"
 
 
+PARITY = (
+    "length:words=3,part=continuation",
+    "toxicity:part=continuation",
+    "keywords:words=the,part=continuation",
+    "perplexity",
+    "length:words=5,trim=2",
+)
+
+
+@pytest.mark.parametrize("model", ["tiny-mdlm", "tiny-ssdlm"])
+def test_what_generate_wrote_scores_as_it_did(call: Call, tmp_path: Path, model: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    rewards = [part for spec in PARITY for part in ("-r", spec)]
+    small = ("-n", 2, "--steps", 4, "--length", 8, "--return", "all")
+    written = call("generate", "The movie", "Café  noir", "", "--model", model, *small, *rewards, "-o", file)
+    assert written.exit_code == 0, written.stderr
+    made = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["spelled_prompt"] for row in made] == ["the movie"] * 2 + ["cafe noir"] * 2 + [""] * 2
+    assert all(row["text"] == row["spelled_prompt"] + row["continuation"] for row in made)
+    found = rows(call("score", file, *rewards))
+    assert [row["prompt"] for row in found] == [row["spelled_prompt"] for row in made]
+    for ours, theirs in zip(found, made, strict=True):
+        assert ours["rewards"] == pytest.approx(theirs["rewards"], abs=1e-5)
+        assert ours["reward"] == pytest.approx(theirs["reward"], abs=1e-5)
+
+
+def test_rows_without_a_text_are_skipped(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "The", "text": null}\n{"text": "a b"}\n{"text": null, "spelled_prompt": null}\n')
+    for size in (1, 64):
+        result = call("score", file, "-r", "length:words=2", "--batch-size", size)
+        assert [(row["text"], row["line"]) for row in rows(result)] == [("a b", 2)]
+        assert f"2 rows of {file} without a text: skipped" in result.stderr
+
+
+def test_csv_has_a_header(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    file.write_bytes('\ufeffprompt,id,text\nthe,1,the sea\n,2,"a, ""b""\r\nc"\r\n,3,\n'.encode())
+    found = rows(call("score", file, "-r", "length:words=1,part=continuation"))
+    assert [(row["text"], row["prompt"], row["line"], row["reward"]) for row in found] == [
+        ("the sea", "the", 2, 0),
+        ('a, "b"\r\nc', "", 3, -2),
+        ("", "", 5, -1),
+    ]
+    spelled = "prompt,spelled_prompt,text\nThe,the,the sea\n"
+    piped = CliRunner().invoke(app, ["score", "-", "-r", "length:words=1,part=continuation", "--input", "csv"], input=spelled)
+    assert [row["reward"] for row in rows(piped)] == [0]
+
+
 def test_windows_and_sums(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "the sea is wide", "prompt": "the sea"}\n{"text": "the", "prompt": "the"}\n')
@@ -80,8 +129,25 @@ def test_standard_input(call: Call) -> None:
         ("a.txt", b"", "a.txt holds no text"),
         ("a.jsonl", b"{}\n", 'a.jsonl:1: expected a string, or an object with "text"'),
         ("a.jsonl", b"{\n", "a.jsonl:1: not JSON"),
-        ("a.jsonl", b'{"text": 1}\n', 'a.jsonl:1: "text" and "prompt" must be strings'),
+        ("a.jsonl", b'{"text": 1}\n', 'a.jsonl:1: "text", "prompt" and "spelled_prompt" must be strings'),
         ("a.jsonl", b'"\\ud800"\n', "a.jsonl:1: '\\ud800' is not valid Unicode"),
+        ("a.jsonl", b"null\n", "a.jsonl:1: expected a string, or an object"),
+        ("a.jsonl", b'{"text": "the sea", "spelled_prompt": null}\n', 'a.jsonl:1: "text", "prompt" and "spelled_prompt" must be'),
+        ("a.jsonl", b'{"text": "the sea", "prompt": "The"}\n', "a.jsonl:1: the prompt 'The' is not what the text 'the sea' begins"),
+        (
+            "a.jsonl",
+            b'{"text": "the sea", "prompt": "the", "spelled_prompt": "sea"}\n',
+            "a.jsonl:1: the prompt 'sea' is not what the text",
+        ),
+        ("a.jsonl", b'{"text": null}\n', "a.jsonl holds no text"),
+        ("a.csv", b"text,prompt\nthe sea,The\n", "a.csv:2: the prompt 'The' is not what the text 'the sea' begins with"),
+        ("a.csv", b"id,prompt\n1,a\n", "a.csv:1: no column text; it has id, prompt"),
+        ("a.csv", b"text,id,text\na,1,b\n", "a.csv:1: two columns 'text'"),
+        ("a.csv", b'text\n"a\nb",c\n', "a.csv:2: 2 fields; the header has 1"),
+        ("a.csv", b'text\n"a\n', "a.csv:2: not CSV"),
+        ("a.csv", b"text\n\xff\n", "a.csv:2: not UTF-8"),
+        ("a.csv", b"text\n", "a.csv holds no text"),
+        ("a.csv", b"", "a.csv:1: no column text; it has none"),
     ],
 )
 def test_wrong_lines(call: Call, tmp_path: Path, name: str, content: bytes, message: str) -> None:
