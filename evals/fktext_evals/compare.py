@@ -95,8 +95,8 @@ def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str
         "",
         *report.table(header, rows),
         "",
-        "Paired: the same prompt, seed and sample on both sides; shares in percentage points. Intervals are 95 %, by a bootstrap "
-        "that draws prompts. Rows and seconds: what the first costs, as a multiple of the second.",
+        f"Paired: the same prompt, seed and sample on both sides; shares in percentage points. {report.INTERVALS} "
+        "Rows and seconds: what the first costs, as a multiple of the second.",
         "",
     ]
     return "\n".join(lines)

@@ -8,13 +8,13 @@ largest N nothing is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from fktext_evals.results import Results, Row, key
-from fktext_evals.statistics import Interval, mean_interval
+from fktext_evals.statistics import Interval, contrast_interval
 from fktext_evals.suite import Method
 
 Axis = Literal["denoiser_rows", "reward_calls", "seconds"]
@@ -46,7 +46,9 @@ def cost(rows: Sequence[Row], axis: Axis) -> float:
     return fmean(row[axis] for row in rows)
 
 
-def at_equal_cost(results: Results, method: Method, other: str, measure: Measure, axis: Axis) -> Matched | None:
+def at_equal_cost(
+    results: Results, method: Method, other: str, measure: Measure, axis: Axis, *, shares: bool = False
+) -> Matched | None:
     """A method against another of several N, at the method's own mean cost.
 
     Prompts, seeds and samples are paired: each text of the method is compared with the interpolation between the two texts of the
@@ -59,6 +61,7 @@ def at_equal_cost(results: Results, method: Method, other: str, measure: Measure
         other: the name of what it is compared with, such as "best-of-n".
         measure: rows -> a number for each.
         axis: what costs are counted in.
+        shares: the number is 0 or 1, see `contrast_interval`.
 
     Returns:
         None where one of the two was not run, or no text is in all three.
@@ -85,12 +88,22 @@ def at_equal_cost(results: Results, method: Method, other: str, measure: Measure
     ours, lower, upper = (_measured(side, measure) for side in (rows, low[2], high[2]))
     if not (common := [who for who in ours if who in lower and who in upper]):
         return None
-    differences = [ours[who] - (1 - weight) * lower[who] - weight * upper[who] for who in common]
     particles = low[1] * (high[1] / low[1]) ** weight
-    if not all(map(math.isfinite, differences)):
-        return Matched(axis, own, particles, 1.0, Interval(math.nan, math.nan, math.nan))
-    return Matched(axis, own, particles, 1.0, mean_interval(differences, [prompt for _, prompt, _ in common]))
+    return Matched(axis, own, particles, 1.0, contrast([ours, lower, upper], [1, weight - 1, -weight], common, shares=shares))
 
 
-def _measured(rows: Sequence[Row], measure: Measure) -> dict[tuple[int, int, int], float]:
+Which = tuple[int, int, int]  # seed, prompt and sample: which text it is of those of its method
+
+
+def contrast(
+    sides: Sequence[Mapping[Which, float]], factors: Sequence[float], common: Sequence[Which], *, shares: bool
+) -> Interval:
+    """A weighted sum of the means of some methods' numbers over the texts that all have; of nan where one is not finite."""
+    values = [[side[who] for who in common] for side in sides]
+    if not all(math.isfinite(value) for row in values for value in row):
+        return Interval(math.nan, math.nan, math.nan)
+    return contrast_interval(values, factors, [prompt for _, prompt, _ in common], shares=shares)
+
+
+def _measured(rows: Sequence[Row], measure: Measure) -> dict[Which, float]:
     return {key(row)[2:]: value for row, value in zip(rows, measure(rows), strict=True)}

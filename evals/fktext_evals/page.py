@@ -218,13 +218,16 @@ def _at_equal_n(results: Results) -> Iterator[Compared]:
 
 def _at_equal_cost(results: Results, axis: compute.Axis) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
     """Each steered method against each best-of-n at its own cost: by each judge, and by the reward."""
-    measures: list[compute.Measure] = [*(partial(report.verdicts, judge=judge) for judge in results.suite.judges), report.rewards]
+    measures: list[tuple[compute.Measure, bool]] = [
+        *((partial(report.verdicts, judge=judge), judge.kind == "share") for judge in results.suite.judges),
+        (report.rewards, False),
+    ]
     names = dict.fromkeys(
         item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
     )
     for method in results.suite.methods:
         for other in names if method.settings.method == "fk" else ():
-            found = [compute.at_equal_cost(results, method, other, measure, axis) for measure in measures]
+            found = [compute.at_equal_cost(results, method, other, measure, axis, shares=shares) for measure, shares in measures]
             if kept := [item for item in found if item is not None]:
                 yield method, other, kept
 

@@ -67,11 +67,16 @@ def mean_reward(rows: Sequence[Row]) -> Interval:
 
 def difference(rows: Sequence[Row], others: Sequence[Row], judge: Judge) -> Interval | None:
     """What a judge says of `rows` minus what it says of `others`; see `paired`."""
-    return paired(rows, others, lambda side: verdicts(side, judge))
+    return paired(rows, others, partial(verdicts, judge=judge), shares=judge.kind == "share")
 
 
-def paired(rows: Sequence[Row], others: Sequence[Row], measure: Callable[[Sequence[Row]], Sequence[float]]) -> Interval | None:
+def paired(rows: Sequence[Row], others: Sequence[Row], measure: compute.Measure, *, shares: bool = False) -> Interval | None:
     """The mean difference of a number that each text has, over the prompts, seeds and samples that both sides have.
+
+    Args:
+        rows, others: texts of the two sides.
+        measure: rows -> a number for each.
+        shares: the number is 0 or 1, see `contrast_interval`.
 
     Returns:
         None if they have none in common; an interval of nan where a difference is not finite.
@@ -79,10 +84,7 @@ def paired(rows: Sequence[Row], others: Sequence[Row], measure: Callable[[Sequen
     ours, theirs = ({key(row)[2:]: value for row, value in zip(side, measure(side), strict=True)} for side in (rows, others))
     if not (both := [pair for pair in ours if pair in theirs]):
         return None
-    differences = [ours[pair] - theirs[pair] for pair in both]
-    if not all(map(math.isfinite, differences)):
-        return Interval(math.nan, math.nan, math.nan)
-    return mean_interval(differences, [prompt for _, prompt, _ in both])
+    return compute.contrast([ours, theirs], [1, -1], both, shares=shares)
 
 
 def distinct(rows: Sequence[Row]) -> list[float]:
@@ -111,7 +113,7 @@ def markdown(results: Results, texts: int = 0) -> str:
     if costs := equal_costs(results):
         lines += [EQUAL_COST, "", *table(equal_costs_header(results), costs), ""]
     lines += [
-        "Intervals are 95 %, by a bootstrap that draws prompts. dist-n: distinct n-grams per word among the texts of a prompt. "
+        f"{INTERVALS} dist-n: distinct n-grams per word among the texts of a prompt. "
         "Rows go through the denoiser, reward calls reach the reward models; both, and seconds, are per returned text.",
         "",
     ]
@@ -184,6 +186,9 @@ COSTS: tuple[tuple[compute.Axis, str], ...] = (
     ("reward_calls", "reward calls"),
     ("seconds", "seconds"),
 )
+INTERVALS = (
+    "Intervals are 95 %, by a bootstrap that draws prompts, wider for shares and their differences where hits are too few for one."
+)
 EQUAL_COST = (
     "The same at equal cost per text. Best-of-n is interpolated between the two N next to that cost, linearly in its logarithm; "
     "N' is where that is. Where the cost is outside of what was run, nothing is compared:"
@@ -206,7 +211,7 @@ def equal_costs(results: Results) -> list[list[str]]:
         for name in names if method.settings.method == "fk" else ():
             for axis, unit in COSTS:
                 found = [
-                    compute.at_equal_cost(results, method, name, partial(verdicts, judge=judge), axis)
+                    compute.at_equal_cost(results, method, name, partial(verdicts, judge=judge), axis, shares=judge.kind == "share")
                     for judge in results.suite.judges
                 ]
                 if (first := found[0]) is None:

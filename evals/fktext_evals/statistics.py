@@ -4,6 +4,9 @@ Texts of one prompt are alike, so they count for less than as many texts of as m
 each with all its texts (Davison and Hinkley 1997, section 3.8). With few prompts the plain percentile interval is too short; here
 its percentiles are moved outwards by what Student's t and the divisor G - 1 would add to a normal interval (Hesterberg 2015, "What
 teachers should know about the bootstrap", the expanded percentile interval).
+
+Where few texts hit, a bootstrap knows of no others. Differences of shares are therefore never surer than the shares themselves: see
+`contrast_interval`.
 """
 
 from __future__ import annotations
@@ -97,8 +100,88 @@ def share_interval(
     found = mean_interval(flags, clusters, level=level, resamples=resamples, seed=seed)
     if found.mean not in (0.0, 1.0) or np.isnan(found.low):
         return found
-    reach = ((1 - level) / 2) ** (1 / len(flags))
+    reach = _exact_reach(len(flags), level)
     return Interval(0.0, 0.0, 1 - reach) if found.mean == 0 else Interval(1.0, reach, 1.0)
+
+
+def contrast_interval(
+    values: ArrayLike,
+    factors: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    shares: bool = False,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """A weighted sum of the means of several methods, such as a difference, with an interval clustered by prompt.
+
+    It is `mean_interval` of the pairs' own differences. With `shares` its ends are moved out, where they are further in, to those
+    that the intervals of the single shares allow by Newcombe's square-and-add rule: each share p lies within (l, u), and the ends
+    of p1 - p2 are as far from it as the lengths (p1 - l1, u2 - p2) and (u1 - p1, p2 - l2) of two vectors with the correlation of
+    the shares between them. So where no text hits the interval is as wide as those of the shares, and it never has zero width.
+
+    Args:
+        values: (F, R) numbers, or booleans; a row for each method, a column for each text that all have.
+        factors: (F,) what each mean counts for: (1, -1) is a difference.
+        clusters: (R,) labels, see `mean_interval`.
+        shares: the values are 0 or 1.
+        level, resamples, seed: see `mean_interval`.
+
+    Source: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired data",
+    method 10; for sums of more than two Zou, Huang and Zhang 2009, "A note on confidence interval estimation for a linear function
+    of binomial proportions"; for the number of independent texts that texts of few prompts are worth Korn and Graubard 1998,
+    "Confidence intervals for proportions with small expected number of positive counts estimated from survey data".
+
+    Example:
+        >>> found = contrast_interval([[0, 0, 0, 0], [0, 0, 0, 0]], [1, -1], ["a", "a", "b", "b"], shares=True)
+        >>> [round(end, 3) for end in (found.low, found.mean, found.high)]  # as far as that of one share, see `share_interval`
+        [-0.602, 0.0, 0.602]
+    """
+    sides, weights = np.asarray(values, dtype=np.float64), np.asarray(factors, dtype=np.float64)
+    found = mean_interval(weights @ sides, clusters, level=level, resamples=resamples, seed=seed)
+    if not shares or np.isnan(found.low):
+        return found
+    below, above = _square_and_add(sides, weights, clusters, level)
+    return Interval(found.mean, min(found.low, found.mean - below), max(found.high, found.mean + above))
+
+
+def _square_and_add(hits: NDArray[Any], factors: NDArray[Any], clusters: ArrayLike, level: float) -> tuple[float, float]:
+    """How far the ends are below and above a weighted sum of shares; see `contrast_interval`."""
+    hits, factors = hits[factors != 0], factors[factors != 0]
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    texts, groups, share = hits.shape[1], int(place.max()) + 1, hits.mean(1)
+    rest = np.stack([np.bincount(place, weights=row) for row in hits - share[:, None]])
+    covariance = rest @ rest.T * groups / (groups - 1) / texts**2
+    alone, variance = share * (1 - share) / texts, covariance.diagonal()  # of independent texts, and of these
+    known = variance > 1e-9 * alone
+    worth = np.minimum(texts, texts * np.divide(alone, variance, out=np.ones_like(alone), where=known))
+    # Correlations, less Newcombe's correction for continuity, 1 / (2 n p (1 - p)): with few hits nothing is left of them. In their
+    # stead comes what is careful: shares that are added rise and fall together, those that are subtracted do not
+    correction = 1 / max(1.0, 2 * float((worth * share * (1 - share)).min()))
+    scale = np.sqrt(np.where(known, variance, 1.0))
+    together = np.equal.outer(factors > 0, factors > 0)
+    correlation = (1 - correction) * covariance / np.outer(scale, scale) + correction * together
+    np.fill_diagonal(correlation, 1.0)
+    low, high = _share_ends(share, worth, texts, groups, level)
+    below, above = (factors * np.where((factors > 0) == down, share - low, high - share) for down in (True, False))
+    return float(max(0.0, below @ correlation @ below) ** 0.5), float(max(0.0, above @ correlation @ above) ** 0.5)
+
+
+def _share_ends(
+    share: NDArray[Any], worth: NDArray[Any], texts: int, groups: int, level: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The ends of Wilson's interval for as many independent texts as these are worth, with Student's t; exact at 0 and 1."""
+    t2 = student_quantile((1 + level) / 2, groups - 1) ** 2
+    centre = (share + t2 / (2 * worth)) / (1 + t2 / worth)
+    half = np.sqrt(t2 * (share * (1 - share) / worth + t2 / (4 * worth**2))) / (1 + t2 / worth)
+    ends, reach = [share == 0, share == 1], _exact_reach(texts, level)
+    return np.select(ends, [0.0, reach], centre - half), np.select(ends, [1 - reach, 1.0], centre + half)
+
+
+def _exact_reach(texts: int, level: float) -> float:
+    """The share of which so many texts are all hits once in 2 / (1 - level) times."""
+    return float(((1 - level) / 2) ** (1 / texts))
 
 
 @cache

@@ -37,7 +37,7 @@ def test_differences_between_runs(whole: Results) -> None:
     for item in found:
         # every pair differs by the same: an interval that is not paired would be wide
         assert (item.reward.mean, item.reward.low, item.reward.high) == pytest.approx((0.5, 0.5, 0.5))
-        assert all((interval.mean, interval.low, interval.high) == (0, 0, 0) for interval in item.judges)
+        assert all(interval.low < interval.mean == 0 < interval.high for interval in item.judges)  # so few shares are not certain
         assert (item.rows, item.seconds) == pytest.approx((1, 2))
 
 

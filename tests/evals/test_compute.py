@@ -102,6 +102,16 @@ def test_the_report_has_it_by_rows_and_calls_and_seconds() -> None:
     assert report.equal_costs(single) == []  # a point is no curve
 
 
+def test_a_share_that_no_text_has_is_uncertain_on_all_sides() -> None:
+    results, steered = made({2: (1.0, 0.0), 8: (4.0, 0.0)}, (2.0, 0.0))
+    found = at_equal_cost(results, steered, "best-of-n", lambda rows: [0.0] * len(rows), "seconds", shares=True)
+    assert found is not None
+    assert found.difference is not None
+    assert found.difference.mean == 0
+    reach = 1 - 0.025 ** (1 / (PROMPTS * SAMPLES))  # of one share
+    assert (found.difference.low, found.difference.high) == pytest.approx((-reach, reach))
+
+
 def test_only_texts_that_all_have_are_compared() -> None:
     results, steered = made({2: (1.0, 0.1), 8: (4.0, 0.3)}, (2.0, 0.5))
     gone = [row for row in results.rows if not (row["particles"] == 8 and row["prompt_index"] > 2)]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fktext_evals.statistics import Interval, mean_interval, share_interval, student_quantile
+from fktext_evals.statistics import Interval, contrast_interval, mean_interval, share_interval, student_quantile
 
 PROMPTS, TEXTS, REPEATS = 15, 10, 300
 
@@ -47,6 +47,90 @@ def test_paired_differences_cover_and_are_shorter_than_unpaired() -> None:
         shorter += paired.high - paired.low < apart.high - apart.low
     assert held / 100 > 0.9
     assert shorter == 100
+
+
+RARE = [(0.02, 0.01, 15, 8), (0.01, 0.005, 15, 4), (0.02, 0.04, 5, 4), (0.01, 0.03, 3, 2)]
+COMMON = [(0.3, 0.5, 15, 8), (0.3, 0.5, 15, 4)]
+
+
+def coverage_of_differences(
+    case: tuple[float, float, int, int], repeats: int, *, shares: bool = True, spread: float = 6.0, alike: bool = False
+) -> tuple[float, float]:
+    """How often intervals of differences of shares hold the true one, and their mean width; p of a prompt ~ Beta.
+
+    Where prompts are `alike` for both methods, p of one is everywhere the same multiple of p of the other.
+    """
+    one, other, prompts, texts = case
+    random, labels, held, width = np.random.default_rng(5), np.repeat(np.arange(prompts), texts), 0, 0.0
+    for _ in range(repeats):
+        means = [max(one, other)] * 2 if alike else [one, other]
+        chances = [random.beta(mean * spread, (1 - mean) * spread, size=prompts) for mean in means]
+        if alike:
+            chances = [chances[0] * mean / means[0] for mean in (one, other)]
+        hits = [random.random(prompts * texts) < chance[labels] for chance in chances]
+        found = contrast_interval(hits, [1, -1], labels, shares=shares, resamples=400)
+        held += found.low <= one - other <= found.high
+        width += (found.high - found.low) / repeats
+    return held / repeats, width
+
+
+@pytest.mark.parametrize("case", RARE)
+def test_differences_of_rare_shares_are_not_too_sure(case: tuple[float, float, int, int]) -> None:
+    assert coverage_of_differences(case, 100)[0] >= 0.93
+    assert coverage_of_differences(case, 100, shares=False)[0] < 0.9  # the bootstrap alone is
+
+
+def test_differences_of_common_shares_stay_as_wide_as_they_should() -> None:
+    for alike in (False, True):
+        held, width = coverage_of_differences(COMMON[0], 100, alike=alike)
+        assert 0.9 <= held <= 0.99
+        assert width < 1.15 * coverage_of_differences(COMMON[0], 100, shares=False, alike=alike)[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("spread", [2.0, 6.0, 20.0])
+@pytest.mark.parametrize("case", [*RARE, *COMMON])
+def test_differences_of_shares_cover(case: tuple[float, float, int, int], spread: float, alike: bool) -> None:
+    """1000 intervals have a standard error of 0.7 %."""
+    held, width = coverage_of_differences(case, 1000, spread=spread, alike=alike)
+    assert held >= 0.93
+    if case in COMMON:
+        assert held <= 0.99
+        assert width < 1.15 * coverage_of_differences(case, 1000, shares=False, spread=spread, alike=alike)[1]
+
+
+def both(*counts: int) -> list[list[int]]:
+    """Hits of methods with 60 texts: as many of the first ones."""
+    return [[int(text < hits) for text in range(60)] for hits in counts]
+
+
+@pytest.mark.parametrize("hits", [(0, 0), (0, 1), (1, 1), (60, 60), (0, 60), (30, 30), (60, 59)])
+def test_no_difference_of_shares_is_certain(hits: tuple[int, int]) -> None:
+    """Also where all pairs agree."""
+    found = contrast_interval(both(*hits), [1, -1], np.repeat(np.arange(15), 4), shares=True)
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert found.high - found.low > 0.01
+    turned = contrast_interval(both(*hits)[::-1], [1, -1], np.repeat(np.arange(15), 4), shares=True)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_a_difference_without_hits_is_as_wide_as_the_shares() -> None:
+    labels = [0, 1, 2, 3]
+    found, share = contrast_interval(np.zeros((2, 4)), [1, -1], labels, shares=True), share_interval(np.zeros(4), labels)
+    assert (found.low, found.mean, found.high) == pytest.approx((-share.high, 0, share.high))
+
+
+def test_a_method_that_counts_for_nothing_changes_no_interval() -> None:
+    hits = both(20, 30)
+    two = contrast_interval(hits, [1, -1], np.repeat(np.arange(15), 4), shares=True)
+    assert contrast_interval([*hits, [0] * 60], [1, -1, 0], np.repeat(np.arange(15), 4), shares=True) == two
+    half = contrast_interval([*hits, hits[1]], [1, -0.5, -0.5], np.repeat(np.arange(15), 4), shares=True)
+    assert (half.mean, half.low, half.high) == pytest.approx((two.mean, two.low, two.high), abs=0.02)
+
+
+def test_one_prompt_has_no_interval_of_differences() -> None:
+    assert math.isnan(contrast_interval([[0, 1], [1, 1]], [1, -1], ["a", "a"], shares=True).low)
 
 
 def test_known_means() -> None:
