@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fktext import embedded, hub
 from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.image import schedulers
 
 INSTALL = "images need diffusers and Pillow: pip install 'fktext[image]'"
 # name -> the scheduler's class and what its configuration must say
@@ -49,7 +53,6 @@ def load(
         import PIL  # noqa: F401  what the images are written by
     except ImportError as error:
         raise UsageError(f"{INSTALL} ({error})") from error
-    import torch
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -81,19 +84,52 @@ def load(
             raise ModelError(f"the pipeline {name!r} lacks weights of its {part}, such as {missing[0]}")
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
-        if scheduler not in (fitting := _fitting(pipeline.scheduler)):
-            raise UsageError(
-                f"scheduler {scheduler!r} is of another kind of diffusion than {name!r}, whose own is a "
-                f"{type(pipeline.scheduler).__name__}. What fits: {', '.join(fitting) or 'only its own'}"
+        if scheduler not in (fits := fitting(pipeline)):
+            why = (
+                f"is not what a {type(pipeline).__name__} runs as it must be run"
+                if scheduler in _of_one_kind(pipeline.scheduler)
+                else f"is of another kind of diffusion than {name!r}, whose own is a {type(pipeline.scheduler).__name__}"
             )
+            raise UsageError(f"scheduler {scheduler!r} {why}. What fits: {', '.join(fits) or 'only its own'}")
         kind, settings = SCHEDULERS[scheduler]
         pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
     return pipeline.to(device), _digest(folder)
 
 
-def _fitting(scheduler: Any) -> list[str]:
+def fitting(pipeline: Any, *, scales: bool = True) -> list[str]:
+    """Which of `SCHEDULERS` a pipeline samples the right law with.
+
+    Those of its own kind of diffusion that it runs as they ask for, as far as its code tells: for some it must scale what the
+    network sees and the noise that they begin with, and DDIM's own options are nothing to others.
+
+    Args:
+        pipeline: with a scheduler of that kind of diffusion.
+        scales: false where a run has shown that it does not scale them.
+    """
+    import diffusers
+
+    code = _names(type(pipeline))
+    scales = scales and "scale_model_input" in code and bool(code & {"init_noise_sigma", "add_noise"})
+    ddim = "use_clipped_model_output" in inspect.signature(pipeline.__call__).parameters
+    found = []
+    for name in _of_one_kind(pipeline.scheduler):
+        scheduler = getattr(diffusers, SCHEDULERS[name][0])()
+        scheduler.set_timesteps(2)
+        asks = schedulers.rescales(scheduler, torch.ones(1), scheduler.timesteps[0])
+        if (scales or not asks) and (not ddim or "use_clipped_model_output" in inspect.signature(scheduler.step).parameters):
+            found.append(name)
+    return found
+
+
+def _names(kind: type) -> set[Any]:
+    """What the methods of a class name, attributes and literals."""
+    codes = [inspect.unwrap(method).__code__ for _, method in inspect.getmembers(kind, inspect.isfunction)]
+    return {name for code in codes for name in (*code.co_names, *code.co_consts)}
+
+
+def _of_one_kind(scheduler: Any) -> list[str]:
     """Which of `SCHEDULERS` take the outputs of a network made for this one: diffusers itself would take any and draw nonsense."""
-    flow, known = "FlowMatch" in type(scheduler).__name__, {kind.__name__ for kind in scheduler.compatibles}
+    flow, known = "FlowMatch" in type(scheduler).__name__, {kind.__name__ for kind in getattr(scheduler, "compatibles", ())}
     return [name for name, (kind, _) in SCHEDULERS.items() if kind in known or (flow and "FlowMatch" in kind)]
 
 

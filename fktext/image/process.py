@@ -13,7 +13,7 @@ import inspect
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fktext import noise as streams
 from fktext.errors import FktextError, UsageError
-from fktext.image import schedulers
+from fktext.image import pipelines, schedulers
 from fktext.ledger import Ledger
 from fktext.noise import Noise
 
@@ -114,9 +114,7 @@ class DiffusersProcess:
         self._options = options
         self._thread: threading.Thread | None = None
         if getattr(pipeline.scheduler, "order", 1) != 1:
-            raise UsageError(
-                f"{type(pipeline.scheduler).__name__} takes several network calls a step. What works: {schedulers.WORKS}"
-            )
+            raise self._unfit(schedulers.UnfitError(f"{type(pipeline.scheduler).__name__} takes several network calls a step"))
 
     def generators(self, noise: Noise) -> list[torch.Generator]:
         """A generator of random numbers for each particle slot; the pipeline alone, given these, makes what one particle makes."""
@@ -202,7 +200,7 @@ class DiffusersProcess:
     def _start(self, particles: int) -> None:
         self._orders: queue.Queue[Any] = queue.Queue(1)
         self._news: queue.Queue[Any] = queue.Queue(1)
-        self._taken, self._target, self._size = 0, 0, particles
+        self._taken, self._target, self._size, self._scaled = 0, 0, particles, False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -220,18 +218,40 @@ class DiffusersProcess:
         options = self._options_of_run
         # Pipelines look at the signature to see whether the scheduler takes eta or a generator.
         scheduler.step = functools.wraps(self._step)(lambda *arguments, **given: self._tapped(*arguments, **given))
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input = self._noticed(scheduler.scale_model_input)
         try:
             order = self._orders.get()
             if isinstance(order, _Stopped):
                 return
             _, self._target = order
-            self._news.put(self.pipeline(**options).images)
+            news = self.pipeline(**options).images
         except _Stopped:
-            pass
+            return
+        except schedulers.UnfitError as error:
+            news = self._unfit(error)
         except BaseException as error:
-            self._news.put(error)
+            news = error
         finally:
-            del scheduler.step  # the class's own shows again
+            for name in schedulers.TAPPED:
+                vars(scheduler).pop(name, None)  # the class's own shows again
+        self._news.put(news)
+
+    def _noticed(self, scale: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """In the place of `scheduler.scale_model_input`: the same, and it is known that the pipeline calls it."""
+
+        @functools.wraps(scale)
+        def noticed(*arguments: Any, **options: Any) -> Tensor:
+            self._scaled = True
+            return scale(*arguments, **options)
+
+        return noticed
+
+    def _unfit(self, error: schedulers.UnfitError) -> UsageError:
+        """The error, with what would fit."""
+        names = pipelines.fitting(self.pipeline, scales=not isinstance(error, schedulers.UnscaledError))
+        fitting = ", ".join(names).replace("ddim", "ddim with eta above 0")
+        return UsageError(f"{error}. What fits a {type(self.pipeline).__name__}: {fitting or 'nothing that is known here'}")
 
     def _tapped(self, *arguments: Any, **options: Any) -> Any:
         """In the place of `scheduler.step`."""
@@ -244,6 +264,13 @@ class DiffusersProcess:
         if self._taken == 0:
             if len(sample) != self._size:
                 raise UsageError(f"{type(self.pipeline).__name__} moves {len(sample)} samples, expected {self._size}")
+            try:
+                inspect.signature(self._step).bind(**given)
+            except TypeError as error:
+                raise schedulers.UnfitError(
+                    f"{type(self.pipeline).__name__} calls {type(scheduler).__name__} wrongly: {error}"
+                ) from error
+            schedulers.check_law(scheduler, timestep, sample, self._scaled)
             rest = {key: value for key, value in given.items() if key not in ("model_output", "timestep", "sample", "generator")}
             if self._particles > 1 and self._target < self.num_steps:  # else nothing is ever resampled
                 schedulers.check_clones_part(scheduler, type(scheduler).step, model_output, timestep, sample, **rest)

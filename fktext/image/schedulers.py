@@ -1,4 +1,7 @@
-"""What the adapter asks of a scheduler of diffusers: its guess of x0, what it keeps of each particle, and whether clones part."""
+"""What the adapter asks of a scheduler of diffusers.
+
+Its guess of x0, what it keeps of each particle, whether clones part, and whether a pipeline runs it as it must be run.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,18 @@ from torch import Tensor
 
 from fktext.errors import UsageError
 
-WORKS = "DDPM, DDIM with eta > 0, Euler ancestral, SDE-DPM-Solver++ or flow matching with stochastic_sampling=True"
+TAPPED = ("step", "scale_model_input")  # methods that the adapter shadows on the object itself
+_CHANCE = 1e-9  # of taking noise of the right size for noise that was not scaled
 _NO_HISTORY = {"timesteps", "sigmas", "betas", "alphas", "alphas_cumprod"}
 Path = tuple[str | int, ...]
+
+
+class UnfitError(UsageError):
+    """A pipeline cannot be steered with its scheduler; what would fit it is for the adapter to add."""
+
+
+class UnscaledError(UnfitError):
+    """A pipeline leaves out what schedulers that count in sigmas ask for."""
 
 
 def sigma_before(scheduler: Any, timestep: Any) -> Tensor | None:
@@ -40,7 +52,7 @@ def guess(scheduler: Any, output: Any, model_output: Tensor, sample: Tensor, sig
         As `sample`.
 
     Raises:
-        UsageError: the scheduler does not say.
+        UnfitError: the scheduler does not say.
     """
     if sigma is not None:  # x_t = (1 - sigma) x0 + sigma noise, and the network says noise - x0
         return (sample.float() - sigma.to(sample.device).float() * model_output.float()).to(sample.dtype)
@@ -56,7 +68,7 @@ def guess(scheduler: Any, output: Any, model_output: Tensor, sample: Tensor, sig
     elif len(output) > 1 and kind != "TCDScheduler":  # TCD's second item is another sample
         found = output[1]
     if not isinstance(found, Tensor) or found.shape != sample.shape:
-        raise UsageError(f"{kind} does not say what it takes x0 to be. What works: {WORKS}")
+        raise UnfitError(f"{kind} does not say what it takes x0 to be")
     return found
 
 
@@ -64,16 +76,16 @@ def history(scheduler: Any, particles: int) -> dict[Path, Tensor]:
     """Every tensor that the scheduler keeps with a row per particle (outputs of past steps, say), by where it is kept.
 
     Raises:
-        UsageError: it keeps a tensor of several dimensions with another number of rows, so what follows a particle is unknown.
+        UnfitError: it keeps a tensor of several dimensions with another number of rows, so what follows a particle is unknown.
     """
     found: dict[Path, Tensor] = {}
 
     def look(value: Any, path: Path) -> None:
         if isinstance(value, Tensor) and value.ndim > 1:
             if value.shape[0] != particles:
-                raise UsageError(
+                raise UnfitError(
                     f"{type(scheduler).__name__}.{path[0]} has shape {tuple(value.shape)} for {particles} particles: what follows "
-                    f"a particle cannot be told. What works: {WORKS}"
+                    "a particle cannot be told"
                 )
             found[path] = value
         elif isinstance(value, list | tuple):
@@ -115,14 +127,57 @@ def check_clones_part(
         model_output, timestep, sample: of that step; `options` whatever else the pipeline gives it.
 
     Raises:
-        UsageError: the copies come out equal.
+        UnfitError: the copies come out equal.
     """
-    trial = copy.copy(scheduler)
-    trial.__dict__ = copy.deepcopy({name: value for name, value in vars(scheduler).items() if name != "step"})
+    trial = _copied(scheduler)
     if "generator" in inspect.signature(step).parameters:
         options["generator"] = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     output = step(trial, torch.cat([model_output[:1]] * 2), timestep, torch.cat([sample[:1]] * 2), **options)
     after = output[0] if isinstance(output, tuple) else output.prev_sample
     if torch.equal(after[0], after[1]):
         kind = type(scheduler).__name__
-        raise UsageError(f"{kind} is deterministic as it is set: copies of a particle would never part. What works: {WORKS}")
+        raise UnfitError(f"{kind} is deterministic as it is set: copies of a particle would never part")
+
+
+def rescales(scheduler: Any, sample: Tensor, timestep: Any) -> bool:
+    """Whether the network is to see something else than the sample (`scale_model_input`), as with those that count in sigmas."""
+    if not hasattr(type(scheduler), "scale_model_input"):
+        return False
+    return not torch.equal(_copied(scheduler).scale_model_input(sample, timestep), sample)
+
+
+def check_law(scheduler: Any, timestep: Any, sample: Tensor, scaled: bool) -> None:
+    """Refuse a pipeline that does not run its scheduler as that asks for: diffusers would sample another law.
+
+    Args:
+        scheduler: before its first step.
+        timestep, sample: of that step.
+        scaled: whether the pipeline has called `scale_model_input`.
+
+    Raises:
+        UnscaledError: it has not where it must, or its first latents are too small for the noise that the scheduler begins with.
+    """
+    kind = type(scheduler).__name__
+    if not scaled and rescales(scheduler, sample, timestep):
+        raise UnscaledError(
+            f"the network is not shown what {kind} asks for (scale_model_input is never called): the law would be another"
+        )
+    level = float(getattr(scheduler, "init_noise_sigma", 1.0))
+    if level == 1:
+        return
+    if (index := getattr(scheduler, "step_index", None)) is not None:  # an image that is changed begins further down
+        level = float(scheduler.sigmas[index])
+    square = sample.double().square().sum().cpu()
+    # Of pure noise the sum of squares is chi-squared, and an image below the noise adds to it.
+    if torch.special.gammainc(torch.tensor(sample.numel() / 2).double(), square / level**2 / 2) < _CHANCE:
+        spread = (float(square) / sample.numel()) ** 0.5
+        raise UnscaledError(
+            f"the first latents have a spread of {spread:.3g}, {kind} begins with one of {level:.3g}: the law would be another"
+        )
+
+
+def _copied(scheduler: Any) -> Any:
+    """A scheduler to try things on."""
+    trial = copy.copy(scheduler)
+    trial.__dict__ = copy.deepcopy({name: value for name, value in vars(scheduler).items() if name not in TAPPED})
+    return trial

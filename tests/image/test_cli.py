@@ -109,7 +109,7 @@ def test_prompted_pipelines_need_a_scheduler_that_draws(call, prompted_folder, t
     refused = call(*command)
     assert refused.exit_code == 2
     assert "PNDMScheduler" in refused.stderr
-    assert "What works: DDPM, DDIM with eta > 0" in refused.stderr
+    assert "What fits a StableDiffusionPipeline: ddim with eta above 0, ddpm, euler-ancestral, sde-dpm" in refused.stderr
     assert list(tmp_path.iterdir()) == []
     refused = call(*command, "--scheduler", "ddim", "--eta", 0)
     assert refused.exit_code == 2
@@ -174,6 +174,11 @@ def test_damaged_pipelines_are_errors(call, prompted_folder, tmp_path, part):
         (("-r", "brightness", "--eta", 1), 2, "DDPMScheduler takes no eta"),
         (("-r", "brightness", "--scheduler", "ddim", "--eta", "nan"), 2, "Invalid value for '--eta'"),
         (("-r", "brightness", "--scheduler", "flow-sde"), 2, "of another kind of diffusion than 'tiny-digits'"),
+        (
+            ("-r", "brightness", "--scheduler", "euler-ancestral"),
+            2,
+            "'euler-ancestral' is not what a DDPMPipeline runs as it must be run. What fits: ddim, ddpm, sde-dpmsolver",
+        ),
         (("-r", "brightness", "--height", 8), 2, "DDPMPipeline takes no 'height'"),
         (("-r", "brightness", "--compare"), 2, "--compare needs a --judge"),
         (("-r", "brightness", "--compare", "--judge", "brightness"), 2, "is what steers"),

@@ -2,17 +2,22 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
 from torch import nn
 
+from fktext.errors import UsageError
+from fktext.image.generate import ImagePopulation, call_options, generate
+from fktext.image.pipelines import SCHEDULERS
 from fktext.image.process import DiffusersProcess
 from fktext.noise import Noise, population_key
 from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
 from fktext.schedules import At, Every
+from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
 from fktext.steer import Plan, steer
 
@@ -185,3 +190,42 @@ def test_a_multistep_schedulers_history_must_follow_its_particle(monkeypatch):
     right, wrong = scores
     assert abs(right) < 4, scores
     assert abs(wrong) > 6, scores
+
+
+class Gaussian(Mixture):
+    """The best denoiser of x0 ~ N(0.3, STD^2) in the place of a U-Net."""
+
+    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(in_channels=1, sample_size=8)
+
+    def x0(self, x, scale, sigma):
+        spread = scale**2 * STD**2 + sigma**2
+        return 0.3 + scale * STD**2 / spread * (x.double() - scale * 0.3)
+
+    def forward(self, x, timestep):
+        return SimpleNamespace(sample=super().forward(x, timestep))
+
+
+def drawn(kind, name, steps=200):
+    """Pixels that a real pipeline draws unsteered with one of `SCHEDULERS`, as x."""
+    own = diffusers.DDPMScheduler(**SMOOTH)
+    pipeline = kind(Gaussian(own), own)
+    scheduler, settings = SCHEDULERS[name]
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(own.config, **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    plain = Settings(particles=1, samples=16, steps=steps, x0_samples=1, method="base")
+    found = generate(pipeline, [], [""], plain, batch_size=16, **call_options(pipeline))
+    return 2 * torch.stack([item.images[0].pixels for item in found if isinstance(item, ImagePopulation)]) - 1
+
+
+@pytest.mark.parametrize("kind", [diffusers.DDPMPipeline, diffusers.DDIMPipeline])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver"])
+def test_a_real_pipeline_draws_the_right_law_or_refuses(kind, name):
+    fits = {diffusers.DDPMPipeline: ["ddim", "ddpm", "sde-dpmsolver"], diffusers.DDIMPipeline: ["ddim"]}[kind]
+    if name in fits:
+        x = drawn(kind, name)
+        assert abs(x.mean() - 0.3) < 0.02
+        assert 0.08 < x.std() < 0.11
+        return
+    listed = ", ".join(fits).replace("ddim", "ddim with eta above 0")
+    with pytest.raises(UsageError, match=rf"What fits a {kind.__name__}: {listed}$"):
+        drawn(kind, name)

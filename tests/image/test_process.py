@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fktext.errors import FktextError, RewardError, UsageError
+from fktext.image import pipelines
 from fktext.image.generate import generate
 from fktext.image.process import DiffusersProcess, Image
 from fktext.noise import Noise, population_key
@@ -176,7 +177,7 @@ def test_steering_raises_the_reward(case):
 def test_deterministic_samplers_are_refused(scheduler):
     process = DiffusersProcess(sd15(scheduler), ["a cat"], 2, STEPS, height=16, width=16)
     noise = Noise.of(KEYS[:1], 2)
-    with pytest.raises(UsageError, match=r"deterministic.*What works: DDPM, DDIM with eta > 0"):
+    with pytest.raises(UsageError, match=r"deterministic.*: ddim with eta above 0, ddpm, euler-ancestral, sde-dpmsolver$"):
         steer(process, Scorer(SCORER), noise, Plan(2, Every(2)))
     assert "step" not in vars(process.pipeline.scheduler)
 
@@ -188,6 +189,70 @@ def test_what_is_never_resampled_may_be_deterministic(scheduler, particles, sche
     noise = Noise.of(KEYS[:1], particles)
     expected = plain(process, noise)
     assert torch.equal(stack(steer(process, Scorer(SCORER), noise, Plan(particles, schedule)).samples), expected)
+
+
+class Loop(diffusers.DDPMPipeline):
+    """What pipelines do for schedulers that count in sigmas, or leave out."""
+
+    scales = begins = True
+
+    @torch.no_grad()
+    def __call__(self, batch_size=1, generator=None, num_inference_steps=50, output_type="pt"):
+        self.scheduler.set_timesteps(num_inference_steps)
+        x = torch.stack([torch.randn(1, 8, 8, generator=each) for each in generator])
+        x = x * self.scheduler.init_noise_sigma if self.begins else x
+        for timestep in self.scheduler.timesteps:
+            seen = self.scheduler.scale_model_input(x, timestep) if self.scales else x
+            x = self.scheduler.step(self.unet(seen, timestep).sample, timestep, x, generator=generator).prev_sample
+        return diffusers.ImagePipelineOutput(images=x / 2 + 0.5)
+
+
+class LeavesTheInput(Loop):
+    scales = False
+
+
+class LeavesTheNoise(Loop):
+    begins = False
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (LeavesTheInput, "scale_model_input is never called"),
+        (
+            LeavesTheNoise,
+            r"first latents have a spread of .* begins with one of 157: .*: ddim with eta above 0, ddpm, sde-dpmsolver$",
+        ),
+        (
+            diffusers.DDPMPipeline,
+            r"never called\): .* What fits a DDPMPipeline: ddim with eta above 0, ddpm, sde-dpmsolver$",
+        ),
+    ],
+)
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_pipeline_that_runs_its_scheduler_otherwise_than_that_asks_for_is_refused(kind, message, particles):
+    pipeline, noise = pixels(diffusers.EulerAncestralDiscreteScheduler(), kind), Noise.of(KEYS[:1], particles)
+    with pytest.raises(UsageError, match=message):
+        steer(DiffusersProcess(pipeline, [""], particles, 50), Scorer([]), noise, Plan(particles, At([]), lam=0.0))
+    assert not {"step", "scale_model_input"} & vars(pipeline.scheduler).keys()
+
+
+def test_a_pipeline_that_does_as_its_scheduler_asks_is_not():
+    pipeline, noise = pixels(diffusers.EulerAncestralDiscreteScheduler(), Loop), Noise.of(KEYS, 2)
+    assert steer(DiffusersProcess(pipeline, ["", ""], 2, STEPS), Scorer(SCORER), noise, Plan(2, Every(2))).samples
+    pipeline.scheduler = diffusers.DDPMScheduler()  # asks for nothing
+    assert steer(DiffusersProcess(pipeline, ["", ""], 2, STEPS), Scorer(SCORER), noise, Plan(2, Every(2))).samples
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_an_image_that_is_changed_begins_with_less_noise(strength):
+    whole = sd15(diffusers.EulerAncestralDiscreteScheduler(**LATENT))
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline(**whole.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"image": torch.full((1, 3, 16, 16), 0.5), "strength": strength, "num_inference_steps": int(STEPS / strength)}
+    process = DiffusersProcess(pipeline, ["a cat", "a dog"], 2, STEPS, **options)
+    assert len(steer(process, Scorer(SCORER), Noise.of(KEYS, 2), Plan(2, Every(2))).samples) == 4
+    assert pipelines.fitting(pipeline) == ["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver"]
 
 
 def test_eta_reaches_a_scheduler_whose_pipeline_does_not_take_it():
