@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,10 +78,7 @@ class Option:
     @property
     def expects(self) -> str:
         """The type as a user reads it: `float`, or `toxic|nontoxic`."""
-        kind = typing.get_args(self.type)[0] if typing.get_origin(self.type) is typing.Annotated else self.type
-        if typing.get_origin(kind) is Literal:
-            return "|".join(map(str, typing.get_args(kind)))
-        return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        return _expected(self.type)
 
 
 # What every reward of texts takes beside its own options, see `fktext.rewards.Window`; one of its own of that name comes first.
@@ -145,10 +143,10 @@ class RewardEntry:
         if strangers := set(self.help) - {item.name for item in rest}:
             raise PluginError(f"{wrong}{signature}, but registers help for {', '.join(sorted(strangers))}")
         try:
-            types = _annotations(factory, rest)
+            kinds = _annotations(factory, rest)
         except Exception as error:
             raise PluginError(f"{wrong}{signature}, whose annotations cannot be read: {one_line(error)}") from error
-        return {item.name: Option(item.name, types[item.name], item.default, self.help.get(item.name, "")) for item in rest}
+        return {item.name: Option(item.name, kinds[item.name], item.default, self.help.get(item.name, "")) for item in rest}
 
     def convert(self, given: Mapping[str, str]) -> dict[str, Any]:
         """Options as text -> keyword arguments of the factory, and those of `common`.
@@ -290,7 +288,7 @@ class Registry:
             UsageError: the spec cannot be read, or names an unknown reward or option, a value has the wrong type, or the
                 reward is of another modality.
             PluginError: the plugin is broken.
-            RewardError: the factory raised.
+            RewardError: the factory raised, or the reward's `goal` did.
         """
         from fktext.rewards import Reward, RewardContext, Weighted, Window, Windowed
 
@@ -312,7 +310,20 @@ class Registry:
         if window != Window():
             reward = Windowed(reward, window)
         versions = {plugin.distribution: plugin.version for plugin in self.plugins}
-        return Weighted(spec.label, reward, spec.weight, plugin=f"{entry.distribution} {versions[entry.distribution]}")
+        term = Weighted(spec.label, reward, spec.weight, plugin=f"{entry.distribution} {versions[entry.distribution]}")
+        _ = term.goal  # one that cannot be told is found here, not in the middle of a run's messages
+        return term
+
+
+def _expected(kind: Any) -> str:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _expected(parts[0])
+    if origin is Literal:
+        return "|".join(map(str, parts))
+    if origin in (typing.Union, types.UnionType):  # None is what an option is that was left out; nobody writes it
+        return "|".join(_expected(part) for part in parts if part is not type(None))
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:

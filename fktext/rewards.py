@@ -21,6 +21,8 @@ from fktext.errors import RewardError, UsageError
 from fktext.ledger import Ledger
 from fktext.tokens import Tokens
 
+LONGEST_TRIM = 1_000_000  # words; no text is that long
+
 
 class Text(str):
     """A generated text: a `str` that also knows the prompt it continues ("" where there is none or it was a template).
@@ -92,7 +94,8 @@ class Window:
 
     Attributes:
         part: "text" for the prompt and what follows it; "continuation" for what follows it, as a text without a prompt.
-        trim: only so many words of what follows the prompt; a word is what stands between white space. None for all.
+        trim: only so many words of what follows the prompt, at most LONGEST_TRIM; a word is what stands between white space. None
+            for all.
         empty: the value, in place of the reward's own, where nothing but white space is left; finite or -inf, None for its own.
     """
 
@@ -101,8 +104,8 @@ class Window:
     empty: float | None = None
 
     def __post_init__(self) -> None:
-        if self.trim is not None and self.trim < 1:
-            raise UsageError(f"trim came as {self.trim}: expected at least 1 word")
+        if self.trim is not None and not 1 <= self.trim <= LONGEST_TRIM:
+            raise UsageError(f"trim came as {self.trim}: expected 1 to {LONGEST_TRIM} words")
         if self.empty is not None and not self.empty < float("inf"):
             raise UsageError(f"empty came as {self.empty}: expected a number or -inf, the value of an empty text")
 
@@ -160,7 +163,7 @@ class Windowed:
         asked = {_key(text, self.reads_tokens): text for text in seen if self.window.empty is None or text.strip()}
         values: dict[Hashable, float] = {}
         if asked:
-            found = torch.as_tensor(self.reward.score(list(asked.values()))).double().flatten().tolist()
+            found = _column(self.reward.score(list(asked.values()))).double().flatten().tolist()
             if len(found) != len(asked):
                 raise RewardError(f"{type(self.reward).__name__}.score returned {len(found)} values for {len(asked)} texts")
             values = dict(zip(asked, found, strict=True))
@@ -188,10 +191,29 @@ class Weighted:
         if not (self.weight == self.weight and abs(self.weight) not in (0.0, float("inf"))):
             raise RewardError(f"reward {self.name!r} has weight {self.weight}: a weight must be finite and not zero")
 
+    @property
+    def goal(self) -> Any:
+        """Which way the reward steers, a line of text; None where it does not say.
+
+        Raises:
+            RewardError: its own property raised.
+        """
+        return self._told(self.reward, "goal")
+
+    def _told(self, reward: Any, name: str) -> Any:
+        try:
+            return getattr(reward, name, None)
+        except (Exception, SystemExit) as error:
+            raise RewardError(f"reward {self.name!r}: its {name} raised {type(error).__name__}: {_first_line(error)}") from error
+
     def provenance(self) -> dict[str, str]:
-        """Where its values come from: `plugin`, and of its model, as far as the reward says, `model`, `revision` and `digest`."""
+        """Where its values come from: `plugin`, and of its model, as far as the reward says, `model`, `revision` and `digest`.
+
+        Raises:
+            RewardError: one of them is a property that raised.
+        """
         reward = self.reward.reward if isinstance(self.reward, Windowed) else self.reward
-        told = {name: getattr(reward, name, None) for name in ("model", "revision", "digest")}
+        told = {name: self._told(reward, name) for name in ("model", "revision", "digest")}
         return {"plugin": self.plugin} | {name: value for name, value in told.items() if isinstance(value, str)}
 
     def __mul__(self, factor: float) -> Weighted:
@@ -316,10 +338,13 @@ class Scorer:
             self._memo.popitem(last=False)
         return torch.tensor([found[key] for key in keys], dtype=torch.float64).reshape(len(keys), len(self.terms))
 
+    def weighted(self, values: Tensor) -> Tensor:
+        """(..., P) values, each times its reward's weight."""
+        return values * torch.tensor([term.weight for term in self.terms], dtype=values.dtype, device=values.device)
+
     def total(self, values: Tensor) -> Tensor:
-        """(M, P) values -> (M,) weighted sums."""
-        weights = torch.tensor([term.weight for term in self.terms], dtype=values.dtype, device=values.device)
-        return (values * weights).sum(-1)
+        """(..., P) values -> (...) weighted sums."""
+        return self.weighted(values).sum(-1)
 
     def _compute(self, samples: list[Any], where: str) -> list[tuple[float, ...]]:
         columns = []
@@ -342,8 +367,7 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
     """(M,) what one reward says; of as many samples at a time as it has memory for."""
 
     def compute(batch: Sequence[Any]) -> Tensor:
-        found = term.reward.score(list(batch))
-        values = found if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
+        values = _column(term.reward.score(list(batch)))
         if values.shape != (len(batch),):
             raise RewardError(
                 f"reward {term.name!r} returned shape {tuple(values.shape)} for {len(batch)} samples{where}; "
@@ -359,6 +383,11 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
         raise
     except (Exception, SystemExit) as error:  # a reward may not end the program, with an exit code of its own and no word
         raise RewardError(f"reward {term.name!r} failed{where}: {type(error).__name__}: {error}") from error
+
+
+def _column(found: Any) -> Tensor:
+    """What a reward returned as a tensor; a sparse one, which has the same values, as a dense one."""
+    return found.to_dense() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fktext.errors import UsageError
+from fktext.errors import RewardError, UsageError
+from fktext.plugins import load_plugins
 from fktext.specs import Spec, parse_spec
 
 WORD = string.ascii_letters + string.digits
@@ -100,3 +102,19 @@ def test_errors_say_where_and_what_was_expected(text: str, at: int | None, expec
 def test_an_option_given_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="'x' is given twice"):
         parse_spec("cola:x=1,x=2")
+
+
+def test_a_reward_that_cannot_say_its_goal_is_named_when_it_is_made(fake_dist: Callable[..., str]) -> None:
+    body = """
+        class Mute(Constant):
+            @property
+            def goal(self):
+                raise RuntimeError("goal")
+        @hookimpl
+        def fktext_register_rewards(register):
+            register("mute", lambda context: Mute(), summary="mute")
+        """
+    fake_dist("fk-mute", body)
+    for spec in ("mute", "mute:part=continuation"):
+        with pytest.raises(RewardError, match=rf"^reward {spec!r}: its goal raised RuntimeError: goal$"):
+            load_plugins().create(spec)

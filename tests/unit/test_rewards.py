@@ -71,6 +71,36 @@ def test_a_reward_cannot_end_the_program():
         Scorer([Weighted("script", Length(of=lambda _: sys.exit(0)))])(["first"], " at step 3")
 
 
+class Mute(Length):
+    """A reward that fails when it is asked about itself."""
+
+    @property
+    def goal(self):
+        raise RuntimeError("no goal\nsecond line")
+
+    @property
+    def digest(self):
+        raise OSError("no file")
+
+
+def test_what_a_reward_cannot_say_of_itself_names_it():
+    for reward in (Mute(), Windowed(Mute(), Window(trim=1))):
+        with pytest.raises(RewardError, match=r"^reward 'mute': its goal raised RuntimeError: no goal$"):
+            _ = Weighted("mute", reward).goal
+        with pytest.raises(RewardError, match="reward 'mute': its digest raised OSError: no file"):
+            Weighted("mute", reward).provenance()
+    assert Weighted("length", Length()).goal is None
+
+
+def test_a_sparse_tensor_has_the_values_it_stands_for():
+    class Sparse:
+        def score(self, samples):
+            return torch.tensor([float(text == "a") for text in samples]).to_sparse()
+
+    assert Scorer([Weighted("sparse", Sparse())])(["a", "b"]).tolist() == [[1], [0]]
+    assert Windowed(Sparse(), Window(part="continuation")).score(["a", "b"]).tolist() == [1, 0]
+
+
 def test_wrong_number_of_values():
     class Short:
         def score(self, samples):
@@ -200,7 +230,7 @@ def test_a_windowed_reward_asks_once_for_equal_parts():
     assert own.score([Text("e", "e")]).tolist() == [0]  # without `empty`, what the reward says of ""
     with pytest.raises(RewardError, match="for texts, and a sample is a Tensor"):
         windowed.score([torch.zeros(3)])
-    for wrong in ({"trim": 0}, {"empty": float("nan")}, {"empty": float("inf")}):
+    for wrong in ({"trim": 0}, {"trim": 99_999_999_999}, {"empty": float("nan")}, {"empty": float("inf")}):
         with pytest.raises(UsageError, match=f"{next(iter(wrong))} came as"):
             Window(**wrong)
 
