@@ -69,22 +69,39 @@ def fktext_register_rewards(register: Register) -> None:
     register(
         "keywords",
         "fktext_plugins.texts:keywords",
-        summary="minus the number of wanted words that are missing and of unwanted ones that are there",
-        options={"words": "wanted words, separated by spaces", "avoid": "unwanted words"},
-        values="0, -1, -2 ...; no probability",
+        summary="minus a penalty for each wanted word that is missing and each unwanted one that is there",
+        options={
+            "words": "wanted words, separated by spaces",
+            "avoid": "unwanted words",
+            "need": "each of the wanted words, or any one of them",
+            "penalty": "what a word costs; inf makes it a hard constraint",
+        },
+        values="0, -1, -2 ... times the penalty; no probability",
     )
     register(
         "length",
         "fktext_plugins.texts:length",
-        summary="minus the distance to a length in words",
-        options={"words": "the length aimed at"},
-        values="0, -1, -2 ... words; no probability",
+        summary="minus the distance in words to a length, or 0 within a window of lengths and -inf outside",
+        options={
+            "words": "the length aimed at",
+            "min": "the shortest length allowed",
+            "max": "the longest length allowed",
+            "penalty": "what each word of distance costs: by default 1, with min or max inf, a hard constraint",
+        },
+        values="0, -1, -2 ... times the penalty; no probability",
     )
     register(
         "regex",
         "fktext_plugins.texts:regex",
         summary="0 where a regular expression is found, else minus a penalty",
         options={"pattern": "a Python regular expression", "penalty": "what a text without it loses"},
+        values="0 or minus the penalty, by default -inf; no probability",
+    )
+    register(
+        "json",
+        "fktext_plugins.json_texts:json_texts",
+        summary="0 where a text is JSON, and valid against a JSON Schema if one is given, else minus a penalty",
+        options={"schema": "a file with a JSON Schema, by default of draft 2020-12", "penalty": "what any other text loses"},
         values="0 or minus the penalty, by default -inf; no probability",
     )
     register(

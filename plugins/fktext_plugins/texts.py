@@ -1,7 +1,7 @@
 """Rewards that need no model: `keywords`, `length`, `regex`, and `function` for a function of one's own.
 
 None of the first three is a log-probability: with the default `--lambda 10` a text with one word missing weighs exp(-10) as much as
-a text with none.
+a text with none. With an infinite penalty each is a hard constraint: a text that breaks it has weight zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # these import torch
     from torch import Tensor
 
     from fktext.rewards import RewardContext
+
+Penalty = Annotated[float, Field(gt=0)]  # inf makes a constraint of it
+Words = Annotated[int, Field(ge=0)]
 
 
 class _Scored:
@@ -35,8 +38,10 @@ class _Scored:
         return [self.value(text) for text in samples]
 
 
-def keywords(context: RewardContext, *, words: str = "", avoid: str = "") -> _Scored:
-    """Minus the number of wanted words that are missing and of unwanted ones that are there; 0 is the best.
+def keywords(
+    context: RewardContext, *, words: str = "", avoid: str = "", need: Literal["each", "any"] = "each", penalty: Penalty = 1.0
+) -> _Scored:
+    """Minus a penalty for each wanted word that is missing and each unwanted one that is there; 0 is the best.
 
     A word counts where it stands alone (next to it no letter, digit or underscore), in upper or lower case.
 
@@ -44,51 +49,97 @@ def keywords(context: RewardContext, *, words: str = "", avoid: str = "") -> _Sc
         context: not needed.
         words: the wanted words, separated by spaces.
         avoid: the unwanted ones.
+        need: each of the wanted words; or any, where one of them is enough, and all of them missing costs one penalty.
+        penalty: with inf a text that lacks a word, or has one that it should not, has weight zero.
 
     Raises:
-        UsageError: no word at all, or one that is both wanted and unwanted.
+        UsageError: no word at all, or one that is both wanted and unwanted, or nothing of which `any` could be.
     """
     wanted, unwanted = (list(dict.fromkeys(text.lower().split())) for text in (words, avoid))
     if not wanted + unwanted:
         raise UsageError("reward 'keywords' needs words or avoid: write keywords:words=\"sun sea\"")
     if both := sorted(set(wanted) & set(unwanted)):
         raise UsageError(f"reward 'keywords' has {both[0]!r} both in words and in avoid")
+    if need == "any" and not wanted:
+        raise UsageError("reward 'keywords' has need=any and no words: write keywords:words=\"sun sea\",need=any")
     here, away = ([re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE) for word in group] for group in (wanted, unwanted))
 
     def value(text: str) -> float:
-        return float(-sum(not word.search(text) for word in here) - sum(bool(word.search(text)) for word in away))
+        missing = sum(not word.search(text) for word in here)
+        if need == "any":
+            missing = int(missing == len(here))
+        return _cost(penalty, missing + sum(bool(word.search(text)) for word in away))
 
-    goals = [f"towards the words {', '.join(wanted)}"] * bool(wanted) + [f"away from {', '.join(unwanted)}"] * bool(unwanted)
+    listed = f"any of the words {', '.join(wanted)}" if need == "any" else f"the words {', '.join(wanted)}"
+    goals = [f"towards {listed}"] * bool(wanted) + [f"away from {', '.join(unwanted)}"] * bool(unwanted)
     return _Scored(" and ".join(goals), value)
 
 
-def length(context: RewardContext, *, words: Annotated[int, Field(ge=0)]) -> _Scored:
-    """Minus the distance, in words, to the length aimed at; a word is what stands between white space.
+def length(
+    context: RewardContext,
+    *,
+    words: Words | None = None,
+    min: Words | None = None,
+    max: Words | None = None,
+    penalty: Penalty | None = None,
+) -> _Scored:
+    """Minus a penalty for each word of distance to the length aimed at, or to the nearest one allowed.
+
+    A word is what stands between white space.
 
     Args:
         context: not needed.
         words: the length aimed at.
+        min, max: the lengths allowed; one of them may be left out.
+        penalty: by default 1 with `words`; infinite with `min` or `max`, so that a text of another length has weight zero.
+
+    Raises:
+        UsageError: no length at all, `words` and a window, or a window without a length in it.
     """
-    return _Scored(f"towards {words} words", lambda text: float(-abs(len(text.split()) - words)))
+    if (words is None) == (min is None and max is None):
+        raise UsageError("reward 'length' needs either words or min and max: write length:words=12 or length:min=5,max=9")
+    low, high = (words, words) if words is not None else (min or 0, max)
+    if high is not None and low > high:
+        raise UsageError(f"reward 'length' has min={low} and max={high}: no text is that long")
+    each = penalty or (math.inf if words is None else 1.0)
+
+    def value(text: str) -> float:
+        count = len(text.split())
+        return _cost(each, low - count if count < low else count - high if high is not None and count > high else 0)
+
+    aim = f"{low} words" if low == high else f"{low} words or more" if high is None else f"{low} to {high} words"
+    return _Scored(f"towards {aim}", value)
 
 
-def regex(context: RewardContext, *, pattern: str, penalty: Annotated[float, Field(gt=0)] = math.inf) -> _Scored:
+def regex(context: RewardContext, *, pattern: str, penalty: Penalty = math.inf) -> _Scored:
     r"""0 where a pattern is found, else minus a penalty.
 
     Args:
         context: not needed.
         pattern: a regular expression of Python, found anywhere (`\A` and `\Z` tie it to the ends).
-        penalty: by default infinite: a text without the pattern has weight zero. A finite one leaves a way out where no particle
-            has the pattern yet.
+        penalty: by default infinite: a text without the pattern has weight zero.
 
     Raises:
-        UsageError: no regular expression.
+        UsageError: no regular expression, or one that is too large or too deep for Python.
     """
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"reward 'regex' option 'pattern' came as {pattern!r}, no regular expression: {error}") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f"reward 'regex' option 'pattern' came as {shortened(repr(pattern))}, no regular expression: {error}"
+        ) from error
     return _Scored(f"towards a match of {pattern!r}", lambda text: 0.0 if compiled.search(text) else -penalty)
+
+
+def _cost(penalty: float, times: int) -> float:
+    """Minus so many penalties, of which none cost 0 even where one is infinite."""
+    return -penalty * times if times else 0.0
+
+
+def shortened(text: str) -> str:
+    """The beginning of what was given, on one line, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else f"{line[:120]}..."
 
 
 class Function:
