@@ -14,7 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
 import torch
@@ -33,7 +33,8 @@ def weight_files(path: Path) -> list[Path]:
         path: a folder in hub layout (one file, or shards and their index), or a weight file.
 
     Raises:
-        ModelError: an index is malformed or names a shard that is not there, or a folder holds several `.ckpt` and nothing better.
+        ModelError: an index is malformed or names a shard that is not there or outside the folder, or a folder holds several
+            `.ckpt` and nothing better.
     """
     if path.is_file():
         return [path]
@@ -44,6 +45,10 @@ def weight_files(path: Path) -> list[Path]:
             names = read_json(file).get("weight_map")
             if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
                 raise ModelError(f"{file} has no weight_map from tensors to files")
+            for shard in names.values():
+                # By its name alone: what lies in the hub's cache are links to files elsewhere. Windows' rules have both slashes.
+                if (place := PureWindowsPath(shard)).anchor or ".." in place.parts:
+                    raise ModelError(f"{file} names {shard!r}: expected a file in its folder")
             shards = [path / shard for shard in sorted(set(names.values()))]
             for shard in shards:
                 if not shard.is_file():
@@ -76,6 +81,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is JSON nested too deeply to be read") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a JSON {type(value).__name__}, expected an object")
     return value

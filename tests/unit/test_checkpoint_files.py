@@ -41,6 +41,32 @@ def test_a_malformed_index(tmp_path: Path, content: str) -> None:
         weight_files(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../a.safetensors", "{}/a.safetensors", "sub/../../a.safetensors", "..", "..\\a.safetensors"])
+def test_an_index_names_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    save_file(TENSORS, tmp_path / "a.safetensors")
+    name = name.format(tmp_path)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelError, match=r"index\.json names '.*': expected a file in its folder$"):
+        weight_files(folder)
+
+
+def test_shards_may_be_links_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    save_file(TENSORS, tmp_path / "blob")
+    (folder / "model-1.safetensors").symlink_to("../blob")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    assert [sorted(read_tensors(file)) for file in weight_files(folder)] == [["a", "b"]]
+
+
+def test_json_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(ModelError, match=r"config\.json is JSON nested too deeply to be read$"):
+        read_json(tmp_path / "config.json")
+
+
 def test_several_checkpoints_are_ambiguous(tmp_path: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / name).touch()
