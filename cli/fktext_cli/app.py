@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed, 2 the request is wrong, 130 interrupted. Result
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ import fktext
 from fktext.errors import FktextError
 from fktext_cli import bench, evals, generate, image, listing, models, plugin, score
 from fktext_cli.output import silence
+from fktext_cli.streams import protect, visible
 
 
 class Commands(TyperGroup):
@@ -38,7 +40,7 @@ class Commands(TyperGroup):
             message, status = _explain(error)
             if isinstance(error, OSError):
                 silence(sys.stdout)
-            print(f"error: {' '.join(message.split())}", file=sys.stderr)
+            print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -51,7 +53,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         came = f", got {wrong[0]['input']!r}" if wrong else ""
         return f"{error.format_message()}{came}", 2
     if isinstance(error, OSError):
-        return str(error), 1
+        too_long = error.errno == errno.ENAMETOOLONG
+        return (f"a name is too long for this file system: {str(error.filename)[:80]}..." if too_long else str(error)), 1 + too_long
     return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
 
 
@@ -96,6 +99,7 @@ app.add_typer(plugin.app, name="plugin")
 
 def main() -> None:
     """Run the command line."""
+    protect()
     try:
         app(prog_name="fktext")
     except KeyboardInterrupt:  # before a command is known

@@ -11,8 +11,8 @@ SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "W
 
 # More than anybody has a use for, and little enough to be refused or begun at once, not after minutes of making lists. The noise
 # counts particles, steps and positions in 32 bits.
-MOST_PARTICLES = MOST_SAMPLES = MOST_BATCH = 1_000_000
-MOST_TOKENS = MOST_STEPS = 100_000
+MOST_PARTICLES = MOST_BATCH = 1_000_000
+MOST_SAMPLES = MOST_TOKENS = MOST_STEPS = 100_000
 MOST_GUESSES = 1_000
 MOST_PIXELS = 16_384
 

@@ -1,0 +1,69 @@
+"""Numbers and names that nobody can mean are refused in a line, before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Call = Callable[..., Result]
+HUGE = 10**20
+
+
+def assert_refused(result: Result, *said: str) -> None:
+    assert result.exit_code == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line != "a plugin may print"]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: "), result.stderr
+    assert all(part in lines[0] for part in said), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "most"),
+    [
+        ("generate", "-n", 1_000_000),
+        ("generate", "--samples", 100_000),
+        ("generate", "--length", 100_000),
+        ("generate", "--stride", 100_000),
+        ("generate", "--steps", 100_000),
+        ("generate", "--resample-every", 100_000),
+        ("generate", "--x0-samples", 1_000),
+        ("image generate", "-n", 1_000_000),
+        ("image generate", "--samples", 100_000),
+        ("image generate", "--steps", 100_000),
+        ("image generate", "--width", 16_384),
+        ("image generate", "--height", 16_384),
+        ("image generate", "--batch-size", 1_000_000),
+        ("bench", "-n", 1_000_000),
+        ("bench", "--prompts", 100_000),
+        ("bench", "--steps", 100_000),
+        ("bench", "--length", 100_000),
+        ("bench", "--x0-samples", 1_000),
+        ("bench", "--dense-steps", 100_000),
+        ("selftest", "--populations", 100_000),
+    ],
+)
+def test_numbers(call: Call, command: str, option: str, most: int) -> None:
+    for value in (most + 1, HUGE):
+        assert_refused(call(*command.split(), option, value), f"'{option}'", f"less than or equal to {most}, got '{value}'")
+    assert f"<={most}" in call(*command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize("value", [0, -1, 1_000_001, HUGE, "9" * 5000, "½", "²", ""])
+@pytest.mark.parametrize("command", ["generate", "eval run suite"])
+def test_batch_sizes(call: Call, command: str, value: object) -> None:
+    assert_refused(call(*command.split(), "--batch-size", value), "is neither auto nor a number from 1 to 1000000")
+
+
+def test_names_too_long_for_a_file_system(call: Call, tmp_path: Path) -> None:
+    name = "n" * 300
+    command = ("generate", "--method", "base")
+    for arguments in (
+        (*command, "-o", tmp_path / name),
+        (*command, "--trace", tmp_path / f"{name}.html"),
+        ("image", "generate", "--method", "base", "-o", tmp_path / name),
+        ("plugin", "new", "politeness", "--out", tmp_path / name),
+    ):
+        assert_refused(call(*arguments), "name is too long")
