@@ -15,10 +15,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 if sys.platform != "win32":
     import fcntl
+
+_ROUNDING = 1e-3  # what rewards of one text may differ by when they were computed in other batches, or on another machine
 
 Row = dict[str, Any]
 Key = tuple[str, int, int, int, int]
@@ -53,7 +56,8 @@ class Results:
         suite: what was asked for.
         run: the content of run.json.
         rows: a mapping per text, in the suite's order; `to_pandas` makes a table of them. Its keys: method, particles,
-            seed, prompt_index, prompt, sample, text (prompt included), continuation (what was judged after the prompt), reward,
+            seed, prompt_index, prompt, sample, text (prompt included; None where the population died, all its texts having reward
+            -inf: then nothing was returned and judged), continuation (what was judged after the prompt; or None), reward,
             judges (what each gave: a log-probability, or by its kind), judged_tokens (how many tokens each judge saw that can
             tell), log_z, unique_roots, weighed_at (reverse steps taken before each weighing), ess and roots (at each weighing:
             effective sample size before it, particles of the start with descendants after it), resampled (how many weighings
@@ -71,13 +75,22 @@ class Results:
         """How many texts are still to come."""
         return self.suite.texts - len(self.rows)
 
+    @property
+    def died(self) -> int:
+        """How many populations ended without a text."""
+        return sum(row["text"] is None for row in self.rows)
+
     def to_pandas(self) -> DataFrame:
-        """A `pandas.DataFrame`, a line per text: columns `judge:NAME` with -inf for null, `tokens:NAME`, and no lineage."""
+        """A `pandas.DataFrame`, a line per population: columns `judge:NAME` with -inf for null, `tokens:NAME`, and no lineage.
+
+        The judges of a population that died are nan.
+        """
         from pandas import DataFrame
 
         return DataFrame(
             {
                 **{name: value for name, value in row.items() if name not in ("judges", "judged_tokens", "lineage")},
+                **{f"judge:{judge.name}": math.nan for judge in self.suite.judges},
                 **{f"judge:{name}": from_json(value) for name, value in row["judges"].items()},
                 **{f"tokens:{name}": count for name, count in row["judged_tokens"].items()},
                 "reward": from_json(row["reward"]),
@@ -86,18 +99,23 @@ class Results:
         )
 
     def of(self, method: tuple[str, int]) -> list[Row]:
-        """The rows of one method at one number of particles."""
+        """The texts of one method at one number of particles."""
+        return [row for row in self.populations(method) if row["text"] is not None]
+
+    def populations(self, method: tuple[str, int]) -> list[Row]:
+        """The rows of one method at one number of particles, of populations that died too."""
         return [row for row in self.rows if (row["method"], row["particles"]) == method]
 
 
 def read(folder: Path) -> Results:
     """Read a run, finished or not, all shards together.
 
-    A last line that is cut off, because the writer was killed or is still at it, is left out with a warning on stderr.
+    A last line that is cut off, because the writer was killed or is still at it, is left out with a warning on stderr. A text that
+    several files hold, because shards of different numbers overlapped, is read once, with a note.
 
     Raises:
         UsageError: there is no run in the folder.
-        RunError: its files are damaged, or hold a text twice.
+        RunError: its files are damaged, or hold two texts of which there can be one only.
     """
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -109,7 +127,9 @@ def read(folder: Path) -> Results:
     except OSError as error:
         raise RunError(f"cannot read {str(error.filename)!r}: {error.strerror}") from error
     order = {method.key: place for place, method in enumerate(suite.methods)}
+    judges = [judge.name for judge in suite.judges]
     found: dict[Key, tuple[Row, str]] = {}
+    again = 0
     for path in sorted(folder.glob("rows-*.jsonl")):
         rows, good = _whole_lines(path)
         if good < path.stat().st_size:
@@ -123,12 +143,54 @@ def read(folder: Path) -> Results:
                 raise RunError(f"{where} is no row of a run: {error!r}") from error
             if not known:
                 raise RunError(f"{where} is of a method, seed or prompt that the suite in run.json has not")
-            if who in found:
-                raise RunError(f"{found[who][1]} and {where} hold the same text of the suite; delete one of the two lines")
-            found[who] = (row, where)
+            if fault := _fault(row, judges):
+                raise RunError(f"{where} is no row of a run: {fault}")
+            first, place = found.setdefault(who, (row, where))
+            again += first is not row
+            if first is not row and (different := _differ(first, row)):
+                raise RunError(f"{place} and {where} hold the same text of the suite, but {different}; delete one of the two lines")
+    if again:
+        some = f"1 text in {folder} is" if again == 1 else f"{again} texts in {folder} are"
+        print(
+            f"note: {some} there twice, from shards that overlapped; {'it' if again == 1 else 'each'} counts once", file=sys.stderr
+        )
     rows = [row for row, _ in found.values()]
     rows.sort(key=lambda row: (order[key(row)[:2]], row["prompt_index"], suite.seeds.index(row["seed"]), row["sample"]))
     return Results(folder, suite, run, rows)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("text", "continuation"), (str, NoneType)),
+    "reward": (int, float, NoneType),
+    **dict.fromkeys(("judges", "judged_tokens"), (dict,)),
+    **dict.fromkeys(("unique_roots", "denoiser_rows", "reward_requests", "reward_calls", "seconds"), (int, float)),
+}
+
+
+def _fault(row: Row, judges: Sequence[str]) -> str:
+    """What is wrong with a row that says which text it is of, "" if nothing."""
+    for name, kinds in _KINDS.items():
+        if name not in row:
+            return f"it has no {name!r}"
+        if not isinstance(row[name], kinds):
+            return f"its {name!r} is {_short(row[name])}"
+    for judge in judges if row["text"] is not None else ():
+        if not isinstance(row["judges"].get(judge, ""), (int, float, NoneType)):
+            return f"its 'judges' have no number of {judge!r}"
+    lengths = {name: len(row[name]) for name in ("weighed_at", "ess", "roots") if isinstance(row.get(name), list)}
+    return "" if len(set(lengths.values())) <= 1 else f"the lengths of its lists differ: {lengths}"
+
+
+def _differ(one: Row, other: Row) -> str:
+    """In what two rows of one text differ more than two machines do, "" if they are the same."""
+    for name in ("text", "continuation"):
+        if one[name] != other[name]:
+            return f"its {name!r} is {_short(one[name])} in one and {_short(other[name])} in the other"
+    numbers = [{"reward": row["reward"], **row["judges"]} for row in (one, other)]
+    for name, value in numbers[0].items():
+        if not math.isclose(from_json(value), from_json(numbers[1].get(name)), rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            return f"{name!r} is {value} in one and {numbers[1].get(name)} in the other"
+    return ""
 
 
 def create(folder: Path, run: Mapping[str, Any]) -> None:

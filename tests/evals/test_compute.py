@@ -39,6 +39,7 @@ def made(curve: dict[int, tuple[float, float]], own: tuple[float, float]) -> tup
                 "seed": 0,
                 "prompt_index": prompt,
                 "sample": sample,
+                "text": "",
                 "seconds": price,
                 "denoiser_rows": 10 * price,
                 "reward_calls": 3 * price,

@@ -24,7 +24,10 @@ from fktext.errors import RewardError, UsageError
 from fktext_evals import Judge, Results, Suite, load, markdown, read, run
 from fktext_evals.results import RunError
 
-START = "import sys, fktext_evals; fktext_evals.run(sys.argv[1], out=sys.argv[2])"
+START = """
+import sys, fktext_evals
+fktext_evals.run(sys.argv[1], out=sys.argv[2], shard=tuple(map(int, sys.argv[3].split("/"))))
+"""
 
 
 def timeless(results: Results) -> list[dict[str, Any]]:
@@ -32,10 +35,10 @@ def timeless(results: Results) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in results.rows]
 
 
-def start(suite_file: Path, out: Path) -> subprocess.Popen[str]:
+def start(suite_file: Path, out: Path, shard: str = "1/1") -> subprocess.Popen[str]:
     """Run a suite in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", START, str(suite_file), str(out)]
+    command = [sys.executable, "-c", START, str(suite_file), str(out), shard]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -259,12 +262,62 @@ def test_another_suite_or_model_is_refused(suite_file: Path, tmp_path: Path) -> 
         run(suite, out=tmp_path / "run")
 
 
-def test_a_text_that_is_there_twice(suite_file: Path, tmp_path: Path) -> None:
-    out = run(small(suite_file), out=tmp_path / "run").folder
-    line = (out / "rows-1-of-1.jsonl").read_text().splitlines(keepends=True)[0]
-    (out / "rows-1-of-2.jsonl").write_text(line)
-    with pytest.raises(RunError, match=r"rows-1-of-1.jsonl:1 and \S+rows-1-of-2.jsonl:1 hold the same text"):
-        read(out)
+def test_shards_that_overlap_at_the_same_time_leave_a_run_as_any_other(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    """Two processes, one with all the work and one with half of it; the reward is slow, so that neither sees the other's rows."""
+    suite_file.write_text(suite_file.read_text().replace('rewards = ["letters"]', 'rewards = ["letters:seconds=0.01"]'))
+    out = tmp_path / "run"
+    processes = [start(suite_file, out, shard) for shard in ("1/1", "1/2")]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    lines = {path.name: path.read_text().count("\n") for path in out.glob("rows*")}
+    assert lines["rows-1-of-1.jsonl"] + lines["rows-1-of-2.jsonl"] > 48
+    found = read(out)
+    assert [row["text"] for row in found.rows] == [row["text"] for row in whole.rows]
+    assert timeless(run(str(suite_file), out=out)) == timeless(found)  # goes on, and finds all there
+
+
+def test_a_text_that_is_there_twice(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
+    whole = run(small(suite_file), out=tmp_path / "run")
+    out = whole.folder
+    row = json.loads((out / "rows-1-of-1.jsonl").read_text().splitlines()[0])
+    judged = {name: value * (1 + 1e-6) for name, value in row["judges"].items()}
+    again = {**row, "judges": judged, "seconds": 99.0, "denoiser_rows": 5.5, "reward_calls": 0}  # by another batch size, say
+    capsys.readouterr()
+    (out / "rows-1-of-2.jsonl").write_text(json.dumps(again) + "\n")
+    assert read(out).rows == whole.rows
+    assert capsys.readouterr().err == f"note: 1 text in {out} is there twice, from shards that overlapped; it counts once\n"
+    for change, message in (
+        ({"text": "she is"}, "but its 'text' is"),
+        ({"judges": {**row["judges"], "held-out": -9.5}}, "but 'held-out' is -"),
+    ):
+        (out / "rows-1-of-2.jsonl").write_text(json.dumps({**row, **change}) + "\n")
+        with pytest.raises(RunError, match=rf"rows-1-of-1.jsonl:1 and \S+rows-1-of-2.jsonl:1 hold the same text .*{message}"):
+            read(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": ...}, "it has no 'judges'"),
+        ({"judges": {"steering": -1.0}}, "its 'judges' have no number of 'held-out'"),
+        ({"judges": {"steering": -1.0, "held-out": "low"}}, "its 'judges' have no number of 'held-out'"),
+        ({"seconds": ...}, "it has no 'seconds'"),
+        ({"text": 3}, "its 'text' is 3"),
+        ({"ess": []}, "the lengths of its lists differ"),
+    ],
+)
+def test_a_row_that_lacks_something_is_one_line(whole: Results, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    from typer.testing import CliRunner
+
+    from fktext_cli import app
+
+    row = {name: value for name, value in {**whole.rows[0], **changes}.items() if value is not ...}
+    (tmp_path / "run.json").write_text((whole.folder / "run.json").read_text())
+    (tmp_path / "rows-1-of-1.jsonl").write_text(json.dumps(whole.rows[1]) + "\n" + json.dumps(row) + "\n")
+    done = CliRunner().invoke(app, ["eval", "report", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {tmp_path / 'rows-1-of-1.jsonl'}:2 is no row of a run: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("line", "message"), [("{}\n", "is no row of a run"), ("{\n", "is damaged")])
