@@ -149,25 +149,13 @@ def _seconds() -> float:
 def _within(seconds: float, call: Callable[[], Found]) -> Found | None:
     """What `call` returns, or None where that takes too long; it is then left behind in a thread that ends with the program.
 
-    A thread, and not an alarm: a look-up of a host's name hears no signal.
-
-    Raises:
-        KeyboardInterrupt: from the user, or from `call`.
+    A thread, and not an alarm: a look-up of a host's name hears no signal. An interrupt by the user is raised here, in the main
+    thread, so what `call` raises of that name is its own.
     """
     found: list[Found] = []
-    interrupts: list[KeyboardInterrupt] = []
-
-    def work() -> None:
-        try:
-            found.append(call())
-        except KeyboardInterrupt as error:
-            interrupts.append(error)
-
-    thread = threading.Thread(target=work, name="fktext-plugin", daemon=True)
+    thread = threading.Thread(target=lambda: found.append(call()), name="fktext-plugin", daemon=True)
     thread.start()
     thread.join(seconds)
-    if interrupts:
-        raise interrupts[0]
     return found[0] if found else None
 
 
@@ -258,15 +246,11 @@ def _load(
     manager.add_hookspecs(Hooks)
     try:
         module = point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too: a plugin may not end the program
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: a plugin may not end the program
         return failed("import-error", error)
     try:
         manager.register(module)
         hooks = {hook.name for hook in manager.get_hookcallers(module) or ()}
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         return failed("invalid", error)
     known = {name for name in vars(Hooks) if name.startswith("fktext_")}
@@ -281,8 +265,6 @@ def _load(
         manager.hook.fktext_register_rewards(register=register)
         manager.hook.fktext_register_suites(register=register_suite)
         manager.hook.fktext_register_models(register=register_model)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         return failed("hook-error", error)
     names = [tuple(entry.name for entry in found) for found in (entries, suites, models)]

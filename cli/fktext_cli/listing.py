@@ -14,6 +14,7 @@ import typer
 
 from fktext.errors import FktextError, UsageError
 from fktext_cli.options import MOST_SAMPLES
+from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.registry import Option, Registry, RewardEntry
@@ -31,7 +32,7 @@ def load_registry() -> Registry:
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print
         registry = load_plugins()
     for problem in registry.problems():
-        print(f"warning: {' '.join(problem.split())}", file=sys.stderr)
+        print(f"warning: {visible(' '.join(problem.split()))}", file=sys.stderr)
     return registry
 
 
@@ -83,24 +84,25 @@ def show(
         print("    of texts also:")
     for option in row["text_options"]:
         print(f"        {_option_line(option)}")
-    print(f"    values: {entry.values or 'not said'}")
+    print(visible(f"    values: {entry.values or 'not said'}"))
     for model, source in entry.models.items():
-        print(f"    model {model}: {source}")
+        print(visible(f"    model {model}: {source}"))
 
 
 def _print_reward(row: Mapping[str, Any]) -> None:
     version = f" {row['version']}" if "version" in row else ""
     images = ", of images" * (row["modality"] == "image")
-    print(f"{row['name']}  ({row['distribution']}{version}{images})\n    {row['summary']}")
+    print(visible(f"{row['name']}  ({row['distribution']}{version}{images})"))
+    print(visible(f"    {row['summary']}"))
     for option in row["options"]:
         print(f"    {_option_line(option)}")
     if row["error"]:
-        print(f"    cannot be used: {row['error']}")
+        print(visible(f"    cannot be used: {row['error']}"))
 
 
 def _option_line(option: Mapping[str, Any]) -> str:
     default = "required" if option["required"] else f"default {option['default'] or 'not set'}"
-    return f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]"
+    return visible(f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]")
 
 
 def _describe(name: str, entry: RewardEntry) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return visible(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
 
 
 def selftest(

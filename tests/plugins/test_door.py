@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
 from fktext.errors import PluginError, RewardError, UsageError
 from fktext.plugins import load_plugins
 from fktext.registry import Registry
 from fktext.rewards import RewardContext, Weighted, Window, Windowed
+from fktext_cli import app
 
 Make = Callable[..., str]
 
@@ -180,10 +183,153 @@ def test_a_slow_plugin_is_waited_for(fake_dist: Make, monkeypatch: pytest.Monkey
             load_plugins()
 
 
-def test_keyboard_interrupt_passes(fake_dist: Make) -> None:
-    fake_dist("fk-stop", "raise KeyboardInterrupt")
+def test_an_interrupt_is_the_users_or_the_plugins_own_error(fake_dist: Make) -> None:
+    fake_dist("fk-good", GOOD.format(name="length"))
+    fake_dist("fk-raises", "raise KeyboardInterrupt")
+    fake_dist("fk-hook", GOOD.format(name="late") + "    raise KeyboardInterrupt('mine')")
+    registry = load_plugins()
+    assert status(registry) == {"fk-good": "ok", "fk-hook": "hook-error", "fk-raises": "import-error"}
+    assert {plugin.error for plugin in registry.plugins} == {"", "KeyboardInterrupt", "KeyboardInterrupt: mine"}
+    fake_dist(
+        "fk-slow",
+        """
+        import signal, threading, time
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(1)
+        """,
+    )
     with pytest.raises(KeyboardInterrupt):
         load_plugins()
+
+
+LEAKS = """
+import ctypes, os, sys
+
+def leak(where):
+    print("print", where)
+    os.write(1, f"write {where}\\n".encode())
+    ctypes.CDLL(None).puts(f"puts {where}".encode())
+    os.system(f"echo echo {where}")
+    sys.__stdout__.write(f"stdout {where}\\n")
+    sys.__stdout__.flush()
+
+leak("at import")
+
+class Leaking:
+    def score(self, samples):
+        leak("at score")
+        return [1.0] * len(samples)
+
+def create(context):
+    leak("at creation")
+    return Leaking()
+
+@hookimpl
+def fktext_register_rewards(register):
+    register("leaking", create, summary="s")
+"""
+CLOSES = """
+import os, sys
+
+def close():
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        stream.close()
+    os.closerange(1, 3)
+
+close()
+
+class Closing:
+    def score(self, samples):
+        close()
+        return [1.0] * len(samples)
+
+@hookimpl
+def fktext_register_rewards(register):
+    register("closing", lambda context: Closing(), summary="s")
+"""
+
+
+@pytest.fixture
+def fktext(fake_dist: Make, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line as a process of its own that sees the fake distributions, and a file of one text."""
+    (tmp_path / "text.txt").write_text("a text\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "fktext_cli", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_what_plugins_and_c_code_write_is_no_result(fake_dist: Make, fktext: Callable[..., Any]) -> None:
+    fake_dist("fk-leaks", LEAKS)
+    done = fktext("score", "text.txt", "-r", "leaking")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reward"] == 1.0
+    written = {
+        f"{how} at {when}" for how in ("print", "write", "puts", "echo", "stdout") for when in ("import", "creation", "score")
+    }
+    assert written <= set(done.stderr.splitlines())
+
+
+def test_closed_streams_stay_open(fake_dist: Make, fktext: Callable[..., Any]) -> None:
+    fake_dist("fk-closes", CLOSES)
+    done = fktext("score", "text.txt", "-r", "closing")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reward"] == 1.0
+    assert done.stderr.splitlines() == ["1 texts, 1 of them different"]
+
+
+def test_a_crash_in_c_code_names_the_plugin(fake_dist: Make, fktext: Callable[..., Any]) -> None:
+    module = fake_dist("fk-crashes", "import ctypes\nctypes.string_at(0)")
+    done = fktext("rewards")
+    assert done.returncode < 0
+    assert f"{module}.py" in done.stderr
+
+
+def test_control_characters_of_a_plugin_are_printed_as_escapes(fake_dist: Make) -> None:
+    fake_dist(
+        "fk-red",
+        """
+        def red(context, *, word: str = "\\x1b[31mw"):
+            return Constant()
+
+        @hookimpl
+        def fktext_register_rewards(register):
+            register("red", red, summary="\\x1b[31mé\\x07", options={"word": "\\x1b[2J"}, values="\\x9b1m", models={"m": "\\u202e"})
+        """,
+    )
+    fake_dist("fk-broken", 'raise RuntimeError("\\x1b[31mboom")')
+    for command in (["rewards"], ["rewards", "show", "red"], ["plugins"], ["plugins", "list"], ["score", "-", "-r", "broken"]):
+        done = CliRunner().invoke(app, command)
+        assert all(character.isprintable() or character == "\n" for character in done.output), done.output
+        assert "\\x1b[31m" in done.output
+    found = CliRunner().invoke(app, ["rewards", "show", "red", "--json"]).stdout
+    assert json.loads(found)["summary"] == "\x1b[31mé\x07"  # data stays as it is
+
+
+def test_option_types_are_printed_as_a_user_reads_them(fake_dist: Make) -> None:
+    fake_dist(
+        "fk-good",
+        """
+        from typing import Optional, Union
+
+        def factory(context, *, a: Optional[Annotated[int, Field(ge=4)]] = None, b: Annotated[int, Field(ge=4)] | None = None,
+                    c: Literal["x", "y"] | None = None, d: Union[int, str] = 1, e: Annotated[float | None, Field(gt=0)] = None):
+            return Constant()
+
+        @hookimpl
+        def fktext_register_rewards(register):
+            register("good", factory, summary="s")
+        """,
+    )
+    printed = CliRunner().invoke(app, ["rewards", "show", "good"]).stdout
+    assert [line.split()[0] for line in printed.splitlines()[2:7]] == ["a=<int>", "b=<int>", "c=<x|y>", "d=<int|str>", "e=<float>"]
 
 
 def test_a_clash_of_two_strangers_is_refused_by_its_bare_name(fake_dist: Make) -> None:
@@ -304,7 +450,7 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
         "words": ("int", 20),
         "strict": ("bool", False),
         "share": ("float", 0.5),
-        "model": ("str | None", None),
+        "model": ("str", None),
         "plain": ("str", "x"),
     }
     assert options["target"].help == "which way"
