@@ -52,3 +52,22 @@ def test_rewards_prints_a_row_for_each(command, tmp_path):
     assert [row[0] for row in rows] == ["reward", "---", "`function:target=rewards:commas`"]
     base, best, steered, *differences = (float(cell.split()[0]) for cell in rows[2][2:])
     assert differences == pytest.approx([steered - base, steered - best])
+
+
+def test_constraints_prints_a_row_for_each_number_of_particles(command):
+    few = ("--particles", 1, 4, "--populations", 2, "--texts", 8, "--steps", 2)
+    out = command("constraints", "--only", "length", *few)
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines()]
+    assert [row[3] for row in rows[2:]] == ["1", "4"]
+    assert {row[2] for row in rows[2:]} == {rows[2][4]}  # the best of one is the model alone
+    for row in rows[2:]:
+        assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", row[column]) for column in (2, 4, 5))
+        assert re.fullmatch(r"\d+ \(\d+\)", row[6])
+
+
+@pytest.mark.parametrize(("hits", "interval"), [(0, (0.0, 0.1611)), (10, (0.2993, 0.7007)), (20, (0.8389, 1.0))])
+def test_an_interval_of_twenty_trials(hits, interval):
+    spec = importlib.util.spec_from_file_location("benchmark_constraints", FOLDER / "constraints.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.wilson(hits, 20) == pytest.approx(interval, abs=1e-4)
