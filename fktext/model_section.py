@@ -37,6 +37,7 @@ class Config(BaseModel):
     model_length: int = Field(2, ge=2)
     time_conditioning: bool = False
     mask_token_id: int | None = None
+    rope_theta: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 def check(settings: Mapping[str, Any], source: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ KERNELS = {
     "ssdlm": ("simplex-sampling", "simplex-even", "simplex-uneven"),
 }
 _SIMPLEX_TOP_P = 0.95  # the nucleus of the published SSD-LM's sampling projection
+_DEEP = 256  # layers; only of a network that says it has more are the tensors counted
 SIMPLEX_FILES = ("embed_sum_layer.pt", "timestep_layer.pt")  # what makes a RoBERTa folder an SSD-LM
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", *SIMPLEX_FILES)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -272,6 +273,7 @@ def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
             settings = _lightning_settings(Lightning.read(files[0]))
             check(settings, files[0])
         return settings, "dit"
+    _check_layers(settings, path, files)
     if kind in ("mdlm", "llada", "Dream"):
         return settings, {"mdlm": "dit", "llada": "llada", "Dream": "dream"}[kind]
     if "graph" in settings and "tokens" in settings:
@@ -288,6 +290,19 @@ def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
         "tokens; without one, for "
         "MDLM's tensor names or a Lightning .ckpt"
     )
+
+
+def _check_layers(settings: Mapping[str, Any], path: Path, files: Sequence[Path]) -> None:
+    """Refuse a depth that the files cannot have, before a network of that depth is built: it would take minutes."""
+    from fktext.checkpoint_files import tensor_names
+
+    for name in ("n_layers", "num_hidden_layers"):
+        layers = settings.get(name, 0)
+        # The names in a pickle cost a reading of the whole file.
+        if isinstance(layers, int) and layers > _DEEP and layers > (held := sum(len(tensor_names(file)) for file in files)):
+            raise ModelError(
+                f"{path} contradicts itself: config.json says {name} {layers}, and its files hold {held} tensors in all"
+            )
 
 
 def _lightning_settings(checkpoint: Any) -> dict[str, Any]:

@@ -215,7 +215,12 @@ def _assemble(
     if missing := sorted(expected.keys() - seen - tied):
         raise ModelError(f"{files[0].parent} lacks weights of {kind.__name__}, such as {', '.join(missing[:3])}")
     # Its buffers are in no file, and stay in float32 whatever the dtype of the weights.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(_place("model.rotary_emb", places))
+    rotary = type(model.model.rotary_emb)(config=config)
+    if not rotary.inv_freq.isfinite().all():
+        raise ModelError(
+            f"{files[0].parent / 'config.json'} makes rotary frequencies infinite: rope_theta and scaling must be above 0"
+        )
+    model.model.rotary_emb = rotary.to(_place("model.rotary_emb", places))
     if spread:
         from accelerate import dispatch_model
 

@@ -81,6 +81,10 @@ def shorter_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def too_deep(folder: Path) -> None:
+    edit(folder, **{"n_layers" if folder.name == "llada" else "num_hidden_layers": 10**6})
+
+
 def without_weights(folder: Path) -> None:
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin")):
         file.unlink()
@@ -108,6 +112,22 @@ WRONG = [
     ("sedd", lambda folder: edit(folder, tokens=70), "config.json says vocab_size 71, the tensors say 61"),
     ("llada", lambda folder: edit(folder, d_model=64), "has shape .*, config.json asks for"),
     ("llada", lambda folder: edit(folder, rope_theta=None), "config.json of a LLaDA model lacks 'rope_theta'"),
+    ("llada", lambda folder: edit(folder, rope_theta=0), r"config\.json has rope_theta 0: Input should be greater than 0"),
+    ("dream", lambda folder: edit(folder, rope_theta=-1.5), r"config\.json has rope_theta -1\.5: Input should be greater than 0"),
+    (
+        "dream",
+        lambda folder: edit(folder, rope_theta=None, rope_parameters={"rope_theta": 0.0, "rope_type": "default"}),
+        r"config\.json makes rotary frequencies infinite: rope_theta and scaling must be above 0",
+    ),
+    *(
+        (family, too_deep, r"contradicts itself: config\.json says \w+ 1000000, and its files hold \d+ ")
+        for family in ("mlm", "dream")
+    ),
+    *(
+        (family, too_deep, r"contradicts itself: config\.json says \w+ 1000000, and its files hold \d+ ")
+        for family in ("llada", "ssdlm")
+    ),
+    ("dit", lambda folder: (folder / "config.json").write_text("[" * 10**5), r"config\.json is JSON nested too deeply to be read"),
     ("dream", lambda folder: edit(folder, num_hidden_layers=3), "lacks weights of Qwen2ForCausalLM"),
     ("dream", lambda folder: edit(folder, mask_token_id=None), "names no mask_token_id"),
     (
