@@ -19,6 +19,7 @@ from fktext.prompts import csv_rows
 from fktext_cli import output
 from fktext_cli.generate import create_rewards
 from fktext_cli.listing import resolve_device
+from fktext_cli.options import MOST_BATCH, Threads, Verbose, use_threads
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.rewards import Scorer, Text
@@ -43,8 +44,10 @@ def score(
     ] = None,
     form: Annotated[output.Format, typer.Option("--format", "-f", help="text is the value, a tab, and the text.")] = "jsonl",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts scored at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Texts scored at once.")] = 64,
     offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
+    threads: Threads = None,
+    verbose: Verbose = False,
 ) -> None:
     """Score texts that exist, to look at a reward before steering by it.
 
@@ -55,6 +58,7 @@ def score(
     stdout = sys.stdout
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    use_threads(threads, verbose)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what rewards and plugins may print is no result
         source = sys.stdin.buffer if file == "-" else stack.enter_context(_open(file))

@@ -36,6 +36,7 @@ def assert_refused(result: Result, *said: str) -> None:
         ("image generate", "--width", 16_384),
         ("image generate", "--height", 16_384),
         ("image generate", "--batch-size", 1_000_000),
+        ("score good.txt -r letters", "--batch-size", 1_000_000),
         ("bench", "-n", 1_000_000),
         ("bench", "--prompts", 100_000),
         ("bench", "--steps", 100_000),

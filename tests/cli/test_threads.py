@@ -97,7 +97,7 @@ def test_the_command_line_settles_it_and_says_why(call: Call, tiny: Path, monkey
     assert "(OMP_NUM_THREADS is 1)" in call(*command).stderr
 
 
-@pytest.mark.parametrize("command", ["generate", "image generate", "bench", "eval run"])
+@pytest.mark.parametrize("command", ["generate", "score", "image generate", "bench", "eval run"])
 def test_every_command_that_runs_models_has_the_option(call: Call, command: str) -> None:
     text = call(*command.split(), "--help").stdout
     assert "--threads " in text
