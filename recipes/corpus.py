@@ -152,22 +152,27 @@ def encode_texts(
     return Texts(torch.cat(flat), offsets, characters)
 
 
-def batches(texts: Texts, tokens: int, pad: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield (rows, length) batches of about `tokens` tokens for ever; all texts of a batch share one length bucket.
+def epoch(texts: Texts, tokens: int, pad: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield every text once, in (rows, length) batches of about `tokens` tokens; all texts of a batch share one length bucket.
 
     A canvas is at most BUCKET - 1 tokens longer than its text, so the model learns that a canvas of n tokens holds a text that
     ends within it, and no compute goes into padding.
     """
     canvas = (texts.lengths() + BUCKET - 1) // BUCKET * BUCKET
+    order = torch.randperm(len(texts), generator=generator)
+    order = order[torch.sort(canvas[order], stable=True).indices]
+    parts: list[Tensor] = []
+    for length in canvas.unique().tolist():
+        members = order[canvas[order] == length]
+        parts += list(members.split(max(1, tokens // length)))
+    for index in torch.randperm(len(parts), generator=generator).tolist():
+        yield gather(texts, parts[index], int(canvas[parts[index][0]]), pad)
+
+
+def batches(texts: Texts, tokens: int, pad: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the batches of one epoch after another, for ever."""
     while True:
-        order = torch.randperm(len(texts), generator=generator)
-        order = order[torch.sort(canvas[order], stable=True).indices]
-        parts: list[Tensor] = []
-        for length in canvas.unique().tolist():
-            members = order[canvas[order] == length]
-            parts += list(members.split(max(1, tokens // length)))
-        for index in torch.randperm(len(parts), generator=generator).tolist():
-            yield gather(texts, parts[index], int(canvas[parts[index][0]]), pad)
+        yield from epoch(texts, tokens, pad, generator)
 
 
 def gather(texts: Texts, members: Tensor, length: int, pad: int) -> Tensor:
