@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from fktext.errors import UsageError
+
 Item = TypeVar("Item")
+# What torch says where its CPU allocator, the C++ library, cuBLAS or its arithmetic of sizes gives up
+_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "Storage size calculation overflowed")
 
 
 class Batches:
@@ -28,7 +35,7 @@ class Batches:
         """(R, ...) what `compute` says of R items, (R', ...) for R' of them, joined in their order; on the CPU in float64.
 
         Raises:
-            torch.OutOfMemoryError: memory does not hold a single one.
+            torch.OutOfMemoryError: memory does not hold a single one; or another error of `out_of_memory`.
         """
         parts, start = [torch.empty(0, dtype=torch.float64)] * (not items), 0
         while start < len(items):
@@ -59,17 +66,70 @@ def fits(compute: Callable[[], Tensor], rows: int) -> Tensor | None:
     """What is computed of a batch, or None where memory does not hold it but may hold half of it.
 
     Raises:
-        torch.OutOfMemoryError: memory does not hold a single row.
+        torch.OutOfMemoryError: memory does not hold a single row; or another error of `out_of_memory`.
     """
     try:
         return compute()
-    except torch.OutOfMemoryError:
-        if rows < 2:
+    except (RuntimeError, MemoryError) as error:
+        if rows < 2 or not out_of_memory(error):
             raise
     # Only here are the frames of the failed call, and their tensors, gone.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory does not hold something: GPUs have a class for it, a CPU's allocator has words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
+    )
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of a name, where tensors can be put and read here.
+
+    Raises:
+        UsageError: torch does not know it or was not built for it, it is not there, or it is "meta", which holds no numbers.
+    """
+    try:
+        device = torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was compiled with CUDA
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"device {name!r} cannot be used here: {reason}") from error
+    if device.type == "meta":
+        raise UsageError(f"device {name!r} cannot be used here: its tensors have shapes and no numbers")
+    return device
+
+
+def check_memory(needed: int, device: str | torch.device) -> None:
+    """Refuse what the whole memory would not hold: a system that promises more than it has would kill the process, without a word.
+
+    Args:
+        needed: bytes, at least.
+        device: where.
+
+    Raises:
+        torch.OutOfMemoryError: there are fewer, free or not.
+    """
+    if needed > (there := memory(device)):
+        raise torch.OutOfMemoryError(f"{needed / 2**30:,.1f} GiB are needed at least, and there are {there / 2**30:,.1f}")
+
+
+def memory(device: str | torch.device) -> float:
+    """Bytes that a process can have at most: of the GPU, or of the computer and what limits it; infinite where none can be told."""
+    if (place := torch.device(device)).type == "cuda":
+        return float(torch.cuda.mem_get_info(place)[1])
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    import resource
+
+    bounds = [float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        bounds.append(most)
+    with suppress(OSError, ValueError):  # "max", or no control group
+        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(bounds)
 
 
 @contextmanager

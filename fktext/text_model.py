@@ -116,6 +116,9 @@ class TextModel:
             templates: what `template` made of them.
             settings: those that name every number (`Settings.for_model`).
             batch_size: most rows per network call.
+
+        Raises:
+            UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
         """
         import torch
 
@@ -123,6 +126,7 @@ class TextModel:
         assert settings.steps is not None
         assert settings.temperature is not None
         assert settings.top_p is not None
+        self._check_memory(templates, settings)
         denoiser = cast("Denoiser", self.denoiser)
         ids, columns = torch.stack(list(templates)), self._windows(templates[0], settings)
         ids = ids.to(torch.device(str(denoiser.device)))
@@ -146,6 +150,25 @@ class TextModel:
 
         decode = self._decoder(prompts)
         return Strides(process, ids, columns, settings.particles, decode, endings=self._endings)
+
+    def _check_memory(self, templates: Sequence[Tensor], settings: Settings) -> None:
+        """Refuse a run whose tokens alone are more than all memory: a system may promise it and then kill the process."""
+        import torch
+
+        from fktext.batches import check_memory
+
+        assert settings.steps is not None
+        particles, length = len(templates) * settings.particles, len(templates[0])
+        draws = settings.x0_samples if settings.method == "fk" else 0
+        # Of a token its id; of a prediction's token its id and the uniform that it is drawn by; of a step its time: 8 bytes each.
+        needed = 8 * (particles * length * (1 + 2 * draws) + settings.steps)
+        try:
+            check_memory(needed, torch.device(str(self.denoiser.device)))
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"memory does not hold {particles} particles of {length} tokens at once, with {draws} predictions of each and "
+                f"{settings.steps} steps: {error}. Give fewer of what is most, or a smaller batch size"
+            ) from error
 
     @property
     def _endings(self) -> tuple[int, ...]:
@@ -417,6 +440,7 @@ class SimplexModel(TextModel):
         assert settings.steps is not None
         assert settings.temperature is not None
         assert settings.top_p is not None
+        self._check_memory(templates, settings)
         network = cast("SimplexLM", self.denoiser)
         return SimplexDiffusion(
             network,

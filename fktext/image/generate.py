@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
+from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.generate import Population, Progress, population_of
 from fktext.image.process import DiffusersProcess, Image
@@ -128,7 +127,9 @@ def generate(
         except PopulationError as error:
             _, sample, prompt, _ = members[error.population]
             raise FktextError(f"prompt {prompt!r}, sample {sample}: {error.message}") from error
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             raise FktextError(
                 f"memory does not hold {len(members) * size} images at once: give fewer particles"
                 f"{', a smaller batch size' * (len(members) > 1)}, a narrower dtype, or a pipeline with offload"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fktext import noise as streams
-from fktext.batches import fits
+from fktext.batches import check_memory, fits
 from fktext.ledger import Ledger
 from fktext.masked.denoiser import Denoiser
 from fktext.masked.sampling import draw_tokens, token_probs
@@ -191,6 +191,7 @@ class MaskedDiffusion:
         fresh = self._encode(unique[:, :-1], unique[:, -1].view(torch.float64))
         hidden = state.hidden
         if not hidden.numel():
+            check_memory(2 * len(state.ids) * fresh[0].nbytes, fresh.device)  # this one, and the copy below
             hidden = fresh.new_empty((len(state.ids), *fresh.shape[1:]))
         return replace(state, hidden=hidden.index_copy(0, active, fresh[inverse]), known=state.known.index_fill(0, active, True))
 

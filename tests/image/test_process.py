@@ -286,9 +286,10 @@ def test_offload_goes_on(monkeypatch):
     assert len(brought) == 3  # after 2 and 4 steps, and at the end
 
 
-def test_memory_that_ends_is_an_error_that_says_what_helps(monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't")])
+def test_memory_that_ends_is_an_error_that_says_what_helps(monkeypatch, error):
     def full(*arguments, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     pipeline = pixels(diffusers.DDPMScheduler())
     monkeypatch.setattr(pipeline.unet, "forward", full)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from fktext.batches import Batches, judging
+from fktext.batches import Batches, check_memory, judging, memory, out_of_memory, usable_device
+from fktext.errors import UsageError
+from fktext.models import load
+from fktext.noise import Noise
+from fktext.settings import Settings
 
 
 class Device:
@@ -63,6 +70,113 @@ def test_other_errors_pass() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         Batches(4)(wrong, ROWS)
+
+
+# In a process of its own, which may have so much more memory than it has, from little to plenty: the least that is enough.
+LIMITED = """
+import json, resource, torch
+from fktext.batches import Batches, memory, out_of_memory
+from fktext.masked.dit import DiT
+from fktext.masked.process import MaskedDiffusion
+from fktext.noise import Noise
+from fktext.rewards import Text
+
+torch.manual_seed(0)
+net, sizes = DiT(50, 32, 1, 2, 8).eval(), []
+encode = net.encode
+net.encode = lambda ids, t: sizes.append(len(ids)) or encode(ids, t)
+start = torch.randint(48, (512, 64))
+start[:, :2] = net.mask_id
+
+def masked():
+    sizes.clear()
+    process = MaskedDiffusion(net, start[:1], 512, 1, None, batch_size=512)
+    return process.advance(process.start(start), 0, 1, Noise.of([1], 512)).ids.tolist()
+
+def wide():
+    sizes.clear()
+    compute = lambda rows: sizes.append(len(rows)) or torch.ones(len(rows), 2**24)[:, 0] * torch.tensor(rows)  # 64 MiB a row
+    return Batches()(compute, [3.0, 1.0, 2.0, 5.0]).tolist()
+
+def least(run):
+    expected = run()
+    used = 4096 * int(open("/proc/self/statm").read().split()[0])
+    errors = []
+    for room in range(0, 600, 8):
+        limit = used + room * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        try:
+            return {"same": run() == expected, "sizes": list(sizes), "errors": errors, "memory": memory("cpu") <= limit}
+        except (RuntimeError, MemoryError) as error:
+            errors.append(out_of_memory(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+
+print(json.dumps([least(wide), least(masked)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size of a process")
+def test_half_a_batch_fits_into_memory_that_is_really_short() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wide, masked = json.loads(done.stdout)
+    assert wide["sizes"][:3] == [4, 2, 1]
+    assert masked["sizes"][:2] == [512, 256]
+    for found in (wide, masked):
+        assert found["same"]
+        assert found["memory"]
+        assert all(found["errors"])
+    assert wide["errors"], "or there was room for a single row from the beginning"
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."), True),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9223372036854775807]"), True),
+        (RuntimeError("a bug"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_which_errors_mean_that_memory_ended(error: BaseException, ended: bool) -> None:
+    assert out_of_memory(error) is ended
+
+
+def test_more_than_the_whole_memory_is_refused_before_it_is_asked_for() -> None:
+    there = int(memory("cpu"))
+    check_memory(there // 2, "cpu")
+    with pytest.raises(torch.OutOfMemoryError, match=r"^[\d,.]+ GiB are needed at least, and there are [\d,.]+$"):
+        check_memory(there + 1, "cpu")
+
+
+@pytest.mark.parametrize("absurd", [{"particles": 10**20}, {"x0_samples": 10**11}, {"steps": 10**12}])
+def test_absurd_numbers_are_wrong_requests(absurd: dict[str, int]) -> None:
+    model = load("tiny-mdlm", length=8)
+    settings = Settings(**{"particles": 2, "steps": 4, **absurd}).for_model(model)
+    template = model.template("the", 8)
+    message = r"memory does not hold \d+ particles of 8 tokens at once, with \d+ predictions .*: [\d,.]+ GiB are needed at least"
+    with pytest.raises(UsageError, match=message):
+        model.process(["the"], [template], settings, 64)
+
+
+def test_hidden_states_beyond_all_memory_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("tiny-mdlm", length=8)
+    process = model.process(["the"], [model.template("the", 8)], Settings(particles=50, steps=4).for_model(model), 64)
+    monkeypatch.setattr("fktext.batches.memory", lambda device: 50 * 8 * 32 * 4)
+    noise = Noise.of([0], 50)
+    with pytest.raises(torch.OutOfMemoryError, match="GiB are needed at least"):
+        process.advance(process.init(noise), 0, 4, noise)
+
+
+def test_devices() -> None:
+    assert usable_device("cpu") == torch.device("cpu")
+    for name, reason in (("meta", "shapes and no numbers$"), ("warp:0", "warp"), ("", "")):
+        with pytest.raises(UsageError, match=rf"^device '{name}' cannot be used here: .*{reason}"):
+            usable_device(name)
 
 
 def test_nothing_is_never_computed() -> None:
