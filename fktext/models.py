@@ -81,12 +81,10 @@ def load(
         raise unknown_name("device map", str(device_map), ["auto"])
     import torch
 
+    from fktext.batches import usable_device
     from fktext.checkpoint_files import digest, weight_files
 
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    place = usable_device(device)
     entry = _of_plugin(name)
     if entry is not None and entry.factory is not None:
         from fktext.model_entries import ModelContext

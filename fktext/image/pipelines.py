@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fktext import embedded, hub
+from fktext.batches import usable_device
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.image import schedulers
 
@@ -45,7 +46,7 @@ def load(
         The pipeline, and the digest of its weights where they lie in files that can be found.
 
     Raises:
-        UsageError: diffusers is not installed, an unknown name, or a scheduler of another kind of diffusion than the pipeline's.
+        UsageError: diffusers is not installed, an unknown name or device, or a scheduler that does not fit the pipeline.
         ModelError: it cannot be loaded.
     """
     try:
@@ -56,6 +57,7 @@ def load(
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    place = usable_device(device)
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown_name("scheduler", scheduler, SCHEDULERS)
     folder = Path(embedded.path(name) if name in embedded.pipelines() else name).expanduser()
@@ -93,7 +95,7 @@ def load(
             raise UsageError(f"scheduler {scheduler!r} {why}. What fits: {', '.join(fits) or 'only its own'}")
         kind, settings = SCHEDULERS[scheduler]
         pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
-    return pipeline.to(device), _digest(folder)
+    return pipeline.to(place), _digest(folder)
 
 
 def fitting(pipeline: Any, *, scales: bool = True) -> list[str]:
