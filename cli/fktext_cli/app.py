@@ -50,12 +50,17 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # what the argument parser raises, by whichever name this Typer has for it
         wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
-        came = f", got {wrong[0]['input']!r}" if wrong else ""
-        return f"{error.format_message()}{came}", 2
+        message = error.format_message().replace("Value error, ", "").removesuffix(".")
+        came = repr(wrong[0]["input"]) if wrong else ""
+        return (f"{message}, got {_short(came)}" if came not in message else message), 2
     if isinstance(error, OSError):
         too_long = error.errno == errno.ENAMETOOLONG
-        return (f"a name is too long for this file system: {str(error.filename)[:80]}..." if too_long else str(error)), 1 + too_long
+        return (f"a name is too long for this file system: {_short(str(error.filename))}" if too_long else str(error)), 1 + too_long
     return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _version(wanted: bool) -> None:
