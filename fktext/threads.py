@@ -1,12 +1,13 @@
 """How many threads a run takes: as many as there are free cores, because threads that wait for a busy core wait at every layer.
 
-`fktext generate "The movie" --reward toxicity --particles 16` on 2 cores (AMD EPYC, torch 2.13), seconds and CPU seconds:
+`fktext generate "The movie" --reward toxicity --particles 16`, four times in turns on 2 cores (AMD EPYC, torch 2.13) that other work
+used now more and now less, seconds of generation and CPU seconds of all:
 
-    little else running    1 thread: 31, 25      2 threads: 23, 40
-    a busy machine         1 thread: 34, 26      2 threads: 139, 59
+    1 thread     34, 26    31, 25
+    2 threads   139, 59    23, 40
 
-So a second thread wins a quarter of the time where its core is idle, and costs a multiple of it where it is not;
-`benchmarks/threads.py` measures it anywhere. The command line calls `settle`; the Python API leaves torch's threads alone. Their
+So a second thread wins some time where its core is idle, and costs a multiple of it where it is not; `benchmarks/threads.py` measures
+it anywhere. The command line calls `settle`; the Python API leaves torch's threads alone. Their
 number changes no text.
 """
 
