@@ -1,14 +1,13 @@
 """How many threads a run takes: as many as there are free cores, because threads that wait for a busy core wait at every layer.
 
-`fktext generate "The movie" --reward toxicity --particles 16`, four times in turns on 2 cores (AMD EPYC, torch 2.13) that other work
-used now more and now less, seconds of generation and CPU seconds of all:
+`fktext generate "The movie" --reward toxicity --particles 16`, four times in turns on 2 cores (AMD EPYC, torch 2.13) that other
+work used now more and now less, seconds of generation and CPU seconds of all:
 
     1 thread     34, 26    31, 25
     2 threads   139, 59    23, 40
 
-So a second thread wins some time where its core is idle, and costs a multiple of it where it is not; `benchmarks/threads.py` measures
-it anywhere. The command line calls `settle`; the Python API leaves torch's threads alone. Their
-number changes no text.
+So a second thread wins some time where its core is idle, and costs a multiple of it where it is not; `benchmarks/threads.py`
+measures it anywhere. The command line calls `settle`; the Python API leaves torch's threads alone. Their number changes no text.
 """
 
 from __future__ import annotations
