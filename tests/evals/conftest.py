@@ -15,15 +15,20 @@ WORDS = ["<end>", "<unk>", *NOUNS, *OTHERS]
 
 PLUGIN = """
 import math
+import os
 import time
+from pathlib import Path
 from fktext.plugins import hookimpl
 
 class Letters:
     digest = "0123"
-    def __init__(self, letter, seconds, after, value):
-        self.letter, self.seconds, self.after, self.value = letter, seconds, after, value
+    def __init__(self, letter, after, value, meet):
+        self.letter, self.after, self.value, self.meet = letter, after, value, meet
     def score(self, samples):
-        time.sleep(self.seconds)
+        if self.meet:  # wait for another process to be as far
+            (Path(self.meet) / str(os.getpid())).touch()
+            while len(list(Path(self.meet).iterdir())) < 2:
+                time.sleep(0.01)
         self.after -= 1
         if self.after == 0:
             if math.isnan(self.value):
@@ -31,8 +36,8 @@ class Letters:
             return [self.value] * len(samples)
         return [math.log((text.continuation.count(self.letter) + 0.5) / (len(text.continuation) + 1)) for text in samples]
 
-def letters(context, *, letter: str = "e", seconds: float = 0.0, after: int = 0, value: float = math.nan):
-    return Letters(letter, seconds, after, value)
+def letters(context, *, letter: str = "e", after: int = 0, value: float = math.nan, meet: str = ""):
+    return Letters(letter, after, value, meet)
 
 @hookimpl
 def fktext_register_rewards(register):
@@ -125,19 +130,25 @@ def judges(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def suite_file(tiny: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def suite_text(tiny: Path) -> str:
     """A suite of 3 prompts x 2 samples x 2 seeds x 4 methods: 48 texts."""
+    return SUITE.replace("{model}", str(tiny))
+
+
+@pytest.fixture
+def suite_file(suite_text: str, tmp_path: Path) -> Path:
+    """The suite's file."""
     path = tmp_path / "words.toml"
-    path.write_text(SUITE.replace("{model}", str(tiny)))
+    path.write_text(suite_text)
     return path
 
 
 @pytest.fixture(scope="session")
-def whole(tiny: Path, plugin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def whole(suite_text: str, plugin_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The suite, run without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "words.toml").write_text(SUITE.replace("{model}", str(tiny)))
+    (folder / "words.toml").write_text(suite_text)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(plugin_path)
         return run(str(folder / "words.toml"), out=folder / "run")

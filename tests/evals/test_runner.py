@@ -263,14 +263,15 @@ def test_another_suite_or_model_is_refused(suite_file: Path, tmp_path: Path) -> 
 
 
 def test_shards_that_overlap_at_the_same_time_leave_a_run_as_any_other(whole: Results, suite_file: Path, tmp_path: Path) -> None:
-    """Two processes, one with all the work and one with half of it; the reward is slow, so that neither sees the other's rows."""
-    suite_file.write_text(suite_file.read_text().replace('rewards = ["letters"]', 'rewards = ["letters:seconds=0.01"]'))
+    """Two processes, one with all the work and one with half of it, neither of which sees the other's rows when it starts."""
+    (tmp_path / "meet").mkdir()
+    suite_file.write_text(suite_file.read_text().replace('rewards = ["letters"]', f'rewards = ["letters:meet={tmp_path}/meet"]'))
     out = tmp_path / "run"
     processes = [start(suite_file, out, shard) for shard in ("1/1", "1/2")]
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     lines = {path.name: path.read_text().count("\n") for path in out.glob("rows*")}
-    assert lines["rows-1-of-1.jsonl"] + lines["rows-1-of-2.jsonl"] > 48
+    assert lines == {"rows-1-of-1.jsonl": 48, "rows-1-of-2.jsonl": 24}
     found = read(out)
     assert [row["text"] for row in found.rows] == [row["text"] for row in whole.rows]
     assert timeless(run(str(suite_file), out=out)) == timeless(found)  # goes on, and finds all there
@@ -438,6 +439,18 @@ def test_judges_see_as_many_tokens_as_the_suite_says(suite_file: Path, tmp_path:
         assert len(row["continuation"].split()) <= 2
         assert row["text"].startswith(row["prompt"] + row["continuation"])
     assert any(len(row["text"].split()) > 4 for row in found.rows)
+
+
+@pytest.mark.parametrize("tokens", [None, 4])
+def test_judges_of_the_continuation_where_the_model_spells_the_prompt_its_own_way(
+    suite_file: Path, tmp_path: Path, tokens: int | None
+) -> None:
+    judge = Judge("short", "length:words=3,part=continuation", "words", kind="mean")
+    suite = small(suite_file, model="tiny-mdlm", prompts=("The  Movie", "The city"), judges=(judge,), judge_tokens=tokens)
+    for row in run(suite, out=tmp_path / "run").rows:
+        spelled = " ".join(row["prompt"].lower().split())
+        assert row["text"].startswith(spelled + row["continuation"])
+        assert row["judges"]["short"] == -abs(len(row["continuation"].split()) - 3)
 
 
 def test_a_drawn_text_is_not_always_the_best(suite_file: Path, tmp_path: Path) -> None:
