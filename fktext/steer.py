@@ -14,8 +14,9 @@ from torch import Tensor
 from fktext import noise as streams
 from fktext.errors import PopulationError
 from fktext.ledger import Ledger
+from fktext.lookahead import PSEUDO_COUNT, log_tilt
 from fktext.noise import Noise
-from fktext.potentials import Difference, Potential
+from fktext.potentials import Carry, Difference, Potential
 from fktext.process import ReverseProcess, gather
 from fktext.rewards import Scorer
 from fktext.schedules import Schedule
@@ -63,8 +64,9 @@ class Result:
     Attributes:
         samples: B * N finished samples.
         values: (B, N, P) value of each reward; `reward` (B, N) their weighted sum.
-        log_w: (B, N) normalised log-weights: sum_i W_i f(x_i) estimates the mean of f under p(x) exp(lambda r(x)) / Z.
-        log_z: (B,) log of an unbiased estimate of Z = E_p[exp(lambda r)].
+        log_w: (B, N) normalised log-weights: sum_i W_i f(x_i) estimates the mean of f under p(x) exp(lambda r(x)) / Z; all -inf
+            in a dead population, whose samples all have reward -inf.
+        log_z: (B,) log of an unbiased estimate of Z = E_p[exp(lambda r)]; -inf for a dead population.
         roots: (B, N) the particle at step 0 each sample descends from.
         steps: every weighing, without its decoded predictions.
         ledger: what the run has cost.
@@ -93,6 +95,7 @@ class Plan:
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         x0_samples: S, predictions of x0 per particle and weighing.
         x0_average: average exp(lambda r) over predictions ("tilt", aims at the tilted law) or exp(r) ("reward", as published).
+        pseudo_count: how much a prediction of reward -inf is doubted before the end; see `fktext.lookahead`.
     """
 
     particles: int
@@ -103,6 +106,7 @@ class Plan:
     ess_threshold: float = 0.5
     x0_samples: int = 1
     x0_average: Literal["tilt", "reward"] = "tilt"
+    pseudo_count: float = PSEUDO_COUNT
 
 
 def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:
@@ -114,34 +118,39 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
 
     Raises:
         RewardError: a reward failed; the message names step, reward and sample.
-        PopulationError: every particle of a population has weight zero, or one an infinite weight.
+        PopulationError: a particle of a population has an infinite weight, or lambda times a finite reward is beyond any number.
     """
     started, before = time.perf_counter(), process.ledger + scorer.ledger
     shape = (len(noise.key) // plan.particles, plan.particles)
     zeros = noise.key.new_zeros(shape, dtype=torch.float64)
     identity = torch.arange(plan.particles, device=zeros.device).expand(shape)
     state, carry = process.init(noise), plan.potential.init(zeros)
-    base, log_z = zeros, zeros[:, 0]  # base: log_phi of each lineage when its weights were last reset
+    log_phi, base, log_z = zeros, zeros, zeros[:, 0]  # base: log_phi of each lineage when its weights were last reset
     for k, k_next in pairwise((0, *plan.schedule.weighings(process.num_steps))):
         state = process.advance(state, k, k_next, noise)
         last = k_next == process.num_steps
         x0, state = process.predict(state, k_next, noise, plan.x0_samples)
-        samples, values, reward, log_tilt = _score(process, scorer, x0, zeros, plan, k_next)
-        log_phi, carry = (log_tilt, carry) if last else plan.potential(log_tilt, carry)
+        samples, values, weighted = _score(process, scorer, x0, zeros, plan, k_next)
+        if last:
+            log_phi = _judged(weighted, plan.lam)
+        else:
+            log_phi, carry = _foreseen(weighted, plan, log_phi, carry)
         log_w = log_phi - base
-        if (bad := all_dead(log_w) | ~(log_w < torch.inf).all(-1)).any():
-            population = int(bad.nonzero()[0, 0])
-            raise PopulationError(population, _bad_weights(log_w[population], k_next))
+        if (bad := ~(log_w < torch.inf).all(-1)).any():
+            raise _beyond(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
+        alive = ~all_dead(log_w)
         size = ess(log_w)
-        resampled = (size < plan.ess_threshold * plan.particles) & (not last)
+        resampled = (size < plan.ess_threshold * plan.particles) & alive & (not last)
         uniforms = noise.populations(streams.RESAMPLE, k_next, plan.particles, plan.resampler.draws(plan.particles))
-        ancestors = torch.where(resampled[:, None], plan.resampler(log_w, uniforms), identity)
+        ancestors = torch.where(resampled[:, None], plan.resampler(torch.where(alive[:, None], log_w, zeros), uniforms), identity)
         mean = log_z + log_mean_exp(log_w)
         ledger = replace(process.ledger + scorer.ledger - before, seconds=time.perf_counter() - started)
+        reward = weighted.sum(-1).mean(-1)
         yield Step(k_next, values, reward, log_w, mean, size, resampled, ancestors, samples, ledger)
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
-            base = torch.where(resampled[:, None], log_phi, base).gather(1, ancestors)
+            log_phi = log_phi.gather(1, ancestors)
+            base = torch.where(resampled[:, None], log_phi, base)
             carry = tuple(part.gather(1, ancestors) for part in carry)
             state = gather(state, (ancestors + plan.particles * torch.arange(shape[0], device=base.device)[:, None]).flatten())
 
@@ -172,26 +181,34 @@ def collect(steps: Iterator[Step]) -> Result:
 
 def _score(
     process: ReverseProcess[Any], scorer: Scorer, x0: Any, like: Tensor, plan: Plan, k: int
-) -> tuple[Sequence[Any], Tensor, Tensor, Tensor]:
-    """Decode predictions and score them: samples, values (B, N, S, P), mean reward (B, N), log-tilt (B, N)."""
+) -> tuple[Sequence[Any], Tensor, Tensor]:
+    """Decode predictions and score them: samples, values (B, N, S, P), and the same times the rewards' weights."""
     samples = process.decode(x0)
     values = scorer(samples, f" at step {k} of {process.num_steps}").to(like.device)
     values = values.reshape(*like.shape, len(samples) // like.numel(), len(scorer.names))
-    total = scorer.total(values)  # (B, N, S)
-    if plan.lam == 0:
-        log_tilt = torch.zeros_like(like)
-    elif plan.x0_average == "tilt":
-        log_tilt = log_mean_exp(plan.lam * total)
-    else:
-        log_tilt = plan.lam * log_mean_exp(total)
-    return samples, values, total.mean(-1), log_tilt
+    weighted = scorer.weighted(values)
+    tilt = plan.lam * weighted.sum(-1) if plan.lam else torch.zeros_like(like)[..., None]
+    if (beyond := ~tilt.isfinite() & (weighted > -torch.inf).all(-1)).any():
+        population, particle, prediction = beyond.nonzero()[0].tolist()
+        raise _beyond(population, float(tilt[population, particle, prediction]), k)
+    return samples, values, weighted
 
 
-def _bad_weights(log_w: Tensor, k: int) -> str:
-    """What is wrong with the (N,) log-weights of a population."""
-    if all_dead(log_w):
-        return (
-            f"all {len(log_w)} particles have weight zero at step {k}: every reward is -inf. "
-            "Use more particles, a smaller lambda, or a reward that is finite for more samples."
-        )
-    return f"a log-weight is {float(log_w[~(log_w < torch.inf)][0])} at step {k}: lambda times the reward is beyond any number."
+def _judged(weighted: Tensor, lam: float) -> Tensor:
+    """(B, N, 1, P) weighted values of the finished samples -> (B, N) lambda * r: the log of the closed product."""
+    total = weighted.sum(-1).squeeze(-1)
+    return lam * total if lam else torch.zeros_like(total)
+
+
+def _foreseen(weighted: Tensor, plan: Plan, log_phi: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    """The potential's word on predictions; a population that they tell nothing of stays as it was: log_phi (B, N) and carry."""
+    if not plan.lam:
+        return torch.zeros_like(log_phi), carry
+    tilt, told = log_tilt(weighted, plan.lam, plan.pseudo_count, average=plan.x0_average)
+    new_phi, new_carry = plan.potential(tilt, carry)
+    kept = tuple(torch.where(told[:, None], new, old) for new, old in zip(new_carry, carry, strict=True))
+    return torch.where(told[:, None], new_phi, log_phi), kept
+
+
+def _beyond(population: int, log_w: float, k: int) -> PopulationError:
+    return PopulationError(population, f"a log-weight is {log_w} at step {k}: lambda times the reward is beyond any number")

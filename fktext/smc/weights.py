@@ -19,29 +19,30 @@ def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
 
 
 def log_normalize(log_w: Tensor) -> Tensor:
-    """Log-weights (B, N) shifted so that each row's weights sum to one; a row of -inf gives NaN, so check first."""
-    return torch.log_softmax(log_w, -1)
+    """Log-weights (B, N) shifted so that each row's weights sum to one; a row of -inf stays one."""
+    return torch.log_softmax(log_w, -1).masked_fill(all_dead(log_w)[..., None], -torch.inf)
 
 
 def normalize(log_w: Tensor) -> Tensor:
-    """(B, N) log-weights -> (B, N) weights that sum to one in each row; exactly zero where the log-weight is -inf."""
-    return torch.softmax(log_w, -1)
+    """(B, N) log-weights -> (B, N) weights that sum to one in each row, zero where the log-weight is -inf, even in a whole row."""
+    return torch.softmax(log_w, -1).masked_fill(all_dead(log_w)[..., None], 0.0)
 
 
 def ess(log_w: Tensor) -> Tensor:
     """Effective sample size, (sum w)^2 / sum w^2, of each population.
 
     Args:
-        log_w: (B, N) unnormalised log-weights in nats; -inf allowed, not in a whole row.
+        log_w: (B, N) unnormalised log-weights in nats; -inf allowed.
 
     Returns:
-        (B,) in [1, N]: N when all weights are equal, 1 when one particle has all (Kong 1992).
+        (B,) in [1, N]: N when all weights are equal, 1 when one particle has all (Kong 1992); 0 where no particle has any.
 
     Example:
         >>> ess(torch.zeros(1, 4))
         tensor([4.])
     """
-    return torch.exp(2 * torch.logsumexp(log_w, -1) - torch.logsumexp(2 * log_w, -1)).clamp(1, log_w.shape[-1])
+    size = torch.exp(2 * torch.logsumexp(log_w, -1) - torch.logsumexp(2 * log_w, -1)).clamp(1, log_w.shape[-1])
+    return size.masked_fill(all_dead(log_w), 0.0)
 
 
 def all_dead(log_w: Tensor) -> Tensor:

@@ -39,9 +39,55 @@ def test_a_hard_constraint_is_met_by_every_particle_of_weight():
     assert (result.log_z - share).abs().max() < 0.5
 
 
-def test_a_population_without_weight_is_an_error_that_names_it():
-    with pytest.raises(PopulationError, match=r"population 0: all 6 particles have weight zero at step 1"):
-        run(Only("9"))
+def test_a_population_without_weight_is_dead_and_stops_no_other():
+    class Second:
+        """-inf for what the second population writes, whose noise is its own."""
+
+        def score(self, samples):
+            return [0.0 if sample in alive else -torch.inf for sample in samples]
+
+    alive = set(run(MODEL.reward, populations=1).samples)
+    alone, three = run(Second(), populations=1), run(Second(), particles=6, populations=3)
+    assert alone.log_z[0] > -torch.inf
+    assert torch.equal(three.log_w[0], alone.log_w[0])
+    nobody = run(Only("9"))
+    assert (nobody.log_z == -torch.inf).all()
+    assert (nobody.log_w == -torch.inf).all()
+    assert [step.k for step in nobody.steps] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_a_finite_reward_whose_tilt_is_no_number_is_an_error(potential):
+    class Bottomless:
+        def score(self, samples):
+            return [-1e308 if sample[0] == "1" else 0.0 for sample in samples]
+
+    with pytest.raises(PopulationError, match=r"a log-weight is -inf at step \d: lambda times the reward is beyond any number"):
+        run(Bottomless(), lam=10.0, potential=POTENTIALS[potential])
+
+
+def test_a_weighing_that_tells_nothing_leaves_weights_and_carry_alone():
+    class Late:
+        """-inf for everything until the last weighing but one, whatever it is."""
+
+        calls = 0
+
+        def score(self, samples):
+            self.calls += 1
+            return [-torch.inf if self.calls <= 2 else MODEL.reward.values[sample] - 5.0 for sample in samples]
+
+    class NoMemo(Scorer):
+        def __init__(self, terms):
+            super().__init__(terms, memo=0)
+
+    keys = [population_key(0, 0)]
+    for potential in POTENTIALS.values():
+        found = []
+        for reward, schedule in ((Late(), Every(1)), (Late(), At([3]))):
+            reward.calls = 2 if schedule == At([3]) else 0
+            plan = Plan(4, schedule, potential, x0_samples=1, ess_threshold=0)
+            found.append(steer(MODEL.process(1, 4), NoMemo([Weighted("late", reward)]), Noise.of(keys, 4), plan))
+        assert torch.equal(found[0].steps[2].log_w, found[1].steps[0].log_w)  # `max` remembers no maximum that nobody saw
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
