@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fktext.errors import UsageError, unknown_name
+from fktext.lookahead import PSEUDO_COUNT
 from fktext.potentials import POTENTIALS
 from fktext.schedules import At, Every, Schedule
 from fktext.smc import RESAMPLERS
@@ -37,6 +38,8 @@ class Settings:
         resampler: a name of `fktext.smc.RESAMPLERS`.
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
+        pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see `fktext.lookahead`. Where
+            rewards are finite it does nothing.
         method: "fk"; "best-of-n" weighs finished samples only; "base" is best-of-n with one particle.
         temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
             likeliest token, goes with the confidence kernels alone.
@@ -57,6 +60,7 @@ class Settings:
     resampler: str = "systematic"
     x0_samples: int = 4
     x0_average: Literal["tilt", "reward"] = "tilt"
+    pseudo_count: float = PSEUDO_COUNT
     method: Method = "fk"
     temperature: float | None = None
     top_p: float | None = None
@@ -70,6 +74,7 @@ class Settings:
         for name, value, fine in (
             ("lam", self.lam, math.isfinite(self.lam)),
             ("ess_threshold", self.ess_threshold, self.ess_threshold >= 0),
+            ("pseudo_count", self.pseudo_count, 0 < self.pseudo_count < math.inf),
             # beyond these float32 logits, divided by it, are no numbers
             ("temperature", self.temperature, self.temperature in (None, 0) or 1e-30 <= (self.temperature or 0) <= 1e30),
             ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1),
@@ -118,16 +123,21 @@ class Settings:
         return Settings(**{**asdict(self), **spelled})
 
     def plan(self) -> Plan:
-        """What the engine is told; settings that name every number (see `for_model`)."""
+        """What the engine is told; settings that name every number (see `for_model`).
+
+        Method "base" only measures its rewards, so its lambda is 0. With lambda 0 all weights are equal, and nothing resamples.
+        """
         steered = self.method == "fk"
+        lam = 0.0 if self.method == "base" else self.lam
         schedule: Schedule = Every(self.resample_every or 1) if steered else At(())
         return Plan(
             particles=self.particles,
             schedule=schedule,
             potential=POTENTIALS[self.potential if steered else "terminal"],
             resampler=RESAMPLERS[self.resampler],
-            lam=self.lam,
-            ess_threshold=self.ess_threshold,
+            lam=lam,
+            ess_threshold=self.ess_threshold if lam else 0.0,
             x0_samples=self.x0_samples,
             x0_average=self.x0_average,
+            pseudo_count=self.pseudo_count,
         )

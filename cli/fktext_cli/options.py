@@ -45,6 +45,13 @@ ResampleEvery = Annotated[
 EssThreshold = Annotated[
     float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
 ]
+PseudoCount = Annotated[
+    float,
+    typer.Option(
+        help="How much to doubt guesses with a reward of -inf: as much as so many more guesses without. Above 0.",
+        rich_help_panel=STEER,
+    ),
+]
 ResamplerName = Annotated[
     Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
     typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
