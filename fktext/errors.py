@@ -31,10 +31,10 @@ class PluginError(FktextError):
 
 
 class PopulationError(FktextError):
-    """Every particle of a population has weight zero, or one an infinite weight; `population` is its index in the batch."""
+    """A population has no text to return, all of weight zero, or one of infinite weight; `population` is its index in the batch."""
 
     def __init__(self, population: int, message: str) -> None:
-        super().__init__(f"population {population}: {message}")
+        super().__init__(message)
         self.population, self.message = population, message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,8 +44,8 @@ class Population:
         key: the 64-bit key of its noise.
         texts: N texts.
         names: the P rewards; `values` (N, P) what each gave, `rewards` (N,) their weighted sum.
-        log_w: (N,) normalised log-weights.
-        log_z: log of the unbiased estimate of E_p[exp(lambda r)].
+        log_w: (N,) normalised log-weights; all -inf in a dead population.
+        log_z: log of the unbiased estimate of E_p[exp(lambda r)]; -inf in a dead population.
         roots: (N,) the particle at step 0 each text descends from.
         steps: every weighing of this population: tensors of `fktext.steer.Step` without their population axis.
         ledger: cost of the batch of populations this one was computed in, divided by their number.
@@ -68,12 +69,27 @@ class Population:
     guesses: tuple[tuple[Text, ...], ...] = ()
     template: str | None = None
 
+    @property
+    def dead(self) -> bool:
+        """Whether every text has weight zero, its reward being -inf: there is none to return."""
+        return self.log_z == -math.inf
+
     def best(self) -> int:
-        """The particle with the highest reward, the first among equals."""
+        """The particle with the highest reward, the first among equals.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
         return int(self.rewards.argmax()) if self.names else 0
 
     def draw(self) -> int:
-        """A particle drawn in proportion to its weight: a sample whose law tends to the tilted one as N grows."""
+        """A particle drawn in proportion to its weight: a sample whose law tends to the tilted one as N grows.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
         uniform = Noise.of([self.key], 1).uniform(streams.RETURN, 0, 0)
         cumulative = self.log_w.exp().cumsum(0)
         return int(torch.searchsorted(cumulative / cumulative[-1], uniform.cpu())[0])
@@ -81,6 +97,17 @@ class Population:
     def unique_roots(self) -> int:
         """How many particles of step 0 have descendants."""
         return len(self.roots.unique())
+
+    def obituary(self) -> str:
+        """What to say of a dead population, on one line."""
+        size = len(self.texts)
+        every = f"all {size} texts have" if size > 1 else "the text has"
+        named = f"prompt {self.prompt!r}" if self.template is None else f"template {self.template!r}"
+        return f"{named}, sample {self.sample_index}: {every} a reward of -inf, so there is none to return"
+
+    def _check_alive(self) -> None:
+        if self.dead:
+            raise PopulationError(self.sample_index, self.obituary())
 
 
 def generate(
@@ -110,12 +137,13 @@ def generate(
             the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.distributed`).
 
     Yields:
-        `Progress` after each weighing, and populations in order as their batches finish.
+        `Progress` after each weighing, and populations in order as their batches finish. One whose finished texts all have reward
+        -inf is dead (`Population.dead`): it has no text to return, and the others go on.
 
     Raises:
         UsageError: a setting out of range, a prompt that does not fit; before anything is computed.
-        RewardError: a reward failed. FktextError: all particles of a population have weight zero, and the message names its prompt;
-            or memory does not hold the particles.
+        RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the prompt; or memory does
+            not hold the particles.
     """
     settings = settings.for_model(model)
     if not terms and settings.method != "base":

@@ -34,6 +34,7 @@ from fktext_cli.options import (
     MethodName,
     Particles,
     PotentialName,
+    PseudoCount,
     ResampleEvery,
     ResamplerName,
     RewardSpecs,
@@ -132,6 +133,7 @@ def generate(
         Literal["tilt", "reward"],
         typer.Option(help="Of these guesses, average exp(lambda reward), or exp(reward).", rich_help_panel=STEER),
     ] = "tilt",
+    pseudo_count: PseudoCount = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.", rich_help_panel=RUN)
@@ -233,6 +235,7 @@ def generate(
             resampler=resampler,
             x0_samples=x0_samples,
             x0_average=x0_average,
+            pseudo_count=pseudo_count,
             method=method,
             temperature=temperature,
             top_p=top_p,
@@ -282,7 +285,7 @@ def _run(
     from fktext.generate import Progress, generate
     from fktext.ledger import Ledger
 
-    started, done, ledger = time.perf_counter(), 0, Ledger()
+    started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     wanted = len(prompts) * settings.samples - len(options["skip"])
     with progress_bar() as bar:
         try:
@@ -293,7 +296,9 @@ def _run(
                     continue
                 with bar.away():
                     write(item)
-                done, ledger = done + 1, ledger + item.ledger
+                    if item.dead:
+                        print(f"dead: {item.obituary()}", file=sys.stderr)
+                done, dead, ledger = done + 1, dead + item.dead, ledger + item.ledger
         except BrokenPipeError:
             raise
         except BaseException:
@@ -308,6 +313,8 @@ def _run(
         f"{time.perf_counter() - started:.1f} s",
         file=sys.stderr,
     )
+    if dead:
+        raise output.the_dead(dead, done)
 
 
 def _prompts(arguments: list[str], path: Path | None, templates: list[str]) -> list[Prompt]:

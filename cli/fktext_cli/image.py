@@ -33,6 +33,7 @@ from fktext_cli.options import (
     MethodName,
     Particles,
     PotentialName,
+    PseudoCount,
     ResampleEvery,
     ResamplerName,
     RewardSpecs,
@@ -97,6 +98,7 @@ def generate(
     resample_every: ResampleEvery = None,
     ess_threshold: EssThreshold = 0.5,
     resampler: ResamplerName = "systematic",
+    pseudo_count: PseudoCount = 1.0,
     compare: Annotated[
         bool | None,
         typer.Option(
@@ -184,6 +186,7 @@ def generate(
                 ess_threshold=ess_threshold,
                 resampler=resampler,
                 x0_samples=1,
+                pseudo_count=pseudo_count,
                 method=method,
                 seed=seed,
             )
@@ -211,6 +214,8 @@ def generate(
         if opinion is not None:
             for line in _compared(found, which, opinion):
                 print(line, file=sys.stderr)
+        if dead := sum(population.weighted.dead for population in found[method]):
+            raise output.the_dead(dead, len(found[method]), "image")
 
 
 def _run(
@@ -221,14 +226,14 @@ def _run(
     from fktext.image.generate import generate
     from fktext.ledger import Ledger
 
-    started, done, ledger = time.perf_counter(), 0, Ledger()
+    started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     with progress_bar() as bar:
         try:
             for item in generate(pipeline, terms, [prompt], settings, batch_size=batch_size, **options):
                 if isinstance(item, Progress):
                     bar.show(item.done, item.total)
                     continue
-                done, ledger = done + 1, ledger + item.weighted.ledger
+                done, dead, ledger = done + 1, dead + item.weighted.dead, ledger + item.weighted.ledger
                 with bar.away():
                     yield item
         except BrokenPipeError:
@@ -242,7 +247,7 @@ def _run(
         f"{settings.method}: {done} population{'s' * (done != 1)} of {size} particle{'s' * (size != 1)}, "
         f"{ledger.denoiser_rows / (done * size):.0f} denoiser rows per particle, "
         f"{ledger.reward_requests:.0f} reward calls requested, {ledger.reward_calls:.0f} computed, "
-        f"{time.perf_counter() - started:.1f} s",
+        f"{time.perf_counter() - started:.1f} s" + f", {dead} dead: every image has a reward of -inf" * (dead > 0),
         file=sys.stderr,
     )
 
@@ -289,10 +294,11 @@ class _Files:
         for row in output.rows(weighted, self._which, self._run):
             del row["template"], row["text"], row["spelled_prompt"], row["continuation"]
             path = self._folder / f"{name}-particle-{row['particle']}.png"
-            row = {"file": path.name, **row}
-            pictures.write(path, png(population.images[row["particle"]].pixels, row))
+            row = {"file": None if weighted.dead else path.name, **row}
+            if not weighted.dead:
+                pictures.write(path, png(population.images[row["particle"]].pixels, row))
+                print(path, file=self._stdout, flush=True)
             self._rows.append(json.dumps(row, allow_nan=False) + "\n")
-            print(path, file=self._stdout, flush=True)
         for trace in self._traces:
             trace.add(weighted)
 

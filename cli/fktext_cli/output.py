@@ -27,7 +27,9 @@ class OutputError(FktextError):
 
 
 def chosen(population: Population, which: Return) -> list[int]:
-    """The particles to print."""
+    """The particles to print; none of a dead population."""
+    if population.dead:
+        return []
     if which == "all":
         return list(range(len(population.texts)))
     return [population.best() if which == "best" else population.draw()]
@@ -43,27 +45,38 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
 
     Returns:
         A mapping per particle. Log-weights and rewards are nats; JSON has no infinities, so -inf, the only one there can be, is
-        null.
+        null. Of a dead population there is one mapping, in which everything that a particle would say is null.
     """
-    return [
-        {
+
+    def row(index: int | None) -> dict[str, Any]:
+        text = None if index is None else population.texts[index]
+        values = [-math.inf] * len(population.names) if index is None else population.values[index].tolist()
+        return {
             "prompt": population.prompt,
             "template": population.template,
-            "text": str(population.texts[index]),
-            "spelled_prompt": population.texts[index].prompt,
-            "continuation": population.texts[index].continuation,
-            "reward": number(population.rewards[index].item()),
-            "rewards": dict(zip(population.names, map(number, population.values[index].tolist()), strict=True)),
-            "log_weight": number(population.log_w[index].item()),
+            "text": None if text is None else str(text),
+            "spelled_prompt": population.texts[0].prompt if text is None else text.prompt,
+            "continuation": None if text is None else text.continuation,
+            "reward": None if index is None else number(population.rewards[index].item()),
+            "rewards": dict(zip(population.names, map(number, values), strict=True)),
+            "log_weight": None if index is None else number(population.log_w[index].item()),
             "log_z": number(population.log_z),
             "prompt_index": population.prompt_index,
             "sample": population.sample_index,
             "particle": index,
-            "ancestor": int(population.roots[index]),
+            "ancestor": None if index is None else int(population.roots[index]),
             **run,
         }
-        for index in chosen(population, which)
-    ]
+
+    return [row(None)] if population.dead else [row(index) for index in chosen(population, which)]
+
+
+def the_dead(number: int, of: int, noun: str = "text") -> FktextError:
+    """The error that ends a run in which populations have nothing to return; all others have been written."""
+    return FktextError(
+        f"{number} of {of} populations {'is' if number == 1 else 'are'} dead: every {noun} has a reward of -inf. "
+        f"Use more particles, or a reward that is finite for more {noun}s"
+    )
 
 
 def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -200,7 +213,7 @@ def resume_point(
         if not (0 <= who[0] < len(prompts) and _as_in_rows(prompts[who[0]]) == prompt):
             named = f"prompt {prompt[0]!r}" if prompt[1] is None else f"template {prompt[1]!r}"
             raise UsageError(f"cannot resume: {path}:{number} has {named} in place {who[0]}, and this run has not")
-        members = members + 1 if who == last else 1
+        members = size if row["text"] is None else members + 1 if who == last else 1  # a dead population has one row
         last = who
         at += len(line)
         if members == size:

@@ -47,12 +47,12 @@ class Trace:
     _kept: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def add(self, population: Population) -> None:
-        """Keep one."""
+        """Keep one; of a dead population no particle is marked."""
         if self.path is not None:
             from fktext_evals import trace
 
-            (chosen,) = output.chosen(population, "draw" if self.which == "draw" else "best")
-            self._kept.append(trace.population(population, chosen))
+            chosen = output.chosen(population, "draw" if self.which == "draw" else "best")
+            self._kept.append(trace.population(population, chosen[0] if chosen else None))
 
     def __enter__(self) -> Trace:
         return self

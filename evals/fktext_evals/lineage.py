@@ -10,7 +10,7 @@ A lineage is a mapping with K entries in each of its lists, one per weighing:
     weights      (K, N) normalised, before resampling; they sum to 1 up to rounding
     texts        (K, N) what each particle was thought to become, the best of its predictions; at the last weighing the text itself
 
-and `chosen`, the particle that was returned.
+and `chosen`, the particle that was returned, null of a dead population.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ if TYPE_CHECKING:  # this imports torch
 Lineage = dict[str, Any]
 
 
-def of(population: Population, chosen: int, width: int | None = None) -> Lineage:
+def of(population: Population, chosen: int | None, width: int | None = None) -> Lineage:
     """The lineage of a population.
 
     Args:
         population: from `fktext.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
-        chosen: the particle that is returned.
+        chosen: the particle that is returned, None where the population is dead.
         width: cut texts after as many characters; None keeps them whole.
     """
+    from fktext.smc import normalize
+
     steps = population.steps
     guesses = population.guesses or [()] * (len(steps) - 1) + [population.texts]
     return {
@@ -41,7 +43,7 @@ def of(population: Population, chosen: int, width: int | None = None) -> Lineage
         "resampled": [bool(step.resampled) for step in steps],
         "ancestors": [step.ancestors.tolist() for step in steps],
         "rewards": [[_number(value) for value in step.reward.tolist()] for step in steps],
-        "weights": [[round(value, 4) for value in step.log_w.softmax(0).tolist()] for step in steps],
+        "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
         "texts": [[_cut(text.continuation, width) for text in texts] for texts in guesses],
         "chosen": chosen,
     }
@@ -73,16 +75,16 @@ def survivors(ancestors: Sequence[Sequence[int]]) -> list[list[bool]]:
     return living
 
 
-def line_of(ancestors: Sequence[Sequence[int]], particle: int) -> list[int]:
-    """(K,) the particle at each weighing that a particle of the last one descends from, itself at the end.
+def line_of(ancestors: Sequence[Sequence[int]], particle: int | None) -> list[int | None]:
+    """(K,) the particle at each weighing that a particle of the last one descends from, itself at the end; of None, None.
 
     Example:
         >>> line_of([[0, 0, 2], [2, 1, 0], [0, 1, 2]], 0)
         [2, 2, 0]
     """
-    line = [particle]
+    line: list[int | None] = [particle]
     for step in reversed(ancestors[:-1]):
-        line.insert(0, step[line[0]])
+        line.insert(0, None if line[0] is None else step[line[0]])
     return line
 
 
@@ -119,7 +121,7 @@ def check(lineage: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} has not {particles} particles at each weighing")
         if not all(0 <= parent < particles for step in lineage["ancestors"] for parent in step):
             raise ValueError("an ancestor is no particle")
-        if not 0 <= lineage["chosen"] < particles:
+        if lineage["chosen"] is not None and not 0 <= lineage["chosen"] < particles:
             raise ValueError("the chosen particle is no particle")
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"it is no lineage: {error!r}") from error

@@ -12,12 +12,12 @@ if TYPE_CHECKING:  # this imports torch
     from fktext.generate import Population
 
 
-def population(found: Population, chosen: int) -> dict[str, Any]:
+def population(found: Population, chosen: int | None) -> dict[str, Any]:
     """A population as JSON has it: -inf is null.
 
     Args:
         found: from `fktext.generate.generate` with `guesses=True`.
-        chosen: the particle that is returned.
+        chosen: the particle that is returned, None where the population is dead.
 
     Returns:
         prompt, template, prompt_index, sample; names of the rewards; log_z; particles (a mapping each: text, continuation, reward,

@@ -75,11 +75,13 @@ def in_words(lineage: Lineage) -> str:
     """What the drawing shows, in two sentences."""
     particles, weighings = len(lineage["ancestors"][0]), len(lineage["k"])
     times, left = sum(lineage["resampled"]), lineages.roots(lineage["ancestors"])[-1]
+    chosen = lineage["chosen"]
+    returned = "none is returned" if chosen is None else f"the returned one has reward {_reward(lineage['rewards'][-1][chosen])}"
     return (
         f"{particles} particle{'s' * (particles != 1)}, weighed {weighings} time{'s' * (weighings != 1)}, "
         f"resampled {times} time{'s' * (times != 1)}. "
         f"All final texts descend from {left} of the {particles} at the start; "
-        f"the returned one has reward {_reward(lineage['rewards'][-1][lineage['chosen']])}."
+        f"{returned}."
     )
 
 

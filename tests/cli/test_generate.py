@@ -133,6 +133,54 @@ def test_prompts_from_a_file(call: Call, tiny: Path, tmp_path: Path) -> None:
     assert [(row["prompt_index"], row["prompt"]) for row in found] == [(0, "the book"), (1, ""), (2, "he")]
 
 
+def test_a_population_whose_texts_are_all_ruled_out_is_reported_and_the_others_written(
+    call: Call, tiny: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.jsonl"
+    command = ("generate", "the", "he", "--model", tiny, "-r", "fails:value=-inf,prompt=the", "-n", 2, "-f", "jsonl")
+    result = call(*command, "--return", "all", "--output", path)
+    assert result.exit_code == 1
+    assert "dead: prompt 'the', sample 0: all 2 texts have a reward of -inf, so there is none to return" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: 1 of 2 populations is dead")
+    dead, *alive = [json.loads(line) for line in path.read_text().splitlines()]
+    nothing = ("text", "continuation", "reward", "log_weight", "log_z", "particle", "ancestor")
+    assert [dead[name] for name in nothing] == [None] * len(nothing)
+    assert (dead["prompt"], dead["sample"]) == ("the", 0)
+    assert [row["prompt"] for row in alive] == ["he", "he"]
+    again = call(*command, "--return", "all", "--output", path, "--resume")
+    assert again.exit_code == 0
+    assert f"resuming: 2 populations are in {path}" in again.stderr
+    text = call(*command[:-2])
+    assert (text.exit_code, text.stdout) == (1, f"{alive[0]['text']}\n")
+    named = call("generate", "--template", "the {2}", "--model", tiny, "-r", "fails:value=-inf", "-n", 2)
+    assert "dead: template 'the {2}', sample 0" in named.stderr
+
+
+def test_a_trace_shows_a_dead_population_with_nothing_returned(call: Call, tiny: Path, tmp_path: Path) -> None:
+    for name in ("t.json", "t.html"):
+        result = call("generate", "--model", tiny, "-r", "fails:value=-inf", "-n", 2, "--trace", tmp_path / name)
+        assert result.exit_code == 1
+    (population,) = json.loads((tmp_path / "t.json").read_text())["populations"]
+    assert population["lineage"]["chosen"] is None
+    assert [particle["weight"] for particle in population["particles"]] == [0, 0]
+    assert "none is returned" in (tmp_path / "t.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["base", "best-of-n", "fk"])
+def test_only_base_returns_a_text_that_its_reward_rules_out(call: Call, tiny: Path, method: str) -> None:
+    result = call("generate", "--model", tiny, "-r", "fails:value=-inf", "--method", method, "-n", 2, "-f", "jsonl")
+    (row,) = rows(result) if method == "base" else [json.loads(result.stdout)]
+    assert result.exit_code == (0 if method == "base" else 1)
+    assert (row["text"] is None) == (method != "base")
+    assert row["reward"] is None
+
+
+def test_lambda_0_is_the_base_sampler_whatever_resamples(call: Call, tiny: Path) -> None:
+    common = ("generate", "the", "--model", tiny, "-r", "letters", "-n", 4, "--return", "all")
+    steered = call(*common, "--lambda", 0, "--resampler", "multinomial", "--ess-threshold", 1.1)
+    assert steered.stdout == call(*common, "--method", "best-of-n").stdout
+
+
 def test_output_file(call: Call, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     command = ("generate", "the", "he", "--model", tiny, "-r", "letters", "-n", 2, "--output", path)
@@ -218,7 +266,6 @@ BAD = [
     (2, ["-r", "letters", "--template", "the {2}", "--stride", "8"], ["--stride has no use", "template"]),
     (2, ["-r", "letters", "--prompts", "gaps.jsonl"], ["gaps.jsonl:2: ", "stray '}' at character 5"]),
     (2, ["-r", "letters", "--prompts", "gap.csv"], ["gap.csv:2: ", "'the {12}' takes 13 tokens"]),
-    (1, ["-r", "fails:value=-inf", "--template", "the {2}"], ["all 16 particles have weight zero", "template 'the {2}', sample 0"]),
     (2, ["-r", "letters", "--particles", "0"], ["--particles", "greater than or equal to 1, got '0'"]),
     (2, ["-r", "letters", "--particles", "-3"], ["--particles", "-3"]),
     (2, ["-r", "letters", "--particles", "many"], ["--particles", "'many'", "integer"]),
@@ -252,7 +299,9 @@ BAD = [
     (1, ["-r", "fails:value=-inf=-1", ""], ["returned -inf for sample 0", "at step", "Its weight -1 makes that inf"]),
     (1, ["-r", "fails:value=-inf=-1", "--lambda", "0", ""], ["Its weight -1 makes that inf"]),
     (1, ["-r", "fails:value=9", "--lambda", "1e308", ""], ["a log-weight is inf at step"]),
-    (1, ["-r", "fails:value=-inf", ""], ["all 16 particles have weight zero at step"]),
+    (1, ["-r", "fails:value=-1e308", ""], ["a log-weight is -inf at step", "beyond any number"]),
+    (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count is 0.0, out of range"]),
+    (2, ["-r", "letters", "--pseudo-count", "nan"], ["--pseudo-count", "'nan'"]),
 ]
 
 

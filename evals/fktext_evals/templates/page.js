@@ -122,7 +122,7 @@
     stage.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
       event.preventDefault();
-      if (event.key.startsWith("Arrow") && !here) select(at(last, data.chosen), true);
+      if (event.key.startsWith("Arrow") && !here) select(at(last, data.chosen ?? 0), true);
       else keys[event.key]();
     });
     const buttons = { in: () => zoom(scale * 1.4), out: () => zoom(scale / 1.4), fit };
