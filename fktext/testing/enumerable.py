@@ -6,7 +6,9 @@ reveal steps, with no sampling at all. It is the oracle that the engine is teste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -56,6 +58,22 @@ class TableReward:
         return [self.values[sample] for sample in samples]
 
 
+class Constraint:
+    """A hard constraint on texts, which may have a soft reward beside it.
+
+    Args:
+        met: the texts that meet it: worth their value of `soft`, or 0; the others are worth -inf.
+        soft: a value for every text.
+    """
+
+    def __init__(self, met: Sequence[str], soft: TableReward | None = None) -> None:
+        self.values = {text: soft.values[text] if soft else 0.0 for text in met}
+
+    def score(self, samples: Sequence[Any]) -> list[float]:
+        """Look each text up; what is not there fails."""
+        return [self.values.get(sample, -math.inf) for sample in samples]
+
+
 class Enumerable:
     """A listable masked diffusion with its exact laws.
 
@@ -70,7 +88,24 @@ class Enumerable:
         self.length, self.tokens, self.num_steps = length, tokens, num_steps
         self._finished = list(product(range(tokens), repeat=length))
         self.texts = ["".join(map(str, ids)) for ids in self._finished]
-        self.reward = TableReward(self.texts, seed + 1)
+        self.reward: TableReward | Constraint = TableReward(self.texts, seed + 1)
+
+    def constrained(self, share: float, *, soft: bool = False, seed: int = 3) -> Enumerable:
+        """The same model under a hard constraint that its texts meet with a probability of about `share`.
+
+        Args:
+            share: of the base model's mass; the nearest that some of its texts, taken in a random order, add up to from below.
+            soft: whether those texts differ in reward, as they do without the constraint.
+            seed: of the order.
+        """
+        met, mass = [], 0.0
+        for index in torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(seed)).tolist():
+            if mass + self.law[index] <= 1.15 * share:
+                met.append(self.texts[index])
+                mass += float(self.law[index])
+        other = copy(self)
+        other.reward = Constraint(met, self.reward if soft and isinstance(self.reward, TableReward) else None)
+        return other
 
     def process(self, populations: int, particles: int, **settings: Any) -> MaskedDiffusion:
         """The real sampler over the table, for `populations` unprompted populations."""
@@ -94,7 +129,7 @@ class Enumerable:
     @property
     def rewards(self) -> Tensor:
         """(V^L,) float64 rewards in nats."""
-        return torch.tensor([self.reward.values[text] for text in self.texts], dtype=torch.float64)
+        return torch.tensor(self.reward.score(self.texts), dtype=torch.float64)
 
     def tilted(self, lam: float) -> Tensor:
         """(V^L,) float64: p(x) exp(lam r(x)), not normalised; its sum is Z."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from fktext.lookahead import PSEUDO_COUNT
 from fktext.noise import Noise, population_key
 from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
@@ -42,7 +44,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         populations: independent populations per check; more sees smaller errors.
 
     Yields:
-        A row per check as it finishes; the last two are negative controls, which pass when a wrong sampler is caught.
+        A row per check as it finishes; the last three are negative controls, which pass when a wrong sampler is caught.
     """
     model = Enumerable(device=device)
     for potential in POTENTIALS:
@@ -50,6 +52,11 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
             result = run_case(model, potential, resampler, ADAPTIVITY["ess"], populations=populations, seed=seed)
             worst = _worst(model, result, LAM)
             yield Row(f"{potential}, {resampler.name}", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+
+    tight = Enumerable(tokens=3, device=device).constrained(0.1)
+    for potential in POTENTIALS:
+        worst = _worst(tight, _under_constraint(tight, potential, populations, seed), LAM)
+        yield Row(f"{potential}, hard constraint", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
@@ -64,6 +71,10 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     caught = _worst(model, wrong, 1.0)
     yield Row("control: weights forgotten", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
+    wrong = _under_constraint(tight, "difference", populations, seed, pseudo_count=0.0)
+    caught = _worst(tight, wrong, LAM)
+    yield Row("control: a guess may say zero", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
+
     weights = torch.tensor([[0.1] * 10 + [0.0]], dtype=torch.float64, device=device)
     edge = torch.full((1, 11), 1 - 2.0**-53, dtype=torch.float64, device=device)
     naive = torch.searchsorted(weights.cumsum(-1), edge, right=True).clamp(max=10)
@@ -74,7 +85,12 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
 
 
 def _worst(model: Enumerable, result: Result, lam: float) -> float:
-    return max(abs(z) for z in check_law(model, result, lam))
+    return max(abs(z) for z in check_law(model, result, lam, rarest=1 / 400))
+
+
+def _under_constraint(model: Enumerable, potential: str, populations: int, seed: int, pseudo_count: float = PSEUDO_COUNT) -> Result:
+    how: dict[str, Any] = {"populations": populations, "particles": 5, "x0_samples": 1, "seed": seed, "pseudo_count": pseudo_count}
+    return run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["always"], **how)
 
 
 def _plain(model: Enumerable, particles: int, device: str, seed: int, *, steered: bool = False, lam: float = 1.0) -> Result:
