@@ -16,6 +16,7 @@ from fktext.errors import UsageError
 from fktext_cli.generate import parse_batch_size
 from fktext_cli.listing import load_registry, resolve_device
 from fktext_cli.options import Threads, Verbose, use_threads
+from fktext_cli.output import the_dead
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -135,6 +136,8 @@ def run(
         print(f"{results.missing} of {suite.texts} texts are missing: other shards have them to make", file=sys.stderr)
     else:
         print(fktext_evals.markdown(results), end="")
+    if results.died:
+        raise the_dead(results.died, len(results.rows), suite.modality)
 
 
 @app.command()

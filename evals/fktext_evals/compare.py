@@ -91,7 +91,10 @@ def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str
     lines = [
         f"# {ours.suite.name}: {ours.folder} - {theirs.folder}",
         "",
-        *(f"- {side.folder}: model {side.run['model']['name']} ({side.run['model']['digest']})" for side in (ours, theirs)),
+        *(
+            f"- {side.folder}: model {side.run['model']['name']} ({side.run['model']['digest']}){_died(side)}"
+            for side in (ours, theirs)
+        ),
         "",
         *report.table(header, rows),
         "",
@@ -100,6 +103,10 @@ def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str
         "",
     ]
     return "\n".join(lines)
+
+
+def _died(side: Results) -> str:
+    return f"; died: {report.died(side)}" if side.died else ""
 
 
 def as_csv(ours: Results, theirs: Results, found: Sequence[Difference]) -> str:

@@ -149,6 +149,8 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
         yield f"{judge.name} judge", f"{judge.reward}; {report.counts(judge)}"
     if suite.judge_tokens:
         yield "judged", f"{suite.judge_tokens} tokens after the prompt"
+    if results.died:
+        yield "died", f"{report.died(results)}; {report.DIED}"
     yield "fktext", results.run["fktext"]
 
 

@@ -133,7 +133,22 @@ def _about(results: Results) -> list[str]:
     ]
     if results.missing:
         about.append(f"- **unfinished**: {results.missing} of {suite.texts} texts are missing")
+    if results.died:
+        about.append(f"- **died**: {died(results)}; {DIED}")
     return about
+
+
+DIED = "all texts of such a population have reward -inf, none is returned, and all means are over the other populations"
+
+
+def died(results: Results) -> str:
+    """How many populations of each method died."""
+    cells = ((method, results.populations(method.key)) for method in results.suite.methods)
+    return ", ".join(
+        f"{count} of {len(rows)} populations of {method.name} at N = {method.settings.particles}"
+        for method, rows in cells
+        if (count := sum(row["text"] is None for row in rows))
+    )
 
 
 def returned(methods: Sequence[Method]) -> str:
@@ -280,8 +295,8 @@ def as_csv(runs: Sequence[Results]) -> str:
 
 def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
     for method in results.suite.methods:
-        rows = results.of(method.key)
-        if not rows:
+        rows, populations = results.of(method.key), results.populations(method.key)
+        if not populations:
             continue
         prompts = [row["prompt_index"] for row in rows]
         texts = [row["continuation"] for row in rows]
@@ -292,8 +307,13 @@ def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
             "method": method.name,
             "particles": method.settings.particles,
             "texts": len(rows),
-            "missing": len(results.suite.prompts) * len(results.suite.seeds) * results.suite.samples - len(rows),
+            "missing": len(results.suite.prompts) * len(results.suite.seeds) * results.suite.samples - len(populations),
         }
+        if results.died:
+            line["died"] = len(populations) - len(rows)
+        if not rows:
+            yield line
+            continue
         for judge in results.suite.judges:
             name = f"{judge.label}_{judge.name}"
             if judge.kind != "share":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these import torch
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datasets")
 _LINEAGE_WIDTH = 200  # characters of the texts on the way that a row keeps
+_DEAD: Row = {"text": None, "continuation": None, "reward": None, "judges": {}, "judged_tokens": {}}  # no text was returned
 
 
 def run(
@@ -205,17 +206,37 @@ class _Work(ABC):
         """
 
     @abstractmethod
+    def population(self, item: Any) -> Population:
+        """Of an item of `generate` its weights and lineage."""
+
+    @abstractmethod
     def returned(self, method: Method, seed: int, index: int, item: Any) -> _Returned:
-        """Of an item of `generate` what is returned."""
+        """Of an item of `generate` what is returned, where it is not dead."""
 
     def rows(self, method: Method, seed: int, index: int, items: Sequence[Any]) -> list[Row]:
         """What was generated, judged."""
         prompt, settings = self.suite.prompts[index], method.settings
-        found = [self.returned(method, seed, index, item) for item in items]
+        populations = [self.population(item) for item in items]
+        found = [
+            self.returned(method, seed, index, item)
+            for item, population in zip(items, populations, strict=True)
+            if not population.dead
+        ]
         judged = [each.judged for each in found]
         where = f", judging {method.name} at {settings.particles} particles, prompt {prompt!r}, seed {seed}"
         rewards = self.rewards.total(self.rewards([each.sample for each in found], where)).tolist()
         verdicts, counts = self.judges(judged, where).tolist(), self._tokens(judged)
+        said = {
+            each.population.sample_index: {
+                "text": each.text,
+                "continuation": each.continuation,
+                "reward": to_json(reward),
+                "judges": self._verdict(verdict, each.judged, where),
+                "judged_tokens": count,
+            }
+            for each, reward, verdict, count in zip(found, rewards, verdicts, counts, strict=True)
+        }
+        places = {each.population.sample_index: each.place for each in found}
         return [
             {
                 "method": method.name,
@@ -223,19 +244,15 @@ class _Work(ABC):
                 "seed": seed,
                 "prompt_index": index,
                 "prompt": prompt,
-                "sample": each.population.sample_index,
-                "text": each.text,
-                "continuation": each.continuation,
-                "reward": to_json(reward),
-                "judges": self._verdict(verdict, each.judged, where),
-                "judged_tokens": count,
-                **_ancestry(each.population),
-                **_cost(each.population),
-                "lineage": lineage.of(each.population, each.place, _LINEAGE_WIDTH)
-                if self._keeps_lineage(seed, each.population.sample_index)
+                "sample": (sample := population.sample_index),
+                **said.get(sample, _DEAD),
+                **_ancestry(population),
+                **_cost(population),
+                "lineage": lineage.of(population, places.get(sample), _LINEAGE_WIDTH)
+                if self._keeps_lineage(seed, sample)
                 else None,
             }
-            for each, reward, verdict, count in zip(found, rewards, verdicts, counts, strict=True)
+            for population in populations
         ]
 
     def _keeps_lineage(self, seed: int, sample: int) -> bool:
@@ -279,6 +296,10 @@ class _Texts(_Work):
         prompts = [self.suite.prompts[index]]
         return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, guesses=self._keeps_lineage(seed, 0))
 
+    def population(self, item: Population) -> Population:
+        """See `_Work`."""
+        return item
+
     def returned(self, method: Method, seed: int, index: int, item: Population) -> _Returned:
         """See `_Work`."""
         place = item.best() if method.returns == "best" else item.draw()
@@ -313,6 +334,10 @@ class _Images(_Work):
         terms = () if settings.method == "base" else self.rewards.terms
         prompts = [self.suite.prompts[index]]
         return generate(self.pipeline, terms, prompts, settings, batch_size=self.batch_size, **self.options)
+
+    def population(self, item: ImagePopulation) -> Population:
+        """See `_Work`."""
+        return item.weighted
 
     def returned(self, method: Method, seed: int, index: int, item: ImagePopulation) -> _Returned:
         """See `_Work`; the file is there before the row."""
