@@ -23,6 +23,7 @@ from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
     MOST_SAMPLES,
+    MOST_SCALE,
     MOST_STEPS,
     OUT,
     RUN,
@@ -73,7 +74,13 @@ def generate(
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(help="Of classifier-free guidance.", show_default="the pipeline's", rich_help_panel=SAMPLE),
+        typer.Option(
+            min=-MOST_SCALE,
+            max=MOST_SCALE,
+            help="Of classifier-free guidance.",
+            show_default="the pipeline's",
+            rich_help_panel=SAMPLE,
+        ),
     ] = None,
     eta: Annotated[
         float | None,

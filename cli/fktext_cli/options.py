@@ -15,6 +15,7 @@ MOST_PARTICLES = MOST_BATCH = 1_000_000
 MOST_SAMPLES = MOST_TOKENS = MOST_STEPS = 100_000
 MOST_GUESSES = 1_000
 MOST_PIXELS = 16_384
+MOST_SCALE = 1_000.0  # infinity is not JSON, which rows are
 
 RewardSpecs = Annotated[
     list[str] | None,
@@ -43,7 +44,10 @@ ResampleEvery = Annotated[
     typer.Option(min=1, max=MOST_STEPS, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
 ]
 EssThreshold = Annotated[
-    float, typer.Option(min=0, help="Resample below this share of effective particles.", rich_help_panel=STEER)
+    float,
+    typer.Option(
+        min=0, max=MOST_SCALE, help="Resample below this share of effective particles; above 1 always.", rich_help_panel=STEER
+    ),
 ]
 PseudoCount = Annotated[
     float,

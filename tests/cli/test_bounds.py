@@ -52,6 +52,15 @@ def test_numbers(call: Call, command: str, option: str, most: int) -> None:
     assert f"<={most}" in call(*command.split(), "--help").stdout
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", 1001])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("generate", "--ess-threshold"), ("image generate", "--ess-threshold"), ("image generate", "--guidance-scale")],
+)
+def test_scales(call: Call, command: str, option: str, value: object) -> None:
+    assert_refused(call(*command.split(), option, value), f"'{option}'", f"less than or equal to 1000, got '{value}'")
+
+
 @pytest.mark.parametrize("value", [0, -1, 1_000_001, HUGE, "9" * 5000, "½", "²", ""])
 @pytest.mark.parametrize("command", ["generate", "eval run suite"])
 def test_batch_sizes(call: Call, command: str, value: object) -> None:
