@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fktext import noise as streams
+from fktext.batches import out_of_memory
 from fktext.distributed import ShardedProcess, ShardedScorer, Shares
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.ledger import Ledger
@@ -193,7 +194,9 @@ def generate(
         except PopulationError as error:
             index, sample, _ = members[error.population]
             raise FktextError(f"{_named(prompts[index])}, sample {sample}: {error.message}") from error
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             raise FktextError(
                 f"memory does not hold {len(members) * settings.particles} particles at once: give a smaller batch size"
                 f"{', fewer particles' * (rows <= settings.particles)} or a shorter length"

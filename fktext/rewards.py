@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from fktext.batches import Batches
+from fktext.batches import Batches, out_of_memory
 from fktext.errors import RewardError, UsageError
 from fktext.ledger import Ledger
 from fktext.tokens import Tokens
@@ -377,11 +377,11 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
 
     try:
         return batches(compute, samples)
-    except torch.OutOfMemoryError as error:
-        raise RewardError(f"reward {term.name!r} ran out of memory on a single sample{where}: {_first_line(error)}") from error
     except RewardError:
         raise
-    except (Exception, SystemExit) as error:  # a reward may not end the program, with an exit code of its own and no word
+    except (Exception, SystemExit) as error:  # a reward must not end the program, with an exit code of its own and no word
+        if out_of_memory(error):
+            raise RewardError(f"reward {term.name!r} ran out of memory on a single sample{where}: {_first_line(error)}") from error
         raise RewardError(f"reward {term.name!r} failed{where}: {type(error).__name__}: {error}") from error
 
 

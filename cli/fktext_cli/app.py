@@ -56,7 +56,18 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         too_long = error.errno == errno.ENAMETOOLONG
         return (f"a name is too long for this file system: {_short(str(error.filename))}" if too_long else str(error)), 1 + too_long
+    if _out_of_memory(error):
+        return "memory does not hold this: give fewer particles, a smaller batch size or a shorter length", 1
     return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch, if anything has loaded it, ran out of memory."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from fktext.batches import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _short(text: str) -> str:

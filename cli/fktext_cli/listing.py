@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fktext.errors import FktextError, UsageError
+from fktext.errors import FktextError
 from fktext_cli.options import MOST_SAMPLES
 from fktext_cli.streams import visible
 
@@ -222,11 +222,9 @@ def resolve_device(name: str) -> str:
     """
     import torch
 
+    from fktext.batches import usable_device
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"--device {name!r} cannot be used here: {reason}") from error
+    usable_device(name)
     return name

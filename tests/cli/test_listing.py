@@ -134,5 +134,5 @@ def test_selftest(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_selftest_refuses_a_device_that_is_not_there(call: Call) -> None:
     result = call("selftest", "--device", "nowhere")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: --device 'nowhere' cannot be used here: ")
+    assert result.stderr.startswith("error: device 'nowhere' cannot be used here: ")
     assert result.stderr.count("\n") == 1
