@@ -17,6 +17,7 @@ from fktext_cli.generate import parse_batch_size
 from fktext_cli.listing import load_registry, resolve_device
 from fktext_cli.options import Threads, Verbose, use_threads
 from fktext_cli.output import the_dead
+from fktext_cli.streams import visible
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -48,7 +49,7 @@ def ls() -> None:
     width = max(len(item["name"]) for item in found)
     for item in found:
         texts = "?" if item["texts"] is None else item["texts"]
-        print(f"{item['name']:{width}}  {texts:>6} texts  {item['description']}")
+        print(visible(f"{item['name']:{width}}  {texts:>6} texts  {item['description']}"))
 
 
 @app.command()

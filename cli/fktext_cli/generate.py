@@ -42,6 +42,7 @@ from fktext_cli.options import (
     Verbose,
     use_threads,
 )
+from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population
@@ -133,7 +134,7 @@ def generate(
         Literal["tilt", "reward"],
         typer.Option(help="Of these guesses, average exp(lambda reward), or exp(reward).", rich_help_panel=STEER),
     ] = "tilt",
-    pseudo_count: PseudoCount = 1.0,
+    pseudo_count: PseudoCount = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.", rich_help_panel=RUN)
@@ -369,7 +370,7 @@ def steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
         goal = getattr(term.reward, "goal", None)
         weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
         against = " AGAINST its goal" if term.weight < 0 else ""
-        yield f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}"
+        yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")
 
 
 def _provenance(model: TextModel, terms: Sequence[Weighted], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli.listing import Form, Json, load_registry, print_table, resolve_device
+from fktext_cli.streams import visible
 
 app = typer.Typer(invoke_without_command=True, help="List, describe, check and fetch models.")
 
@@ -82,9 +83,10 @@ def show(name: Name, as_json: Json = False) -> None:
             "defaults": ", ".join(f"{key} {value:g}" for key, value in found.defaults.items() if key != "length"),
             "kernels": ", ".join(found.kernels),
         }
-    print(f"{found.name}\n    {found.summary}" if found.summary else found.name)
+    for line in [found.name, *([f"    {found.summary}"] if found.summary else [])]:
+        print(visible(line))
     for key, value in lines.items():
-        print(f"    {key + ':':<12}{value}")
+        print(visible(f"    {key + ':':<12}{value}"))
 
 
 @app.command()
