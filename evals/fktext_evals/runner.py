@@ -30,7 +30,17 @@ if TYPE_CHECKING:  # these import torch
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datasets")
 _LINEAGE_WIDTH = 200  # characters of the texts on the way that a row keeps
-_DEAD: Row = {"text": None, "continuation": None, "reward": None, "judges": {}, "judged_tokens": {}}  # no text was returned
+_DEAD: Row = {  # no text was returned
+    **dict.fromkeys(("text", "spelled_prompt", "continuation", "reward")),
+    **{"judges": {}, "judged_tokens": {}},
+}
+    "text": None,
+    "spelled_prompt": None,
+    "continuation": None,
+    "reward": None,
+    "judges": {},
+    "judged_tokens": {},
+}  # no text was returned
 
 
 def run(
@@ -229,6 +239,7 @@ class _Work(ABC):
         said = {
             each.population.sample_index: {
                 "text": each.text,
+                "spelled_prompt": each.population.texts[each.place].prompt,
                 "continuation": each.continuation,
                 "reward": to_json(reward),
                 "judges": self._verdict(verdict, each.judged, where),
