@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fktext.smc import log_mean_exp
 
-PSEUDO_COUNT = 1.0
+PSEUDO_COUNT = 0.5
 
 
 def log_tilt(weighted: Tensor, lam: float, pseudo_count: float, *, average: str = "tilt") -> tuple[Tensor, Tensor]:

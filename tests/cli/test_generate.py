@@ -286,7 +286,8 @@ BAD = [
     (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
     (2, ["-r", "letters", "--kernel", "remdm"], ["unknown kernel", "'remdm'", "ancestral", "remdm-cap"]),
     (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
-    (2, ["-r", "letters", "--device", "gpu"], ["--device 'gpu'"]),
+    (2, ["-r", "letters", "--device", "gpu"], ["device 'gpu'"]),
+    (2, ["-r", "letters", "--device", "meta"], ["device 'meta' cannot be used here", "no numbers"]),
     (2, ["-r", "letters", "--format", "xml"], ["--format", "'xml'"]),
     (2, ["-r", "letters", "--output", "no/out.jsonl"], ["there is no folder 'no'"]),
     (2, ["-r", "letters", "--output", "."], ["is a folder"]),
@@ -301,7 +302,7 @@ BAD = [
     (1, ["-r", "fails:value=9", "--lambda", "1e308", ""], ["a log-weight is inf at step"]),
     (1, ["-r", "fails:value=-1e308", ""], ["a log-weight is -inf at step", "beyond any number"]),
     (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count is 0.0, out of range"]),
-    (2, ["-r", "letters", "--pseudo-count", "nan"], ["--pseudo-count", "'nan'"]),
+    (2, ["-r", "letters", "--pseudo-count", "nan"], ["pseudo_count is nan, out of range"]),
 ]
 
 
