@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import get_args, get_type_hints
 
 import pytest
 from typer.testing import Result
-
-import fktext
 
 
 def seconds_of(program: str) -> tuple[float, subprocess.CompletedProcess[str]]:
@@ -66,16 +68,54 @@ def test_generate_names_every_option(call: Callable[..., Result]) -> None:
 
 
 def test_the_default_model_is_the_library_s() -> None:
-    import inspect
-
     from fktext.models import DEFAULT
     from fktext_cli.generate import generate
 
     assert inspect.signature(generate).parameters["model"].default == DEFAULT
 
 
+def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
+    from fktext.settings import Settings
+    from fktext_cli import generate, image
+    from fktext_evals.suite import parse
+
+    settings = asdict(Settings())
+    texts, images = (inspect.signature(command.generate).parameters for command in (generate, image))
+    assert {name: texts[name].default for name in settings} == settings
+    own = {"particles": 4, "steps": 50}  # an image costs what many texts do
+    assert {name: images[name].default for name in settings if name in images} == {
+        name: own.get(name, value) for name, value in settings.items() if name in images
+    }
+    suite = parse(
+        {
+            "name": "s",
+            "description": "d",
+            "prompts": ["the"],
+            "rewards": ["length:words=3"],
+            "methods": [{"name": "fk", "particles": settings["particles"]}],
+            "judges": [{"name": "j", "reward": "length:words=3", "label": "l", "kind": "mean"}],
+        },
+        "here",
+    )
+    assert asdict(suite.methods[0].settings) == settings
+
+
+def test_the_choices_of_the_options_are_those_of_the_library() -> None:
+    from fktext.potentials import POTENTIALS
+    from fktext.settings import Method, Settings
+    from fktext.smc import RESAMPLERS
+    from fktext_cli import generate
+
+    hints = get_type_hints(generate.generate)
+    library = get_type_hints(Settings)
+    assert set(get_args(hints["potential"])) == set(POTENTIALS)
+    assert set(get_args(hints["resampler"])) == set(RESAMPLERS)
+    assert get_args(hints["method"]) == get_args(Method)
+    assert get_args(hints["x0_average"]) == get_args(library["x0_average"])
+
+
 def test_version(call: Callable[..., Result]) -> None:
-    assert call("--version").stdout == f"fktext {fktext.__version__}\n"
+    assert call("--version").stdout == f"fktext {version('fktext')}\n"
 
 
 def test_nothing_is_help_and_a_usage_error(call: Callable[..., Result]) -> None:

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fktext.errors import FktextError, UsageError
 from fktext.generate import Population, generate
+from fktext.ledger import Ledger
 from fktext.models import load
-from fktext.rewards import Weighted
+from fktext.noise import population_key
+from fktext.rewards import Text, Weighted
 from fktext.settings import Settings
 from fktext.templates import Template
 
@@ -82,6 +84,20 @@ def run(model, prompts, **settings):
     settings = {"particles": 4, "length": 20, "steps": 6, "resample_every": 2, "lam": 2.0, "ess_threshold": 0.9, **settings}
     found = generate(model, [Weighted("sevens", Sevens())], prompts, Settings(**settings))
     return [item for item in found if isinstance(item, Population)]
+
+
+def test_a_text_is_drawn_in_proportion_to_its_weight():
+    draws, log_w = 4000, torch.tensor([0.0, -1.0, -2.5, -torch.inf], dtype=torch.float64).log_softmax(0)
+    values = torch.zeros(4, 1, dtype=torch.float64)
+    counts = torch.zeros(4, dtype=torch.float64)
+    for index in range(draws):
+        key = population_key(0, "draw", index)
+        texts = [Text(name) for name in "abcd"]
+        population = Population(0, index, "", key, texts, ("r",), values, values[:, 0], log_w, 0.0, torch.arange(4), (), Ledger())
+        counts[population.draw()] += 1
+    share = log_w.exp()
+    assert counts[3] == 0
+    assert ((counts / draws - share).abs() <= 4 * (share * (1 - share) / draws).sqrt()).all()
 
 
 PROMPTS = ["w5", "w5 w6 w7 w8 w9", "w10 w11", ""]
