@@ -32,15 +32,9 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datas
 _LINEAGE_WIDTH = 200  # characters of the texts on the way that a row keeps
 _DEAD: Row = {  # no text was returned
     **dict.fromkeys(("text", "spelled_prompt", "continuation", "reward")),
-    **{"judges": {}, "judged_tokens": {}},
-}
-    "text": None,
-    "spelled_prompt": None,
-    "continuation": None,
-    "reward": None,
     "judges": {},
     "judged_tokens": {},
-}  # no text was returned
+}
 
 
 def run(
