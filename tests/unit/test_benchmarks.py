@@ -55,7 +55,7 @@ def test_rewards_prints_a_row_for_each(command, tmp_path):
 
 
 def test_constraints_prints_a_row_for_each_number_of_particles(command):
-    few = ("--particles", 1, 4, "--populations", 2, "--texts", 8, "--steps", 2)
+    few = ("--particles", 1, 4, "--populations", 2, "--texts", 8, "--steps", 2, "--pseudo-counts", 0.1)
     out = command("constraints", "--only", "length", *few)
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines()]
     assert [row[3] for row in rows[2:]] == ["1", "4"]
@@ -63,6 +63,7 @@ def test_constraints_prints_a_row_for_each_number_of_particles(command):
     for row in rows[2:]:
         assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", row[column]) for column in (2, 4, 5))
         assert re.fullmatch(r"\d+ \(\d+\)", row[6])
+        assert len(row) == 7
 
 
 @pytest.mark.parametrize(("hits", "interval"), [(0, (0.0, 0.1611)), (10, (0.2993, 0.7007)), (20, (0.8389, 1.0))])
