@@ -19,9 +19,9 @@ class Section(BaseModel):
     bos_token: str | None = None
     end_token: str | None = None
     pad_token: str | None = None
-    default_length: int = Field(2, ge=2)
-    default_steps: int = Field(1, ge=1)
-    default_temperature: float = Field(1.0, gt=0)
+    default_length: int = Field(2, ge=2, le=100_000)
+    default_steps: int = Field(1, ge=1, le=100_000)
+    default_temperature: float = Field(1.0, ge=1e-30, le=1e30)
     default_top_p: float = Field(1.0, gt=0, le=1)
     block: int = Field(1, ge=1)
     tie_embed_sum: bool = False

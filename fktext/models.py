@@ -155,7 +155,7 @@ def defaults(settings: Mapping[str, Any], family: str, most: int) -> dict[str, A
     return {
         "length": section.get("default_length", min(length, most)),
         "steps": section.get("default_steps", steps),
-        "temperature": section.get("default_temperature", 1.0),
+        "temperature": float(section.get("default_temperature", 1.0)),
         "top_p": section.get("default_top_p", _SIMPLEX_TOP_P if family == "ssdlm" else 1.0),
     }
 

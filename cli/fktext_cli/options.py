@@ -15,6 +15,7 @@ MOST_PARTICLES = MOST_BATCH = 1_000_000
 MOST_SAMPLES = MOST_TOKENS = MOST_STEPS = 100_000
 MOST_GUESSES = 1_000
 MOST_PIXELS = 16_384
+MOST_PSEUDO_COUNT = 1_000.0
 MOST_SCALE = 1_000.0  # infinity is not JSON, which rows are
 
 RewardSpecs = Annotated[
@@ -52,6 +53,7 @@ EssThreshold = Annotated[
 PseudoCount = Annotated[
     float,
     typer.Option(
+        max=MOST_PSEUDO_COUNT,
         help="How much to doubt guesses with a reward of -inf: as much as so many more guesses without. Above 0.",
         rich_help_panel=STEER,
     ),

@@ -451,3 +451,17 @@ def test_a_checkpoint_of_another_objective(mdlm: Path) -> None:
     torch.save(value | {"hyper_parameters": {"config": {"parameterization": "sedd"}}}, mdlm / "sedd.ckpt")
     with pytest.raises(ModelError, match="parameterization 'sedd'; masked diffusion needs 'subs'"):
         load(str(mdlm))
+
+
+@pytest.mark.parametrize("change", [{"default_steps": 10**9}, {"default_length": 10**9}, {"default_temperature": 1e31}])
+def test_defaults_beyond_any_use_are_refused(bert: Path, change: dict[str, object]) -> None:
+    section = json.loads((bert / "config.json").read_text())["fktext"]
+    edit(bert / "config.json", fktext=section | change)
+    with pytest.raises(ModelError, match=f"config.json has fktext.{next(iter(change))}"):
+        load(str(bert))
+
+
+def test_a_whole_number_is_a_temperature(bert: Path) -> None:
+    section = json.loads((bert / "config.json").read_text())["fktext"]
+    edit(bert / "config.json", fktext=section | {"default_temperature": 10**20})
+    assert isinstance(load(str(bert)).default_temperature, float)
