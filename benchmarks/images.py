@@ -19,10 +19,10 @@ import torch
 from fktext.image.generate import call_options
 from fktext.image.pipelines import load
 from fktext.image.process import DiffusersProcess, Image
-from fktext.noise import Noise, population_key
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import Every
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.schedules import Every
+from fktext.smc.steer import Plan, steer
 from setting import hardware
 
 

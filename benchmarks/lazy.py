@@ -16,8 +16,8 @@ from itertools import product
 
 import torch
 
-from fktext.schedules import Every
-from fktext.steer import Plan
+from fktext.smc.schedules import Every
+from fktext.smc.steer import Plan
 from fktext.testing.speed import compare
 from setting import SIZES, exponent, hardware, network
 

@@ -13,7 +13,7 @@ import argparse
 import torch
 
 from fktext.masked.process import HEAD_ELEMENTS, MaskedDiffusion
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 from fktext.testing.speed import decode, peak_memory
 from setting import SIZES, hardware, network
 

@@ -15,8 +15,8 @@ import argparse
 import torch
 
 from fktext.masked.process import MaskedDiffusion
-from fktext.schedules import At, Every
-from fktext.steer import Plan
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan
 from fktext.testing.speed import Timed, decode, run
 from setting import SIZES, exponent, hardware, network
 

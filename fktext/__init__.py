@@ -9,7 +9,7 @@
         if isinstance(item, Population):
             print(item.texts[item.best()], item.log_z)
 
-The loop itself is `fktext.steer`. The names below are imported when they are first used, so `import fktext` costs nothing.
+The loop itself is `fktext.smc.steer`. The names below are imported when they are first used, so `import fktext` costs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fktext.plugins import hookimpl, load_plugins
     from fktext.rewards import Reward, RewardContext, Text, Weighted
     from fktext.settings import Settings
-    from fktext.steer import Plan, Result, Step
+    from fktext.smc.steer import Plan, Result, Step
     from fktext.templates import Template
     from fktext.text_model import TextModel
 
@@ -39,7 +39,7 @@ _HOMES = {
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Text", "Weighted"),
     "settings": ("Settings",),
-    "steer": ("Plan", "Result", "Step"),
+    "smc.steer": ("Plan", "Result", "Step"),
     "templates": ("Template",),
     "text_model": ("TextModel",),
 }

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.batches import out_of_memory
-from fktext.distributed import ShardedProcess, ShardedScorer, Shares
 from fktext.errors import FktextError, PopulationError, UsageError
-from fktext.ledger import Ledger
-from fktext.noise import Noise, population_key
-from fktext.process import ReverseProcess
 from fktext.rewards import Scorer, Text, Weighted
 from fktext.settings import Settings
-from fktext.steer import Result, Step, collect, steer_steps
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.process import ReverseProcess
+from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
+from fktext.smc.steer import Result, Step, collect, steer_steps
 from fktext.templates import Template
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Population:
         log_w: (N,) normalised log-weights; all -inf in a dead population.
         log_z: log of the unbiased estimate of E_p[exp(lambda r)]; -inf in a dead population.
         roots: (N,) the particle at step 0 each text descends from.
-        steps: every weighing of this population: tensors of `fktext.steer.Step` without their population axis.
+        steps: every weighing of this population: tensors of `fktext.smc.steer.Step` without their population axis.
         ledger: cost of the batch of populations this one was computed in, divided by their number.
         guesses: at every weighing, the prediction of x0 with the highest reward of each of the N particles; empty unless asked for.
         template: the template that was filled, as it was written, or None.
@@ -135,7 +135,7 @@ def generate(
         skip: (prompt index, sample index) of populations that are there already.
         guesses: keep what each particle was thought to become: one text per particle and weighing, the best of its predictions.
         spread: each population's particles are spread over the ranks of torch's default process group; every rank calls this with
-            the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.distributed`).
+            the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.smc.sharded`).
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish. One whose finished texts all have reward

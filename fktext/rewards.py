@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fktext.batches import Batches, out_of_memory
 from fktext.errors import RewardError, UsageError
-from fktext.ledger import Ledger
+from fktext.smc.ledger import Ledger
 from fktext.tokens import Tokens
 
 LONGEST_TRIM = 1_000_000  # words; no text is that long

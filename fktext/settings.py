@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fktext.errors import UsageError, unknown_name
-from fktext.lookahead import PSEUDO_COUNT
-from fktext.potentials import POTENTIALS
-from fktext.schedules import At, Every, Schedule
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan
+from fktext.smc.lookahead import PSEUDO_COUNT
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import At, Every, Schedule
+from fktext.smc.steer import Plan
 
 if TYPE_CHECKING:
     from fktext.text_model import TextModel
@@ -38,8 +38,8 @@ class Settings:
         resampler: a name of `fktext.smc.RESAMPLERS`.
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
-        pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see `fktext.lookahead`. Where
-            rewards are finite it does nothing.
+        pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see
+            `fktext.smc.lookahead`. Where rewards are finite it does nothing.
         method: "fk"; "best-of-n" weighs finished samples only; "base" is best-of-n with one particle.
         temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
             likeliest token, goes with the confidence kernels alone.

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from fktext.masked.denoiser import Denoiser, Network
     from fktext.masked.process import MaskedDiffusion
-    from fktext.process import ReverseProcess
     from fktext.rewards import Text
     from fktext.settings import Settings
     from fktext.simplex.guidance import Guidance
     from fktext.simplex.ssdlm import SimplexLM
+    from fktext.smc.process import ReverseProcess
 
 _SPACES = ("\u0120", "\u2581")  # how byte-level and SentencePiece tokens write the space they begin with
 BLOCK = 25  # tokens that the published SSD-LM writes at a time

@@ -48,9 +48,9 @@ def bench(
     use_threads(threads, verbose)
     with contextlib.redirect_stdout(sys.stderr):
         from fktext.models import load
-        from fktext.schedules import Every
         from fktext.settings import Settings
-        from fktext.steer import Plan
+        from fktext.smc.schedules import Every
+        from fktext.smc.steer import Plan
         from fktext.testing.speed import compare
 
         loaded = load(model, device=resolve_device(device), dtype=dtype, offline=offline)

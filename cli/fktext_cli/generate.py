@@ -284,7 +284,7 @@ def _run(
 ) -> None:
     """Generate with some options, write each population as it comes, and say on stderr how far it is and what it cost."""
     from fktext.generate import Progress, generate
-    from fktext.ledger import Ledger
+    from fktext.smc.ledger import Ledger
 
     started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     wanted = len(prompts) * settings.samples - len(options["skip"])

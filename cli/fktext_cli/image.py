@@ -231,7 +231,7 @@ def _run(
     """Populations as they come; how far it is and what it cost goes to stderr."""
     from fktext.generate import Progress
     from fktext.image.generate import generate
-    from fktext.ledger import Ledger
+    from fktext.smc.ledger import Ledger
 
     started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     with progress_bar() as bar:

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.errors import FktextError, UsageError
 from fktext.image import pipelines, schedulers
-from fktext.ledger import Ledger
-from fktext.noise import Noise
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class ImageState:
     history: dict[schedulers.Path, Tensor]
 
     def gather(self, ancestors: Tensor) -> ImageState:
-        """Copy particles (see `fktext.process.gather`)."""
+        """Copy particles (see `fktext.smc.process.gather`)."""
         place = ancestors.to(self.latents.device)
         kept = {path: tensor[place.to(tensor.device)] for path, tensor in self.history.items()}
         return ImageState(self.latents[place], self.x0[place], kept)

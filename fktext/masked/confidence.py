@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.masked.process import MaskedDiffusion, MaskedState
 from fktext.masked.sampling import draw_tokens
-from fktext.noise import Noise
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise
 
 _LAST_TIME = 1e-3  # of Dream's grid
 

@@ -19,13 +19,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.batches import check_memory, fits
-from fktext.ledger import Ledger
 from fktext.masked.denoiser import Denoiser
 from fktext.masked.sampling import draw_tokens, token_probs
-from fktext.noise import Noise
 from fktext.rewards import Text
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
 
 HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32
 CPU_ELEMENTS = 1 << 22  # of them looked at together on a CPU: larger tensors would come from the system anew, page by page

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.masked.process import MaskedDiffusion, MaskedState
 from fktext.masked.sampling import draw_tokens
-from fktext.noise import Noise
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise
 
 STRATEGIES: Mapping[str, float] = {"cap": 0.008, "rescale": 0.015, "conf": 1.0, "loop": 0.02}
 """Published values of eta, by strategy: sigma is at most eta (cap); eta * sigma_max (rescale); eta * sigma_max shared out over the

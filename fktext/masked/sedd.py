@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.errors import ModelError
 from fktext.masked.dit import EPS
 from fktext.masked.process import MaskedDiffusion, State
 from fktext.masked.sampling import draw_tokens
-from fktext.noise import Noise
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise
 
 
 def sigma(t: float) -> float:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
-from fktext.ledger import Ledger
 from fktext.masked.sampling import draw_tokens
-from fktext.noise import Noise
 from fktext.rewards import Text
 from fktext.simplex.guidance import Guidance
 from fktext.simplex.projections import PROJECTIONS, K, Projection, nucleus
 from fktext.simplex.ssdlm import SimplexLM
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
 
 ELEMENTS = 1 << 24  # most simplex logits held at once: 64 MiB in float32
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fktext.ledger import Ledger
 from fktext.masked.denoiser import Denoiser
-from fktext.noise import Noise
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
 
 
 @dataclass

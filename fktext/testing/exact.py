@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from fktext.lookahead import PSEUDO_COUNT
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every, Schedule
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import PSEUDO_COUNT
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
 from fktext.smc.resamplers import Resampler
-from fktext.steer import Plan, Result, steer
+from fktext.smc.schedules import At, Every, Schedule
+from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
 
 ADAPTIVITY = {"never": 0.0, "ess": 0.95, "always": 1.1}  # ESS thresholds

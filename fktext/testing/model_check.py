@@ -16,9 +16,9 @@ from torch import Tensor
 from fktext.errors import FktextError
 from fktext.generate import Population, generate
 from fktext.masked.denoiser import Denoiser
-from fktext.noise import Noise, population_key
 from fktext.rewards import Weighted
 from fktext.settings import Settings
+from fktext.smc.noise import Noise, population_key
 from fktext.testing.selftest import Row
 from fktext.text_model import SimplexModel, TextModel
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from fktext.lookahead import PSEUDO_COUNT
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
 from fktext.smc import RESAMPLERS, ess
+from fktext.smc.lookahead import PSEUDO_COUNT
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
 from fktext.smc.resamplers import Resampler
-from fktext.steer import Plan, Result, steer
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
 

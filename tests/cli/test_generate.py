@@ -14,7 +14,7 @@ import pytest
 from typer.testing import Result
 
 from fktext import embedded
-from fktext.ledger import Ledger
+from fktext.smc.ledger import Ledger
 
 Call = Callable[..., Result]
 

@@ -101,9 +101,9 @@ def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
 
 
 def test_the_choices_of_the_options_are_those_of_the_library() -> None:
-    from fktext.potentials import POTENTIALS
     from fktext.settings import Method, Settings
     from fktext.smc import RESAMPLERS
+    from fktext.smc.potentials import POTENTIALS
     from fktext_cli import generate
 
     hints = get_type_hints(generate.generate)

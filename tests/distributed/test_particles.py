@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fktext.distributed import Shares
 from fktext.errors import UsageError
 from fktext.rewards import Scorer, Weighted
+from fktext.smc.sharded import Shares
 
 WORKER = Path(__file__).with_name("worker.py")
 spec = spec_from_file_location("worker", WORKER)

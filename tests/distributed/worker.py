@@ -8,18 +8,18 @@ import sys
 import torch
 import torch.distributed as dist
 
-from fktext.distributed import ShardedProcess, ShardedScorer, Shares
 from fktext.errors import FktextError
 from fktext.generate import Population, generate
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Text, Weighted
-from fktext.schedules import Every
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import Every
+from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
+from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
 
 KEYS = [population_key(0, name) for name in ("a", "b", "c")]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fktext.noise import TOKEN, Noise, population_key
 from fktext.smc import RESAMPLERS
+from fktext.smc.noise import TOKEN, Noise, population_key
 from fktext.testing import selftest
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import run_case

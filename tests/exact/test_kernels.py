@@ -10,12 +10,12 @@ import torch
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.remdm import ReMDM, rates, shares
 from fktext.masked.sedd import AnalyticSEDD, sigma
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import LAM, Z_BOUND, check_law, run_case
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from fktext import noise as streams
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS, Terminal
-from fktext.process import gather
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
 from fktext.smc import RESAMPLERS, ess, log_mean_exp, log_normalize
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS, Terminal
+from fktext.smc.process import gather
 from fktext.smc.resamplers import Resampler
-from fktext.steer import Plan, Result, steer
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.dense import DenseAncestral
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case

@@ -13,13 +13,13 @@ from fktext.errors import UsageError
 from fktext.image.generate import ImagePopulation, call_options, generate
 from fktext.image.pipelines import SCHEDULERS
 from fktext.image.process import DiffusersProcess
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer
 
 WEIGHTS, MEANS, STD = torch.tensor([0.6, 0.4]).double(), torch.tensor([-0.3, 0.35]).double(), 0.1
 LAM = 8.0  # of the brightness x / 2 + 1 / 2: 4 of x itself

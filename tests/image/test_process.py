@@ -12,12 +12,12 @@ from fktext.errors import FktextError, RewardError, UsageError
 from fktext.image import pipelines
 from fktext.image.generate import generate
 from fktext.image.process import DiffusersProcess, Image
-from fktext.noise import Noise, population_key
-from fktext.process import gather
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
 from fktext.settings import Settings
-from fktext.steer import Plan, steer, steer_steps
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.process import gather
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer, steer_steps
 
 from .conftest import CASES, LATENT, SMALL, pixels, sd3, sd3_options, sd15, sdxl
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fktext.masked.confidence import ConfidenceUnmasking
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 
 GOLDEN = Path(__file__).parent / "golden"
 MASK = 39

@@ -9,9 +9,9 @@ import torch
 
 from fktext.generate import Population, generate
 from fktext.models import load
-from fktext.noise import Noise, population_key
 from fktext.rewards import Weighted
 from fktext.settings import Settings
+from fktext.smc.noise import Noise, population_key
 from fktext.testing.model_check import run
 from fktext.text_model import TextModel
 

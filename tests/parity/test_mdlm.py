@@ -14,7 +14,7 @@ from fktext.errors import ModelError
 from fktext.masked import dit
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import token_probs
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "mdlm_tiny"

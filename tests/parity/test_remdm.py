@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fktext.masked.remdm import Rates, ReMDM, rates, shares
 from fktext.masked.sampling import token_probs
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 
 GOLDEN = Path(__file__).parent / "golden"
 MASK = 100

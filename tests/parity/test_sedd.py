@@ -17,9 +17,9 @@ from fktext.masked import dit, sedd
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import token_probs
 from fktext.models import load
-from fktext.noise import Noise
 from fktext.rewards import Weighted
 from fktext.settings import Settings
+from fktext.smc.noise import Noise
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "sedd_tiny"

@@ -14,8 +14,8 @@ from torch import Tensor
 from fktext.batches import Batches, check_memory, judging, memory, out_of_memory, usable_device
 from fktext.errors import UsageError
 from fktext.models import load
-from fktext.noise import Noise
 from fktext.settings import Settings
+from fktext.smc.noise import Noise
 
 
 class Device:
@@ -78,7 +78,7 @@ import json, resource, torch
 from fktext.batches import Batches, memory, out_of_memory
 from fktext.masked.dit import DiT
 from fktext.masked.process import MaskedDiffusion
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 from fktext.rewards import Text
 
 torch.manual_seed(0)

@@ -8,12 +8,12 @@ from fktext.masked.compiled import LARGEST, Compiled, pieces
 from fktext.masked.dit import DiT
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Text, Weighted
-from fktext.schedules import Every
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import Every
+from fktext.smc.steer import Plan, steer
 
 
 def network(time_conditioning=False):

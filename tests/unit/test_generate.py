@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fktext.errors import FktextError, UsageError
 from fktext.generate import Population, generate
-from fktext.ledger import Ledger
 from fktext.models import load
-from fktext.noise import population_key
 from fktext.rewards import Text, Weighted
 from fktext.settings import Settings
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import population_key
 from fktext.templates import Template
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"

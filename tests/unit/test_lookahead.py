@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fktext.lookahead import log_tilt
 from fktext.smc import log_mean_exp
+from fktext.smc.lookahead import log_tilt
 
 INF = math.inf
 

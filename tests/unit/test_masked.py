@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fktext import noise as streams
 from fktext.errors import ModelError
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import draw_tokens, token_probs
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Text, Weighted
-from fktext.schedules import At, Every
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer, steer_steps
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer, steer_steps
 from fktext.testing.enumerable import Enumerable
 
 

@@ -18,7 +18,7 @@ from fktext.catalogue import published_as
 from fktext.checkpoint_files import read_tensors
 from fktext.masked.dit import DiT, from_tensors
 from fktext.models import load
-from fktext.noise import Noise
+from fktext.smc.noise import Noise
 from fktext.testing.model_check import YARDSTICKS, Case, Yardstick, measure, run
 from fktext.testing.selftest import Row
 from fktext.text_model import TextModel

@@ -2,7 +2,7 @@
 
 import torch
 
-from fktext.noise import NORMAL, REVEAL, TOKEN, Noise, philox, population_key
+from fktext.smc.noise import NORMAL, REVEAL, TOKEN, Noise, philox, population_key
 
 
 def test_known_answers_of_philox():

@@ -2,7 +2,7 @@
 
 import torch
 
-from fktext.potentials import POTENTIALS
+from fktext.smc.potentials import POTENTIALS
 
 
 def run(name, tilts):

@@ -3,7 +3,7 @@
 import pytest
 
 from fktext.errors import UsageError
-from fktext.schedules import At, Every
+from fktext.smc.schedules import At, Every
 
 
 def test_the_last_step_is_weighed_exactly_once():

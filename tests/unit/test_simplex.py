@@ -14,10 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from fktext.errors import ModelError, UsageError
 from fktext.generate import Population, generate
 from fktext.models import load
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS, Terminal
 from fktext.rewards import Scorer, Text, Weighted
-from fktext.schedules import At, Every
 from fktext.settings import Settings
 from fktext.simplex import process as simplex
 from fktext.simplex.guidance import ClassifierGuidance
@@ -25,7 +22,10 @@ from fktext.simplex.process import SimplexDiffusion, alpha_bar
 from fktext.simplex.projections import PROJECTIONS, K
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS, Terminal
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer
 from fktext.text_model import SimplexModel
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"

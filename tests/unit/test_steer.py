@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fktext.errors import PopulationError, RewardError
-from fktext.noise import Noise, population_key
-from fktext.potentials import POTENTIALS
 from fktext.rewards import Scorer, Weighted
-from fktext.schedules import At, Every
-from fktext.steer import Plan, steer, steer_steps
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer, steer_steps
 from fktext.testing.enumerable import Enumerable
 
 MODEL = Enumerable()

@@ -11,12 +11,12 @@ from fktext.masked.process import MaskedDiffusion
 from fktext.masked.remdm import ReMDM
 from fktext.masked.sedd import AnalyticSEDD
 from fktext.masked.strides import Strides, windows
-from fktext.noise import Noise, population_key
-from fktext.process import gather
 from fktext.rewards import Scorer, Text, Weighted
-from fktext.schedules import At, Every
 from fktext.smc import RESAMPLERS
-from fktext.steer import Plan, steer
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.process import gather
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
 
 MASK = 3

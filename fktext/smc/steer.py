@@ -11,16 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fktext import noise as streams
 from fktext.errors import PopulationError
-from fktext.ledger import Ledger
-from fktext.lookahead import PSEUDO_COUNT, log_tilt
-from fktext.noise import Noise
-from fktext.potentials import Carry, Difference, Potential
-from fktext.process import ReverseProcess, gather
 from fktext.rewards import Scorer
-from fktext.schedules import Schedule
 from fktext.smc import RESAMPLERS, Resampler, all_dead, ess, log_mean_exp, log_normalize
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.lookahead import PSEUDO_COUNT, log_tilt
+from fktext.smc.noise import Noise
+from fktext.smc.potentials import Carry, Difference, Potential
+from fktext.smc.process import ReverseProcess, gather
+from fktext.smc.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Plan:
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         x0_samples: S, predictions of x0 per particle and weighing.
         x0_average: average exp(lambda r) over predictions ("tilt", aims at the tilted law) or exp(r) ("reward", as published).
-        pseudo_count: how much a prediction of reward -inf is doubted before the end; see `fktext.lookahead`.
+        pseudo_count: how much a prediction of reward -inf is doubted before the end; see `fktext.smc.lookahead`.
     """
 
     particles: int

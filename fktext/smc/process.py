@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from fktext.ledger import Ledger
-from fktext.noise import Noise
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
 
 State = TypeVar("State")
 

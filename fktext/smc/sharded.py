@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fktext.errors import FktextError, UsageError
-from fktext.ledger import Ledger
-from fktext.noise import Noise
-from fktext.process import ReverseProcess, map_tensors
 from fktext.rewards import Scorer
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
+from fktext.smc.process import ReverseProcess, map_tensors
 
 State = TypeVar("State")
 
@@ -66,7 +66,7 @@ class Sharded(Generic[State]):
     shares: Shares
 
     def gather(self, ancestors: Tensor) -> Sharded[State]:
-        """Copy particles across ranks (see `fktext.process.gather`): rows that stay are copied in place, movers are sent.
+        """Copy particles across ranks (see `fktext.smc.process.gather`): rows that stay are copied in place, movers are sent.
 
         Args:
             ancestors: (M,) int64, the same on every rank.
