@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from fktext.model_entries import ModelContext
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
-    from fktext.rewards import Reward, RewardContext, Text, Weighted
+    from fktext.rewards import Reward, RewardContext, Weighted
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
     from fktext.templates import Template
+    from fktext.text import Text
     from fktext.text_model import TextModel
 
 __version__ = "0.1.0"
@@ -37,10 +38,11 @@ _HOMES = {
     "model_entries": ("ModelContext",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
-    "rewards": ("Reward", "RewardContext", "Text", "Weighted"),
+    "rewards": ("Reward", "RewardContext", "Weighted"),
     "settings": ("Settings",),
     "smc.steer": ("Plan", "Result", "Step"),
     "templates": ("Template",),
+    "text": ("Text",),
     "text_model": ("TextModel",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

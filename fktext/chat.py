@@ -20,7 +20,7 @@ from fktext.text_model import TextModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fktext.rewards import Text
+    from fktext.text import Text
 
 Render = Callable[[list[dict[str, str]], bool], str]
 _MARK = "\u241f"  # stands for an answer, to see what closes it
@@ -98,7 +98,7 @@ class ChatModel(TextModel):
         return ids[1:] if ids[:2] == [self.bos_id, self.bos_id] else ids
 
     def _texts(self, rows: list[list[int]], prompt: str | Template) -> list[Text]:
-        from fktext.rewards import Text
+        from fktext.text import Text
 
         assert isinstance(prompt, str)
         start, answers = len(self._start(prompt)), []

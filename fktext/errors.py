@@ -38,6 +38,11 @@ class PopulationError(FktextError):
         self.population, self.message = population, message
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, "" where it says nothing."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody registered, with the nearest known names.
 

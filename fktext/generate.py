@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
@@ -23,6 +23,7 @@ from fktext.smc.process import ReverseProcess
 from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
 from fktext.smc.steer import Result, Step, collect, steer_steps
 from fktext.templates import Template
+from fktext.text import Text
 
 if TYPE_CHECKING:
     from fktext.text_model import TextModel

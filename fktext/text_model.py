@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fktext.errors import UsageError
 from fktext.templates import Template
-from fktext.tokens import Tokens, vocabulary_digest
+from fktext.text import Tokens, vocabulary_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from fktext.masked.denoiser import Denoiser, Network
     from fktext.masked.process import MaskedDiffusion
-    from fktext.rewards import Text
     from fktext.settings import Settings
     from fktext.simplex.guidance import Guidance
     from fktext.simplex.ssdlm import SimplexLM
     from fktext.smc.process import ReverseProcess
+    from fktext.text import Text
 
 _SPACES = ("\u0120", "\u2581")  # how byte-level and SentencePiece tokens write the space they begin with
 BLOCK = 25  # tokens that the published SSD-LM writes at a time
@@ -244,7 +244,7 @@ class TextModel:
         return self._texts(rows, prompt)
 
     def _texts(self, rows: list[list[int]], prompt: str | Template) -> list[Text]:
-        from fktext.rewards import Text
+        from fktext.text import Text
 
         if isinstance(prompt, Template):
             return [Text(text) for text in self.tokenizer.decode_batch(rows)]
@@ -266,7 +266,7 @@ class TextModel:
 
     @cached_property
     def vocabulary(self) -> str:
-        """Which tokens its ids mean: equal for models that share a tokenizer; see `fktext.tokens.vocabulary_digest`."""
+        """Which tokens its ids mean: equal for models that share a tokenizer; see `fktext.text.vocabulary_digest`."""
         return vocabulary_digest(self.tokenizer.get_vocab())
 
     @cached_property
@@ -412,7 +412,7 @@ class SimplexModel(TextModel):
 
     def decode(self, ids: Tensor, prompt: str | Template) -> list[Text]:
         """Texts of sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
-        from fktext.rewards import Text
+        from fktext.text import Text
 
         assert isinstance(prompt, str)
         mask = self.denoiser.mask_id

@@ -22,7 +22,8 @@ from fktext_cli.listing import resolve_device
 from fktext_cli.options import MOST_BATCH, Threads, Verbose, use_threads
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.rewards import Scorer, Text
+    from fktext.rewards import Scorer
+    from fktext.text import Text
 
 
 Input = Literal["text", "jsonl", "csv"]
@@ -124,7 +125,7 @@ def _lines(source: BinaryIO, name: str, form: Input) -> Iterator[Line | None]:
     Raises:
         UsageError: a line holds no text, or is not UTF-8, or its prompt is not what its text begins with; names `file:line`.
     """
-    from fktext.rewards import Text
+    from fktext.text import Text
 
     readers: dict[Input, Callable[[Iterator[str], str], Iterator[tuple[int, Any]]]] = {"text": _plain, "jsonl": _json, "csv": _csv}
     for number, value in readers[form](_decoded(source, name), name):

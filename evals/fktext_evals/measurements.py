@@ -20,7 +20,8 @@ import datasets
 import evaluate
 
 from fktext.errors import ModelError, RewardError, UsageError, unknown_name
-from fktext.rewards import Reward, RewardContext, Scorer, Text, Weighted
+from fktext.rewards import Reward, RewardContext, Scorer, Weighted
+from fktext.text import Text
 from fktext_evals import metrics
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population, Progress
     from fktext.image.generate import ImagePopulation
     from fktext.registry import Registry
-    from fktext.rewards import Scorer, Text
+    from fktext.rewards import Scorer
+    from fktext.text import Text
     from fktext.text_model import TextModel
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datasets")
@@ -314,7 +315,7 @@ class _Texts(_Work):
 
     def _judged(self, text: Text) -> Text:
         """The text as far as judges see it: `judge_tokens` of the model's tokens after the prompt."""
-        from fktext.rewards import Text
+        from fktext.text import Text
 
         continuation, tokens = text.continuation, self.suite.judge_tokens
         if tokens is not None:

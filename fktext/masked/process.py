@@ -22,10 +22,10 @@ from torch import Tensor
 from fktext.batches import check_memory, fits
 from fktext.masked.denoiser import Denoiser
 from fktext.masked.sampling import draw_tokens, token_probs
-from fktext.rewards import Text
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
+from fktext.text import Text
 
 HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32
 CPU_ELEMENTS = 1 << 22  # of them looked at together on a CPU: larger tensors would come from the system anew, page by page

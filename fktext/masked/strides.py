@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fktext.masked.process import MaskedDiffusion, MaskedState
-from fktext.rewards import Text
 from fktext.smc.noise import Noise
+from fktext.text import Text
 
 
 def windows(template: Tensor, mask_id: int, size: int, stride: int, head: int = 0, tail: int = 0) -> list[Tensor]:

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from fktext.masked.sampling import draw_tokens
-from fktext.rewards import Text
 from fktext.simplex.guidance import Guidance
 from fktext.simplex.projections import PROJECTIONS, K, Projection, nucleus
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
+from fktext.text import Text
 
 ELEMENTS = 1 << 24  # most simplex logits held at once: 64 MiB in float32
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fktext.masked.process import MaskedDiffusion
-from fktext.rewards import Text
+from fktext.text import Text
 
 
 class TableDenoiser:

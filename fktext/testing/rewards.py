@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fktext.rewards import Reward, RewardContext, Text, Windowed
+from fktext.rewards import Reward, RewardContext, Windowed
+from fktext.text import Text
 
 Factory = Callable[[RewardContext], Reward]
 

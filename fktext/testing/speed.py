@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from fktext.masked.process import MaskedDiffusion
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess
 from fktext.smc.schedules import At
 from fktext.smc.steer import Plan, steer
 from fktext.testing.dense import DenseAncestral
+from fktext.text import Text
 
 DENSE_COPIES = 6  # of (rows, L, V) float32 that a dense sampler holds at once, noise and all; a little more than was seen
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from fktext.checkpoint_files import read_json
 from fktext.errors import ModelError
-from fktext.rewards import well_formed
-from fktext.tokens import vocabulary_digest
+from fktext.text import vocabulary_digest, well_formed
 
 MODEL_TYPE = "fktext-backoff"
 

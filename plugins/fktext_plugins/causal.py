@@ -13,8 +13,8 @@ from torch.nn.functional import log_softmax
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError
-from fktext.rewards import RewardContext, well_formed
-from fktext.tokens import vocabulary_digest
+from fktext.rewards import RewardContext
+from fktext.text import vocabulary_digest, well_formed
 
 LOGITS = 1 << 26  # most logits held at once: 256 MiB in float32
 

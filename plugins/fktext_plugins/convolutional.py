@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fktext.batches import Batches, judging
 from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError, unknown_name
-from fktext.rewards import well_formed
+from fktext.text import well_formed
 
 MODEL_TYPE = "fktext-convolutional"
 PAD = 0

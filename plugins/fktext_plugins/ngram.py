@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fktext.errors import ModelError, unknown_name
-from fktext.rewards import well_formed
+from fktext.text import well_formed
 
 MODEL_TYPE = "fktext-ngram"
 _WORD = re.compile(r"\w+|[^\w\s]")

@@ -25,7 +25,7 @@ class CausalLM(Protocol):
     """A language model that gives each token a probability given those before it."""
 
     vocabulary: int  # how many tokens there are
-    token_digest: str  # and which, see `fktext.tokens.vocabulary_digest`
+    token_digest: str  # and which, see `fktext.text.vocabulary_digest`
     begins: bool  # whether a token stands before every text, so that its first one has a probability, too
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

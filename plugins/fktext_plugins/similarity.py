@@ -67,7 +67,7 @@ class Similarity:
         from torch.nn.functional import normalize
 
         from fktext.batches import judging
-        from fktext.rewards import well_formed
+        from fktext.text import well_formed
 
         with judging(self.encoder.device):
             found: Tensor = self.encoder.encode(

@@ -356,8 +356,9 @@ def test_rows_name_the_weights_of_the_rewards(call: Call, tiny: Path) -> None:
 def test_traces_keep_the_values_of_each_reward_and_the_ledger_what_was_computed(tiny: Path) -> None:
     from fktext.generate import Population, generate
     from fktext.models import load
-    from fktext.rewards import Text, Weighted
+    from fktext.rewards import Weighted
     from fktext.settings import Settings
+    from fktext.text import Text
 
     class Letter:
         def __init__(self, letter: str) -> None:

@@ -12,7 +12,7 @@ from fktext.errors import FktextError
 from fktext.generate import Population, generate
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
@@ -21,6 +21,7 @@ from fktext.smc.schedules import Every
 from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
+from fktext.text import Text
 
 KEYS = [population_key(0, name) for name in ("a", "b", "c")]
 PARTICLES, STEPS = 5, 12

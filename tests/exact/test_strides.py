@@ -8,13 +8,13 @@ import torch
 
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.strides import Strides, windows
-from fktext.rewards import Text
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import At, Every
 from fktext.testing.enumerable import Enumerable, TableReward
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
+from fktext.text import Text
 
 
 class Windowed(Enumerable):

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from fktext.rewards import RewardContext, Text
-from fktext.tokens import Tokens
+from fktext.rewards import RewardContext
+from fktext.text import Text, Tokens
 from fktext_plugins.causal import NetworkLM, load
 from fktext_plugins.perplexity import Perplexity
 

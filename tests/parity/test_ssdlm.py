@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fktext.errors import ModelError
-from fktext.rewards import Text
 from fktext.simplex import ssdlm
 from fktext.simplex.guidance import ClassifierGuidance
 from fktext.simplex.process import SimplexDiffusion, alpha_bar, renoise
 from fktext.simplex.projections import PROJECTIONS, K, nucleus, one_hot
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc.noise import Noise
+from fktext.text import Text
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "ssdlm_tiny"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fktext.plugins import load_plugins
-from fktext.rewards import Reward, RewardContext, Text
+from fktext.rewards import Reward, RewardContext
 from fktext.testing import RewardConformance
+from fktext.text import Text
 
 SPECS = [
     'keywords:words="book lake",avoid=fool',

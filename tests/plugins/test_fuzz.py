@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from fktext.plugins import load_plugins
-from fktext.rewards import Reward, RewardContext, Text
+from fktext.rewards import Reward, RewardContext
+from fktext.text import Text
 
 NASTY = [
     "",

@@ -26,9 +26,9 @@ from fktext import embedded
 from fktext.checkpoint_files import quantised
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
-from fktext.rewards import Reward, RewardContext, Scorer, Text, Weighted
+from fktext.rewards import Reward, RewardContext, Scorer, Weighted
 from fktext.testing import RewardConformance
-from fktext.tokens import Tokens, vocabulary_digest
+from fktext.text import Text, Tokens, vocabulary_digest
 from fktext_plugins.perplexity import EMBEDDED, Perplexity, perplexity
 
 OFFLINE = RewardContext(offline=True, batch_size=3)

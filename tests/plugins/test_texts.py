@@ -13,7 +13,8 @@ import pytest
 
 from fktext.errors import RewardError, UsageError
 from fktext.plugins import load_plugins
-from fktext.rewards import Scorer, Text
+from fktext.rewards import Scorer
+from fktext.text import Text
 
 
 def score(spec: str, *texts: str) -> list[float]:

@@ -79,7 +79,7 @@ from fktext.batches import Batches, memory, out_of_memory
 from fktext.masked.dit import DiT
 from fktext.masked.process import MaskedDiffusion
 from fktext.smc.noise import Noise
-from fktext.rewards import Text
+from fktext.text import Text
 
 torch.manual_seed(0)
 net, sizes = DiT(50, 32, 1, 2, 8).eval(), []

@@ -8,12 +8,13 @@ from fktext.masked.compiled import LARGEST, Compiled, pieces
 from fktext.masked.dit import DiT
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import Every
 from fktext.smc.steer import Plan, steer
+from fktext.text import Text
 
 
 def network(time_conditioning=False):

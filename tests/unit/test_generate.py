@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fktext.errors import FktextError, UsageError
 from fktext.generate import Population, generate
 from fktext.models import load
-from fktext.rewards import Text, Weighted
+from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key
 from fktext.templates import Template
+from fktext.text import Text
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = {"<pad>": 0, "<end>": 1, "<start>": 2, "<mask>": 3}

@@ -8,7 +8,7 @@ from fktext.errors import ModelError
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import draw_tokens, token_probs
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc import noise as streams
 from fktext.smc.noise import Noise, population_key
@@ -16,6 +16,7 @@ from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer, steer_steps
 from fktext.testing.enumerable import Enumerable
+from fktext.text import Text
 
 
 class Counting:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fktext.errors import RewardError, UsageError
-from fktext.rewards import Scorer, Text, Weighted, Window, Windowed, well_formed
+from fktext.rewards import Scorer, Weighted, Window, Windowed
+from fktext.text import Text, well_formed
 
 
 class Length:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from fktext.errors import ModelError, UsageError
 from fktext.generate import Population, generate
 from fktext.models import load
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.simplex import process as simplex
 from fktext.simplex.guidance import ClassifierGuidance
@@ -26,6 +26,7 @@ from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS, Terminal
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
+from fktext.text import Text
 from fktext.text_model import SimplexModel
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"

@@ -11,13 +11,14 @@ from fktext.masked.process import MaskedDiffusion
 from fktext.masked.remdm import ReMDM
 from fktext.masked.sedd import AnalyticSEDD
 from fktext.masked.strides import Strides, windows
-from fktext.rewards import Scorer, Text, Weighted
+from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import gather
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
+from fktext.text import Text
 
 MASK = 3
 KEYS = [population_key(0, name) for name in "abcd"]

@@ -1,4 +1,4 @@
-"""The tokens a text was written in, for a judge that reads the same ones and so need not read the text."""
+"""A generated text, with the prompt it continues and the tokens it was written in, which a judge may read instead."""
 
 from __future__ import annotations
 
@@ -36,3 +36,40 @@ def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
     for token, index in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
         total.update(f"{index} {token}\n".encode())
     return total.hexdigest()[:16]
+
+
+class Text(str):
+    """A generated text: a `str` that also knows the prompt it continues ("" where there is none or it was a template).
+
+    Attributes:
+        prompt: what it begins with.
+        tokens: those a model wrote it in, None where that is not known.
+    """
+
+    prompt: str
+    tokens: Tokens | None
+
+    def __new__(cls, text: str, prompt: str = "", tokens: Tokens | None = None) -> Text:
+        """A string with its prompt."""
+        self = super().__new__(cls, text)
+        self.prompt, self.tokens = prompt, tokens
+        return self
+
+    @property
+    def continuation(self) -> str:
+        """The text after its prompt."""
+        return self.removeprefix(self.prompt)
+
+
+def well_formed(text: str) -> str:
+    """The text as any tokenizer takes it: a lone surrogate, which is no character, becomes U+FFFD.
+
+    Example:
+        >>> well_formed("a\\ud800") == "a\\ufffd"
+        True
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return str(text)

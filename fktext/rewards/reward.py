@@ -1,0 +1,46 @@
+"""What a reward is, and what its factory is told."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Anything with a `score`. Larger is better; where it is a probability, use its natural logarithm."""
+
+    def score(self, samples: Sequence[Any]) -> Tensor | Sequence[float]:
+        """A value per sample: finite or -inf, never NaN; of no sample, no value."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What a reward factory may want to know about the run.
+
+    Attributes:
+        device: where to put models, such as "cpu" or "cuda:0".
+        offline: when true, never touch a network.
+        batch_size: most samples per forward pass.
+    """
+
+    device: str = "cpu"
+    offline: bool = False
+    batch_size: int = 64
+
+
+def key_of(sample: Any, reads_tokens: bool) -> Hashable:
+    """What equal samples have in common; the same text in other tokens is another sample for a reward that reads them."""
+    if isinstance(sample, str):
+        return str(sample), getattr(sample, "prompt", ""), getattr(sample, "tokens", None) if reads_tokens else None
+    return getattr(sample, "key", None) or object()  # what has no key of its own is compared with nothing
+
+
+def column_of(found: Any) -> Tensor:
+    """What a reward returned as a tensor; a sparse one, which has the same values, as a dense one."""
+    return found.to_dense() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
