@@ -15,12 +15,13 @@ from torch import Tensor
 from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.rewards import Scorer, Weighted
+from fktext.rewards.sharded import ShardedScorer
 from fktext.settings import Settings
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess
-from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
+from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.smc.steer import Result, Step, collect, steer_steps
 from fktext.templates import Template
 from fktext.text import Text
@@ -165,10 +166,8 @@ def generate(
     device = torch.device(str(model.denoiser.device))
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     group = max(1, rows // settings.particles)
-    scorer, plan = Scorer(terms), settings.plan()
-    shares = Shares.of(settings.particles) if spread else None
-    if shares:
-        scorer = ShardedScorer(scorer, shares)
+    plan, shares = settings.plan(), Shares.of(settings.particles) if spread else None
+    scorer: Scorer | ShardedScorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
     steps = [model.num_steps(template, settings) for template in templates]
     weighings = {number: len(plan.schedule.weighings(number)) for number in set(steps)}
     done, total = 0, sum(weighings[steps[index]] for index, _, _ in wanted)
@@ -182,7 +181,7 @@ def generate(
         def build(particles: int, start: tuple[Any, Any] = start) -> ReverseProcess[Any]:
             return model.process(*start, replace(settings, particles=particles), rows)
 
-        process: ReverseProcess[Any] = ShardedProcess(build, shares) if shares else build(settings.particles)
+        process: ReverseProcess[Any] = ShardedProcess(build, shares, len(members)) if shares else build(settings.particles)
         noise = Noise.of([key for _, _, key in members], settings.particles, device)
         kept: list[Step] = []
         predicted: list[list[Text]] = []
@@ -215,10 +214,10 @@ def _named(prompt: str | Template) -> str:
     return f"template {prompt.source!r}" if isinstance(prompt, Template) else f"prompt {prompt!r}"
 
 
-def _best_guesses(step: Step, scorer: Scorer) -> list[Text]:
+def _best_guesses(step: Step, scorer: Scorer | ShardedScorer) -> list[Text]:
     """Of the S predictions of each of the B * N particles the one with the highest reward."""
     size = step.values.shape[2]
-    best = scorer.total(step.values).argmax(-1).flatten().tolist()
+    best = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
     return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]
 
 

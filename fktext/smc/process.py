@@ -1,4 +1,4 @@
-"""What the engine asks of a diffusion sampler, and how particles are copied."""
+"""What the engine asks of a diffusion sampler and of what judges its samples, and how particles are copied."""
 
 from __future__ import annotations
 
@@ -43,6 +43,26 @@ class ReverseProcess(Protocol[State]):
 
     def decode(self, x0: Any) -> Sequence[Any]:
         """What the reward sees: a sample per row of x0."""
+        ...
+
+
+class Scorer(Protocol):
+    """What the loop asks of whatever judges samples by P rewards; `fktext.rewards.Scorer` is one.
+
+    Attributes:
+        names: of the P rewards.
+        ledger: what judging has cost.
+    """
+
+    names: tuple[str, ...]
+    ledger: Ledger
+
+    def __call__(self, samples: Sequence[Any], where: str = "") -> Tensor:
+        """(M,) samples -> (M, P) float64 values, finite or -inf; `where` is for messages of errors."""
+        ...
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """(..., P) values, each times its reward's weight."""
         ...
 
 

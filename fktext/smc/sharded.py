@@ -1,23 +1,21 @@
 """One population over several processes: every rank moves some of its particles, all ranks weigh them alike.
 
 Launched by `torchrun`, each rank builds the same prompts, seeds and plan, wraps its process in `ShardedProcess` and its scorer in
-`ShardedScorer`, and runs the ordinary `steer`. Rewards are gathered, so every rank computes weights and ancestors from the
-same numbers with the same counter-based noise; only the particles that change rank travel.
+`fktext.rewards.sharded.ShardedScorer`, and runs the ordinary `steer`. Rewards are gathered, so every rank computes weights and
+ancestors from the same numbers with the same counter-based noise; only the particles that change rank travel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fktext.errors import FktextError, UsageError
-from fktext.rewards import Scorer
+from fktext.errors import UsageError
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
 from fktext.smc.process import ReverseProcess, map_tensors
@@ -116,11 +114,12 @@ class ShardedProcess(Generic[State]):
     Args:
         build: the process of this rank's particles, given how many of each population it holds.
         shares: who holds what.
+        populations: B.
     """
 
-    def __init__(self, build: Callable[[int], ReverseProcess[State]], shares: Shares) -> None:
+    def __init__(self, build: Callable[[int], ReverseProcess[State]], shares: Shares, populations: int) -> None:
         self._process = build(len(shares.slots()))
-        self._shares = shares
+        self._shares, self._populations = shares, populations
         self.num_steps = self._process.num_steps
         self.ledger = Ledger()  # what all ranks have cost, as of the last `decode`
 
@@ -139,57 +138,21 @@ class ShardedProcess(Generic[State]):
 
     def decode(self, x0: Any) -> Sequence[Any]:
         """What the reward sees of all ranks' guesses, in the order of one process."""
-        parts = _all_objects((list(self._process.decode(x0)), self._process.ledger), self._shares.size)
+        parts = all_objects((list(self._process.decode(x0)), self._process.ledger), self._shares.size)
         self.ledger = sum((ledger for _, ledger in parts), Ledger())
-        populations_times_draws = sum(len(samples) for samples, _ in parts) // self._shares.particles
-        whole: list[Any] = [None] * (populations_times_draws * self._shares.particles)
-        populations, draws = self._populations, populations_times_draws // self._populations
+        whole: list[Any] = [None] * sum(len(samples) for samples, _ in parts)
+        draws = len(whole) // (self._populations * self._shares.particles)
         for rank, (samples, _) in enumerate(parts):
-            for index, row in enumerate(self._shares.rows(populations, rank).tolist()):
+            for index, row in enumerate(self._shares.rows(self._populations, rank).tolist()):
                 whole[row * draws : (row + 1) * draws] = samples[index * draws : (index + 1) * draws]
         return whole
 
     def _mine(self, noise: Noise) -> Noise:
-        self._populations = len(noise.key) // self._shares.particles
         rows = self._shares.rows(self._populations).to(noise.key.device)
         return Noise(noise.key[rows], noise.slot[rows])
 
 
-class ShardedScorer(Scorer):
-    """Scores each sample on one rank, and gives every rank all values.
-
-    A sample belongs to the rank that its hash names, so each rank's memory of what it has scored stays useful.
-
-    Args:
-        scorer: this rank's scorer of the same rewards.
-        shares: who computes.
-    """
-
-    def __init__(self, scorer: Scorer, shares: Shares) -> None:
-        self._scorer, self._shares = scorer, shares
-        self.terms, self.names = scorer.terms, scorer.names
-        self.ledger = Ledger()
-
-    def __call__(self, samples: Sequence[Any], where: str = "") -> Tensor:
-        """(M,) samples, the same on every rank -> (M, P) float64 values; an error of one rank is raised on all."""
-        owner = [int.from_bytes(blake2b(repr(sample).encode(), digest_size=4).digest()) % self._shares.size for sample in samples]
-        mine = [index for index, rank in enumerate(owner) if rank == self._shares.rank]
-        outcome: Tensor | FktextError
-        try:
-            outcome = self._scorer([samples[index] for index in mine], where)
-        except FktextError as error:
-            outcome = error
-        parts = _all_objects((mine, outcome, self._scorer.ledger), self._shares.size)
-        values = torch.empty(len(samples), len(self.names), dtype=torch.float64)
-        for indices, found, _ in parts:
-            if isinstance(found, FktextError):
-                raise found
-            values[indices] = found
-        self.ledger = sum((ledger for _, _, ledger in parts), Ledger())
-        return values
-
-
-def _all_objects(value: Any, size: int) -> list[Any]:
+def all_objects(value: Any, size: int) -> list[Any]:
     """The value of every rank."""
     if size == 1:
         return [value]

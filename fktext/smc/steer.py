@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from fktext.errors import PopulationError
-from fktext.rewards import Scorer
 from fktext.smc import RESAMPLERS, Resampler, all_dead, ess, log_mean_exp, log_normalize
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import PSEUDO_COUNT, log_tilt
 from fktext.smc.noise import Noise
 from fktext.smc.potentials import Carry, Difference, Potential
-from fktext.smc.process import ReverseProcess, gather
+from fktext.smc.process import ReverseProcess, Scorer, gather
 from fktext.smc.schedules import Schedule
 
 

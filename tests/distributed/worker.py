@@ -13,12 +13,13 @@ from fktext.generate import Population, generate
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
+from fktext.rewards.sharded import ShardedScorer
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import Every
-from fktext.smc.sharded import ShardedProcess, ShardedScorer, Shares
+from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
 from fktext.text import Text
@@ -75,7 +76,7 @@ def main(out):
     for potential, fail in CASES:
         scorer = ShardedScorer(Scorer([Weighted("digits", Digits(fail))]), shares)
         try:
-            result = run(potential, ShardedProcess(build, shares), scorer)
+            result = run(potential, ShardedProcess(build, shares, len(KEYS)), scorer)
         except FktextError as error:
             saved[potential, fail] = str(error)
             continue
