@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fktext.checkpoint_files import read_json
 from fktext.errors import ModelError, UsageError
+from fktext.files.weights import read_json
 from fktext.templates import Template
 from fktext.text_model import TextModel
 

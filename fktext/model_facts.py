@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fktext import hub
-from fktext.catalogue import catalogue
-from fktext.checkpoint_files import digest, read_tensors, tensor_shapes, weight_files
 from fktext.errors import ModelError
+from fktext.files import hub
+from fktext.files.catalogue import catalogue
+from fktext.files.weights import digest, read_tensors, tensor_shapes, weight_files
 from fktext.masked import sedd
 from fktext.masked.dit import PUBLISHED_LENGTH
 from fktext.models import DTYPES, HUB_ID, KERNELS, SIMPLEX_FILES, defaults, find, no_weights, read_settings
@@ -32,7 +32,7 @@ class Facts:
         files: its folder or weight file, None where it is not on this machine.
         why: why there are no files, "" where there are.
         size: bytes of its weight files.
-        digest: of them, see `fktext.checkpoint_files.digest`.
+        digest: of them, see `fktext.files.weights.digest`.
         parameters: how many numbers the network holds; tied ones count once.
         memory: dtype -> bytes that they take.
         most: tokens that the network takes at once.

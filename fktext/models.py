@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fktext import embedded, hub
-from fktext.catalogue import catalogue
+from fktext import embedded
 from fktext.errors import FktextError, ModelError, UsageError, unknown_name
+from fktext.files import hub
+from fktext.files.catalogue import catalogue
 from fktext.text_model import BLOCK, SimplexModel, TextModel
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load(
     import torch
 
     from fktext.batches import usable_device
-    from fktext.checkpoint_files import digest, weight_files
+    from fktext.files.weights import digest, weight_files
 
     place = usable_device(device)
     entry = _of_plugin(name)
@@ -183,7 +184,7 @@ def pull(name: str, *, offline: bool = False) -> list[Path]:
     Raises:
         UsageError, ModelError, PluginError: see `find`.
     """
-    from fktext.checkpoint_files import weight_files
+    from fktext.files.weights import weight_files
 
     path = find(name, offline=offline)
     if not (files := weight_files(path)):
@@ -239,7 +240,7 @@ def _find(name: str, entry: ModelEntry | None, offline: bool) -> Path:
 
 def _cached(repo: str) -> Path | None:
     """A whole model in the local hub cache."""
-    from fktext.checkpoint_files import weight_files
+    from fktext.files.weights import weight_files
 
     if (config := hub.cached(repo, "config.json")) is None:
         return None
@@ -260,7 +261,8 @@ def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
     Raises:
         ModelError: the files are damaged, or of no known family; says what was looked for.
     """
-    from fktext.checkpoint_files import Lightning, read_json, tensor_names
+    from fktext.files.lightning import Lightning
+    from fktext.files.weights import read_json, tensor_names
     from fktext.model_section import check
 
     settings = read_json(path / "config.json") if path.is_dir() else {}
@@ -292,7 +294,7 @@ def read_settings(path: Path, files: list[Path]) -> tuple[dict[str, Any], str]:
 
 def _check_layers(settings: Mapping[str, Any], path: Path, files: Sequence[Path]) -> None:
     """Refuse a depth that the files cannot have, before a network of that depth is built: it would take minutes."""
-    from fktext.checkpoint_files import tensor_names
+    from fktext.files.weights import tensor_names
 
     for name in ("n_layers", "num_hidden_layers"):
         layers = settings.get(name, 0)
@@ -335,7 +337,7 @@ def _denoiser(
 
         return ssdlm.load(path, tied=words.tied).to(device, dtype)
     if family in ("dit", "sedd"):
-        from fktext.checkpoint_files import read_tensors
+        from fktext.files.weights import read_tensors
         from fktext.masked import dit, sedd
 
         if family == "sedd":
@@ -388,7 +390,7 @@ def _tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
         else:
             import transformers
 
-            from fktext.pretrained import quiet
+            from fktext.files.pretrained import quiet
 
             # Dream's tokenizer is Qwen2's under a class of its own, which would be remote code.
             kind = transformers.Qwen2TokenizerFast if family == "dream" else transformers.AutoTokenizer
@@ -407,7 +409,7 @@ class _Words:
     """Which tokens of a model begin, end, pad and mask its sequences, and which it may never write."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, settings: Mapping[str, Any], family: str) -> None:
-        from fktext.checkpoint_files import read_json
+        from fktext.files.weights import read_json
 
         self._tokenizer = tokenizer
         self._folder = folder

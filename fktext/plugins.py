@@ -41,8 +41,8 @@ from typing import Any, Protocol, TypeVar
 
 import pluggy
 
-from fktext.catalogue import catalogue
 from fktext.errors import PluginError, UsageError, unknown_name
+from fktext.files.catalogue import catalogue
 from fktext.model_entries import ModelEntry, RegisterModel
 from fktext.registry import BUILTIN, Factory, Modality, Plugin, Registry, RewardEntry, Status, SuiteEntry, normal, one_line
 from fktext.specs import NAME

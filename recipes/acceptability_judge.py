@@ -31,9 +31,9 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, Bert
 
 from corpus import prune_tokenizer, read_snippets, well_formed
 from corruption import Corruptor, Words, sentences, split_words
-from fktext.checkpoint_files import dequantised, digest, quantised, weight_files
 from fktext.embedded import path as embedded_path
-from fktext.pretrained import pretrained
+from fktext.files.pretrained import pretrained
+from fktext.files.weights import dequantised, digest, quantised, weight_files
 from toxicity_judge import length_batches
 
 SHARES = {"tatoeba": 0.35, "stories": 0.25, "wikipedia": 0.2, "onestop": 0.08, "sgd": 0.07, "books": 0.05}

@@ -36,7 +36,7 @@ from acceptability_judge import (
 )
 from corpus import prune_tokenizer
 from corruption import Corruptor, Words, sentences, split_words
-from fktext.checkpoint_files import dequantised, quantised
+from fktext.files.weights import dequantised, quantised
 
 KINDS = Corruptor.KINDS | {"chain": 5.0, "splice": 3.0}
 SHARES = {"books_b": 0.6, "wikipedia_b": 0.4}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from acceptability_judge import Example, encode, margins, table, train_epoch
 from corruption import Words, split_words
-from fktext.checkpoint_files import dequantised, quantised
+from fktext.files.weights import dequantised, quantised
 from fktext_plugins import convolutional, ngram
 from heldout_toxicity import matrix
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from corpus import Texts, encode_texts, gather, prune_tokenizer, read_snippets
-from fktext.checkpoint_files import quantised, read_tensors
+from fktext.files.weights import quantised, read_tensors
 from fktext.simplex.process import alpha_bar
 from fktext.simplex.projections import K
 

@@ -42,7 +42,7 @@ def list_models(form: Form = "text", as_json: Json = False) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from fktext.catalogue import catalogue
+    from fktext.files.catalogue import catalogue
 
     own = [
         {
@@ -109,8 +109,8 @@ def check(
     Example: fktext models check tiny-mdlm
     """
     with contextlib.redirect_stdout(sys.stderr):
-        from fktext.catalogue import published_as
         from fktext.errors import unknown_name
+        from fktext.files.catalogue import published_as
         from fktext.models import load
         from fktext.testing.model_check import YARDSTICKS, run
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from fktext import embedded, hub
+from fktext import embedded
 from fktext.batches import usable_device
 from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.files import hub
 from fktext.image import schedulers
 
 INSTALL = "images need diffusers and Pillow: pip install 'fktext[image]'"
@@ -136,7 +137,7 @@ def _of_one_kind(scheduler: Any) -> list[str]:
 
 
 def _digest(folder: Path) -> str | None:
-    from fktext.checkpoint_files import digest
+    from fktext.files.weights import digest
 
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
     return digest(files) if files else None

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError
+from fktext.files.weights import read_tensors
 
 _LLADA_NAMES = {
     r"^model\.transformer\.wte\.": "model.embed_tokens.",

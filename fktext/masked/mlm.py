@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fktext.errors import ModelError
-from fktext.pretrained import pretrained
+from fktext.files.pretrained import pretrained
 
 
 class _Through(nn.Module):

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError
+from fktext.files.pretrained import pretrained
+from fktext.files.weights import read_tensors
 from fktext.masked import mlm
-from fktext.pretrained import pretrained
 
 LAYERS = ("embed_sum_layer.pt", "timestep_layer.pt")
 

@@ -59,7 +59,7 @@ YARDSTICKS: Mapping[str, Yardstick] = {
         ),
     )
 }
-"""By name in `fktext.catalogue`. At each mask the first token is the likeliest."""
+"""By name in `fktext.files.catalogue`. At each mask the first token is the likeliest."""
 
 
 def run(model: TextModel, yardstick: Yardstick | None = None, *, seed: int = 0) -> Iterator[Row]:

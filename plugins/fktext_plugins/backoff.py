@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fktext.checkpoint_files import read_json
 from fktext.errors import ModelError
+from fktext.files.weights import read_json
 from fktext.text import vocabulary_digest, well_formed
 
 MODEL_TYPE = "fktext-backoff"

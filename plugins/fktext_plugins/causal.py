@@ -126,8 +126,8 @@ def load(name: str, stride: int | None, trust_remote_code: bool, context: Reward
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from fktext.checkpoint_files import int8_weights
-    from fktext.pretrained import pretrained, quiet
+    from fktext.files.pretrained import pretrained, quiet
+    from fktext.files.weights import int8_weights
     from fktext_plugins.classifiers import cannot_load
 
     folder = Path(name)

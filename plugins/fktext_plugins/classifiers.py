@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError, unknown_name
-from fktext.pretrained import quiet
+from fktext.files.pretrained import quiet
 from fktext.rewards import RewardContext
 from fktext.text import well_formed
 from fktext_plugins.provenance import hub_revision

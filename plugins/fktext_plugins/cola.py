@@ -121,8 +121,8 @@ def acceptable_index(name: str, labels: Sequence[str], wanted: str | None) -> in
 def _judge(model: str, label: str | None, context: RewardContext) -> Judge:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from fktext.checkpoint_files import int8_weights
-    from fktext.pretrained import pretrained
+    from fktext.files.pretrained import pretrained
+    from fktext.files.weights import int8_weights
     from fktext_plugins import classifiers
 
     path = _path(model)

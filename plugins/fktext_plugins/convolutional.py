@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fktext.batches import Batches, judging
-from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError, unknown_name
+from fktext.files.weights import read_tensors
 from fktext.text import well_formed
 
 MODEL_TYPE = "fktext-convolutional"

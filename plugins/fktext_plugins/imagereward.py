@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError
-from fktext.pretrained import quiet
+from fktext.files.pretrained import quiet
 from fktext.rewards import RewardContext
 from fktext_plugins.classifiers import cannot_load
 from fktext_plugins.images import three_channels

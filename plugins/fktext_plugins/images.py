@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError, UsageError
-from fktext.pretrained import quiet
+from fktext.files.pretrained import quiet
 from fktext.rewards import RewardContext
 from fktext_plugins.classes import label_index
 from fktext_plugins.classifiers import cannot_load

@@ -164,7 +164,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _judge(model: str, stride: int | None, trust_remote_code: bool, context: RewardContext) -> CausalLM:
-    from fktext.checkpoint_files import read_json
+    from fktext.files.weights import read_json
     from fktext_plugins import backoff, causal
 
     path = _path(model)

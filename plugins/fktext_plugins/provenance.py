@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fktext.checkpoint_files import digest, weight_files
+from fktext.files.weights import digest, weight_files
 
 
 def hub_revision(model: str) -> str | None:

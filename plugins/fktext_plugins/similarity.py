@@ -98,7 +98,7 @@ def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_r
         raise ModelError(f"reward 'similarity' needs sentence-transformers, which is not installed: {INSTALL}") from error
     from pickle import UnpicklingError
 
-    from fktext.pretrained import quiet
+    from fktext.files.pretrained import quiet
     from fktext_plugins.classifiers import cannot_load
 
     folder = _packaged() if model == DEFAULT else Path(model).expanduser()

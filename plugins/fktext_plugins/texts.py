@@ -158,7 +158,7 @@ class Function:
     @property
     def digest(self) -> str | None:
         """First 16 hex digits of the sha256 over its file."""
-        from fktext.checkpoint_files import digest
+        from fktext.files.weights import digest
 
         return digest([self.file]) if self.file and self.file.is_file() else None
 

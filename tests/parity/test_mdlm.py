@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fktext.checkpoint_files import Lightning, read_tensors
 from fktext.errors import ModelError
+from fktext.files.lightning import Lightning
+from fktext.files.weights import read_tensors
 from fktext.masked import dit
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import token_probs

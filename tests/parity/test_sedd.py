@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from fktext.checkpoint_files import read_tensors
 from fktext.errors import ModelError
+from fktext.files.weights import read_tensors
 from fktext.generate import Population, generate
 from fktext.masked import dit, sedd
 from fktext.masked.process import MaskedDiffusion

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import logsigmoid
 
-from fktext.checkpoint_files import quantised
 from fktext.errors import ModelError, UsageError
+from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
 from fktext.rewards import Reward, RewardContext
 from fktext_plugins.classes import ClassReward

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from fktext import embedded
-from fktext.checkpoint_files import quantised
 from fktext.errors import ModelError, UsageError
+from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
 from fktext.rewards import Reward, RewardContext, Scorer, Weighted
 from fktext.testing import RewardConformance

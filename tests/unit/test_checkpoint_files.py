@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fktext.checkpoint_files import Lightning, digest, quantised, read_json, read_tensors, tensor_names, weight_files
 from fktext.errors import ModelError
+from fktext.files.lightning import Lightning
+from fktext.files.weights import digest, quantised, read_json, read_tensors, tensor_names, weight_files
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
 

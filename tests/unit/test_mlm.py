@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from fktext.checkpoint_files import quantised
 from fktext.errors import ModelError
+from fktext.files.weights import quantised
 from fktext.masked.mlm import MaskedLM, load
 
 SIZES: dict[str, Any] = {

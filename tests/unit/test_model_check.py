@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from fktext.catalogue import published_as
-from fktext.checkpoint_files import read_tensors
+from fktext.files.catalogue import published_as
+from fktext.files.weights import read_tensors
 from fktext.masked.dit import DiT, from_tensors
 from fktext.models import load
 from fktext.smc.noise import Noise

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from fktext import embedded
-from fktext.catalogue import catalogue
 from fktext.errors import ModelError, UsageError
+from fktext.files.catalogue import catalogue
 from fktext.generate import Population, generate
 from fktext.models import DEFAULT, find, load
 from fktext.rewards import Weighted
@@ -129,9 +129,7 @@ def put_into_cache(cache: Path, repo: str, folder: Path) -> Path:
 
 
 def test_importing_and_listing_need_no_torch() -> None:
-    code = (
-        "import sys, fktext.models, fktext.catalogue as m; m.catalogue(); assert not {'torch', 'transformers'} & set(sys.modules)"
-    )
+    code = "import sys, fktext.models, fktext.files.catalogue as m; m.catalogue(); assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

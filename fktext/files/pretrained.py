@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fktext.checkpoint_files import int8_weights
 from fktext.errors import ModelError
+from fktext.files.weights import int8_weights
 
 
 def pretrained(folder: Path, auto: Any, what: str) -> Any:
-    """The model of a folder, in float32 and evaluation mode; its matrices may be stored as int8 (`checkpoint_files.quantised`).
+    """The model of a folder, in float32 and evaluation mode; its matrices may be stored as int8 (`weights.quantised`).
 
     Args:
         folder: config.json and weights.

@@ -1,0 +1,1 @@
+"""Files of models: where they come from, what they hold, which are known by name."""
