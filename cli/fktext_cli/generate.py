@@ -134,7 +134,7 @@ def generate(
         Literal["tilt", "reward"],
         typer.Option(help="Of these guesses, average exp(lambda reward), or exp(reward).", rich_help_panel=STEER),
     ] = "tilt",
-    pseudo_count: PseudoCount = 0.5,
+    pseudo_count: PseudoCount = 0.1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.", rich_help_panel=RUN)
@@ -367,7 +367,7 @@ def steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
     """A line for each reward: which way it steers."""
     verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
     for term in terms:
-        goal = getattr(term.reward, "goal", None)
+        goal = term.goal
         weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
         against = " AGAINST its goal" if term.weight < 0 else ""
         yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")

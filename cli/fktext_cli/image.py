@@ -105,7 +105,7 @@ def generate(
     resample_every: ResampleEvery = None,
     ess_threshold: EssThreshold = 0.5,
     resampler: ResamplerName = "systematic",
-    pseudo_count: PseudoCount = 0.5,
+    pseudo_count: PseudoCount = 0.1,
     compare: Annotated[
         bool | None,
         typer.Option(

@@ -3,8 +3,8 @@
 The ideal intermediate potential is h(x_t) = E[exp(lambda r(x0)) | x_t]. A mean over a few predictions estimates it, and an estimate
 may be wrong by any factor but one: it must never be zero where h is positive. A particle of weight zero is not resampled, so what
 it might have become is lost, and the weights of the others do not make up for it. A reward of -inf (a hard constraint) makes such
-zeros: four predictions that all fail do not prove that the finished text will. So the mean is smoothed with a pseudo-count, as a
-rate is that is estimated from few trials, and -inf is left to the last weighing, which judges the finished text itself.
+zeros: four predictions that all fail do not prove that the finished sample will. So the mean is smoothed with a pseudo-count, as a
+rate is that is estimated from few trials, and -inf is left to the last weighing, which judges the finished sample itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fktext.smc import log_mean_exp
 
-PSEUDO_COUNT = 0.5
+PSEUDO_COUNT = 0.1
 
 
 def log_tilt(weighted: Tensor, lam: float, pseudo_count: float, *, average: str = "tilt") -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from fktext.testing.enumerable import Enumerable
 ADAPTIVITY = {"never": 0.0, "ess": 0.95, "always": 1.1}  # ESS thresholds
 LAM = 0.4  # small, so that weights are bounded enough for the central limit theorem to hold at a few thousand populations
 SHARES = (0.5, 0.1, 0.01)  # base probabilities of meeting a hard constraint
+DOUBT = 1.0  # pseudo-count, and large for the same reason
 Z_BOUND = 5.0  # |z| of an unbiased estimate exceeds this once in two million
 
 
@@ -148,7 +149,7 @@ def constrained_cases() -> Iterator[Constrained]:
         yield Constrained(*case)
 
 
-def check_constrained(case: Constrained, *, populations: int, pseudo_count: float = PSEUDO_COUNT, seed: int = 0) -> Check:
+def check_constrained(case: Constrained, *, populations: int, pseudo_count: float = DOUBT, seed: int = 0) -> Check:
     """One case against the exact law: populations that are dead at the end count as Z_hat = 0.
 
     Five particles a population, weighed twice before the end; texts that are rarer than 1 in 400 are not looked at one by one.

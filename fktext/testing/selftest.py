@@ -17,7 +17,7 @@ from fktext.smc.resamplers import Resampler
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
-from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
+from fktext.testing.exact import ADAPTIVITY, DOUBT, LAM, Z_BOUND, check_law, run_case
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
 
     tight = Enumerable(tokens=3, device=device).constrained(0.1)
     for potential in POTENTIALS:
-        worst = _worst(tight, _under_constraint(tight, potential, populations, seed), LAM)
+        worst = _worst(tight, _under_constraint(tight, potential, populations, seed, pseudo_count=DOUBT), LAM)
         yield Row(f"{potential}, hard constraint", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import PSEUDO_COUNT
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, LAM, SHARES, Z_BOUND, Constrained, check_constrained, constrained_cases, run_case
 
@@ -23,6 +24,14 @@ def test_a_hard_constraint_leaves_the_law_exact(case):
     assert check_constrained(case, populations=1500).passed
 
 
+@pytest.mark.parametrize("x0_samples", [1, 4])
+@pytest.mark.parametrize("potential", ["difference", "max"])
+def test_the_default_pseudo_count_is_exact_too(potential, x0_samples):
+    """Its weights have heavier tails, so only their sum is looked at."""
+    case = Constrained(0.5, True, potential, "systematic", "ess", x0_samples)
+    assert abs(check_constrained(case, populations=3000, pseudo_count=PSEUDO_COUNT).z_norm) < Z_BOUND
+
+
 @pytest.mark.long
 def test_every_case_with_many_populations():
     assert [case for case in CASES if not check_constrained(case, populations=6000, seed=1).passed] == []
@@ -33,7 +42,7 @@ def test_every_case_with_many_populations():
 def test_predictions_that_may_say_zero_are_caught(potential, x0_samples):
     """Negative control: without a pseudo-count, particles die by their look-ahead, and mass is lost."""
     case = Constrained(0.5, False, potential, "systematic", "always", x0_samples)
-    assert check_constrained(case, populations=1500, pseudo_count=0.0).z_norm < -2 * Z_BOUND
+    assert check_constrained(case, populations=1500, pseudo_count=0.0).z_norm < -Z_BOUND
     assert check_constrained(case, populations=1500).passed
 
 

@@ -16,7 +16,10 @@ from fktext.text import Text
 
 SPECS = [
     'keywords:words="book lake",avoid=fool',
+    'keywords:words="book lake",penalty=inf',
     "length:words=3",
+    "length:min=2,max=5",
+    "json",
     "length:words=3,part=continuation",
     r"regex:pattern=\bthe\b",
     "regex:pattern=zz,penalty=3",
