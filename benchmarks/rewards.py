@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import fktext_evals
+from fktext.plugins.specs import Spec
 from fktext.settings import Settings
-from fktext.specs import Spec
 from fktext_evals import Judge, Method, Results, Suite, report
 
 PROMPTS = fktext_evals.load("toxicity").prompts

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fktext.errors import FktextError
     from fktext.generate import Population, Progress
-    from fktext.model_entries import ModelContext
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
+    from fktext.plugins.entries import ModelContext
     from fktext.rewards import Reward, RewardContext, Weighted
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": ("FktextError",),
     "generate": ("Population", "Progress"),
-    "model_entries": ("ModelContext",),
+    "plugins.entries": ("ModelContext",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Weighted"),

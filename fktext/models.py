@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from fktext.masked.denoiser import Network
-    from fktext.model_entries import ModelEntry
+    from fktext.plugins.entries import ModelEntry
 
 DEFAULT = "tiny-mdlm"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -88,7 +88,7 @@ def load(
     place = usable_device(device)
     entry = _of_plugin(name)
     if entry is not None and entry.factory is not None:
-        from fktext.model_entries import ModelContext
+        from fktext.plugins.entries import ModelContext
 
         if device_map or chat:
             raise UsageError(f"model {entry.qualified!r} is made by its plugin, which takes no device map or chat template")

@@ -46,7 +46,7 @@ from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population
-    from fktext.registry import Modality
+    from fktext.plugins.registry import Modality
     from fktext.rewards import Weighted
     from fktext.settings import Settings
     from fktext.text_model import TextModel

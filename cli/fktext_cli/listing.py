@@ -17,7 +17,7 @@ from fktext_cli.options import MOST_SAMPLES
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
-    from fktext.registry import Option, Registry, RewardEntry
+    from fktext.plugins.registry import Option, Registry, RewardEntry
 
 rewards_app = typer.Typer(invoke_without_command=True)
 plugins_app = typer.Typer(invoke_without_command=True)
@@ -39,7 +39,7 @@ def load_registry() -> Registry:
 @rewards_app.callback()
 def rewards(context: typer.Context, form: Form = "text") -> None:
     """List the rewards and their options, those of images marked, or `show` one of them."""
-    from fktext.registry import WINDOW
+    from fktext.plugins.registry import WINDOW
 
     if context.invoked_subcommand is not None:
         return

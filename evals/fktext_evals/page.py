@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import fktext
-from fktext.specs import parse_spec
+from fktext.plugins.specs import parse_spec
 from fktext_evals import compute, report
 from fktext_evals import lineage as lineages
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis

@@ -24,7 +24,7 @@ from fktext_evals.suite import Method, Suite, load
 if TYPE_CHECKING:  # these import torch
     from fktext.generate import Population, Progress
     from fktext.image.generate import ImagePopulation
-    from fktext.registry import Registry
+    from fktext.plugins.registry import Registry
     from fktext.rewards import Scorer
     from fktext.text import Text
     from fktext.text_model import TextModel

@@ -53,11 +53,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fktext.errors import UsageError, unknown_name
+from fktext.plugins.specs import parse_spec
 from fktext.prompts import KEYS, read_prompts
-from fktext.specs import parse_spec
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.registry import Registry
+    from fktext.plugins.registry import Registry
     from fktext.settings import Settings
 
 Returns = Literal["best", "draw"]

@@ -89,7 +89,7 @@ def test_the_paper_s_settings(what: str) -> None:
 
 def test_the_paper_s_perplexity_reward_is_in_bits() -> None:
     """Its code takes 2 to the power of a loss in nats, and the logarithm of that."""
-    from fktext.specs import parse_spec
+    from fktext.plugins.specs import parse_spec
 
     [reward] = suite.load("paper-perplexity").rewards
     assert parse_spec(reward).weight == pytest.approx(math.log(2), rel=1e-15)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fktext.errors import PluginError, RewardError, UsageError
 from fktext.plugins import load_plugins
-from fktext.registry import Registry
+from fktext.plugins.registry import Registry
 from fktext.rewards import RewardContext, Weighted, Window, Windowed
 from fktext_cli import app
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fktext.errors import RewardError, UsageError
 from fktext.plugins import load_plugins
-from fktext.specs import Spec, parse_spec
+from fktext.plugins.specs import Spec, parse_spec
 
 WORD = string.ascii_letters + string.digits
 names = st.builds(str.__add__, st.sampled_from(WORD), st.text(WORD + "._-", max_size=12))

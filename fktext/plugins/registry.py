@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pluggy
 
 from fktext.errors import FktextError, PluginError, RewardError, UsageError, unknown_name
-from fktext.model_entries import ModelEntry, imported
-from fktext.specs import Spec, parse_spec
+from fktext.plugins.entries import ModelEntry, imported
+from fktext.plugins.specs import Spec, parse_spec
 
 if TYPE_CHECKING:  # these import torch
     from fktext.rewards import Reward, RewardContext, Weighted
@@ -268,7 +268,7 @@ class Registry:
         raise error
 
     def parse(self, text: str) -> Spec:
-        """`NAME[:option=value,...][=weight]` -> Spec; grammar in `fktext.specs`."""
+        """`NAME[:option=value,...][=weight]` -> Spec; grammar in `fktext.plugins.specs`."""
         distributions = {normal(plugin.distribution) for plugin in self.plugins}
         rewards = {entry.name for entry in self.rewards.values()}
         return parse_spec(text, lambda name: normal(name) in distributions and name not in rewards)
@@ -277,7 +277,7 @@ class Registry:
         """Build a reward.
 
         Args:
-            spec: `NAME[:option=value,...][=weight]`, such as `toxicity:target=nontoxic=2`; see `fktext.specs`.
+            spec: `NAME[:option=value,...][=weight]`, such as `toxicity:target=nontoxic=2`; see `fktext.plugins.specs`.
             context: device, batch size and the like.
             modality: what is to be scored.
 

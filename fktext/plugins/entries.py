@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fktext.errors import FktextError, ModelError, PluginError
-from fktext.specs import NAME
+from fktext.plugins.specs import NAME
 
 if TYPE_CHECKING:  # imports torch
     from fktext.text_model import TextModel
