@@ -19,8 +19,8 @@ from functools import cache
 from typing import NamedTuple
 
 from fktext import Settings, Template, load, load_plugins
-from fktext.generate import Population, generate
 from fktext.rewards import Scorer, Weighted
+from fktext.texts.generate import Population, generate
 
 ROWS = 256  # particles at once
 

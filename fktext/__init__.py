@@ -1,7 +1,7 @@
 """Feynman-Kac steering of text diffusion at inference time.
 
     from fktext import Population, RewardContext, Settings, load, load_plugins
-    from fktext.generate import generate
+    from fktext.texts.generate import generate
 
     model = load("tiny-mdlm")
     reward = load_plugins().create("toxicity:target=nontoxic", RewardContext())
@@ -19,31 +19,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fktext.errors import FktextError
-    from fktext.generate import Population, Progress
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
     from fktext.plugins.entries import ModelContext
     from fktext.rewards import Reward, RewardContext, Weighted
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
-    from fktext.templates import Template
     from fktext.text import Text
-    from fktext.text_model import TextModel
+    from fktext.texts.generate import Population, Progress
+    from fktext.texts.model import TextModel
+    from fktext.texts.templates import Template
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("FktextError",),
-    "generate": ("Population", "Progress"),
+    "texts.generate": ("Population", "Progress"),
     "plugins.entries": ("ModelContext",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Weighted"),
     "settings": ("Settings",),
     "smc.steer": ("Plan", "Result", "Step"),
-    "templates": ("Template",),
+    "texts.templates": ("Template",),
     "text": ("Text",),
-    "text_model": ("TextModel",),
+    "texts.model": ("TextModel",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -26,7 +26,7 @@ class Facts:
 
     Attributes:
         name, summary: as listed.
-        family: see `fktext.text_model.TextModel`; "" where only its files would tell.
+        family: see `fktext.texts.model.TextModel`; "" where only its files would tell.
         source: "embedded", a hub id, a folder, or the plugin that makes it.
         licence: as listed, or else as its card says.
         files: its folder or weight file, None where it is not on this machine.

@@ -1,4 +1,4 @@
-"""Text models by name: from a name to a loaded `fktext.text_model.TextModel`.
+"""Text models by name: from a name to a loaded `fktext.texts.model.TextModel`.
 
 A name is an embedded model, a folder (or a Lightning `.ckpt` file), an alias, a plugin's model or a hub id, tried in that order;
 the local hub cache comes before the hub. torch and transformers are imported only when a model is loaded.
@@ -16,7 +16,7 @@ from fktext import embedded
 from fktext.errors import FktextError, ModelError, UsageError, unknown_name
 from fktext.files import hub
 from fktext.files.catalogue import catalogue
-from fktext.text_model import BLOCK, SimplexModel, TextModel
+from fktext.texts.model import BLOCK, SimplexModel, TextModel
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def load(
         length: makes this the model's default length.
         device_map: "auto" spreads LLaDA or Dream over all GPUs and, where they are too small, the computer's memory, through
             accelerate; `device` is then where tokens are drawn.
-        chat: put prompts into the model's chat template and return answers (see `fktext.chat`).
+        chat: put prompts into the model's chat template and return answers (see `fktext.texts.chat`).
 
     Raises:
         UsageError: an unknown name, device or dtype, a length the model does not take, or an option its family has no use for.
@@ -137,7 +137,7 @@ def load(
     if family == "ssdlm":
         return SimplexModel(**common, block=words.section.get("block", BLOCK), start_id=words.start)
     if chat:
-        from fktext.chat import ChatModel, chat_template
+        from fktext.texts.chat import ChatModel, chat_template
 
         return ChatModel(**common, chat=chat_template(folder, name))
     return TextModel(**common)

@@ -14,7 +14,7 @@ from fktext.smc.schedules import At, Every, Schedule
 from fktext.smc.steer import Plan
 
 if TYPE_CHECKING:
-    from fktext.text_model import TextModel
+    from fktext.texts.model import TextModel
 
 Method = Literal["fk", "best-of-n", "base"]
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise

@@ -16,7 +16,7 @@ import typer
 
 import fktext
 from fktext.errors import UsageError
-from fktext.prompts import Prompt, read_prompts
+from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.listing import load_registry, resolve_device
 from fktext_cli.options import (
@@ -45,11 +45,11 @@ from fktext_cli.options import (
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.generate import Population
     from fktext.plugins.registry import Modality
     from fktext.rewards import Weighted
     from fktext.settings import Settings
-    from fktext.text_model import TextModel
+    from fktext.texts.generate import Population
+    from fktext.texts.model import TextModel
 
 
 def parse_batch_size(value: str) -> int | None:
@@ -283,8 +283,8 @@ def _run(
     options: dict[str, Any],
 ) -> None:
     """Generate with some options, write each population as it comes, and say on stderr how far it is and what it cost."""
-    from fktext.generate import Progress, generate
     from fktext.smc.ledger import Ledger
+    from fktext.texts.generate import Progress, generate
 
     started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     wanted = len(prompts) * settings.samples - len(options["skip"])

@@ -229,9 +229,9 @@ def _run(
     pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Settings, batch_size: int | None, options: dict[str, Any]
 ) -> Iterator[ImagePopulation]:
     """Populations as they come; how far it is and what it cost goes to stderr."""
-    from fktext.generate import Progress
     from fktext.image.generate import generate
     from fktext.smc.ledger import Ledger
+    from fktext.texts.generate import Progress
 
     started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
     with progress_bar() as bar:

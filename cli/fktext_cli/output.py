@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fktext.errors import FktextError, UsageError
-from fktext.templates import Template
+from fktext.texts.templates import Template
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.generate import Population
+    from fktext.texts.generate import Population
 
 Return = Literal["best", "draw", "all"]
 Format = Literal["text", "jsonl"]
@@ -39,7 +39,7 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
     """The JSON rows of a population.
 
     Args:
-        population: from `fktext.generate`.
+        population: from `fktext.texts.generate`.
         which: the particles to print.
         run: what is the same in all rows: seed, model and settings.
 

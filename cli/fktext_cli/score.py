@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple
 import typer
 
 from fktext.errors import RewardError, UsageError
-from fktext.prompts import csv_rows
+from fktext.texts.prompts import csv_rows
 from fktext_cli import output
 from fktext_cli.generate import create_rewards
 from fktext_cli.listing import resolve_device

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.generate import Population
+    from fktext.texts.generate import Population
 
 Lineage = dict[str, Any]
 
@@ -29,7 +29,7 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
     """The lineage of a population.
 
     Args:
-        population: from `fktext.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
+        population: from `fktext.texts.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
         chosen: the particle that is returned, None where the population is dead.
         width: cut texts after as many characters; None keeps them whole.
     """

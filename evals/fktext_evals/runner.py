@@ -22,12 +22,12 @@ from fktext_evals.results import Results, Row, RowFile, to_json
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.generate import Population, Progress
     from fktext.image.generate import ImagePopulation
     from fktext.plugins.registry import Registry
     from fktext.rewards import Scorer
     from fktext.text import Text
-    from fktext.text_model import TextModel
+    from fktext.texts.generate import Population, Progress
+    from fktext.texts.model import TextModel
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "detoxify", "datasets")
 _LINEAGE_WIDTH = 200  # characters of the texts on the way that a row keeps
@@ -63,7 +63,7 @@ def run(
         out: the run's folder, made where there is none; by default `runs/` and the suite's name.
         device, dtype, offline: see `fktext.models.load`; "cuda" is the process's own under torchrun (LOCAL_RANK).
         compiled: let torch compile the model's network (see `TextModel.compiled`).
-        batch_size: most particles computed at once; None finds out what fits (see `fktext.generate.generate`).
+        batch_size: most particles computed at once; None finds out what fits (see `fktext.texts.generate.generate`).
         shard: (i, n): do the i-th of n parts, from 1; default all. Processes that a launcher started together (RANK and WORLD_SIZE
             in the environment, as torchrun and accelerate set them) divide that part among themselves.
         registry: rewards by name; default the installed ones.
@@ -75,9 +75,9 @@ def run(
         UsageError: a bad suite, an unknown name, or a folder with another run; before anything is generated.
         RewardError: a reward or judge failed. RunError: the disk is full, say. What is written stays.
     """
-    from fktext.generate import Progress
     from fktext.plugins import load_plugins
     from fktext.rewards import RewardContext, Scorer
+    from fktext.texts.generate import Progress
 
     suite = suite if isinstance(suite, Suite) else load(suite, registry)
     if model is not None:
@@ -295,7 +295,7 @@ class _Texts(_Work):
 
     def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | Population]:
         """See `_Work`."""
-        from fktext.generate import generate
+        from fktext.texts.generate import generate
 
         settings = replace(method.settings, seed=seed, samples=self.suite.samples)
         terms = () if settings.method == "base" else self.rewards.terms

@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fktext.errors import UsageError, unknown_name
 from fktext.plugins.specs import parse_spec
-from fktext.prompts import KEYS, read_prompts
+from fktext.texts.prompts import KEYS, read_prompts
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
@@ -310,7 +310,7 @@ def prompts_of(given: Sequence[str] | str | Mapping[str, Any], where: str, folde
     """The prompts that a suite's key `prompts` names.
 
     Args:
-        given: a list of texts; the name of a `.txt`, `.jsonl` or `.csv` file (see `fktext.prompts`); or a table for Hugging Face
+        given: a list of texts; the name of a `.txt`, `.jsonl` or `.csv` (see `fktext.texts.prompts`); or a table for Hugging Face
             `datasets`: `file` (.jsonl, .json, .csv, .parquet, or any other as a text per line) or `hub` (an id, with `config` and
             `revision` where needed), `split` (default "train"), `column` (default "prompt", "text" or "context_string", whichever
             comes first; "a.b" is b inside a), and after a `shuffle` with that seed the `first` so many.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fktext_evals import lineage
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.generate import Population
+    from fktext.texts.generate import Population
 
 
 def population(found: Population, chosen: int | None) -> dict[str, Any]:
     """A population as JSON has it: -inf is null.
 
     Args:
-        found: from `fktext.generate.generate` with `guesses=True`.
+        found: from `fktext.texts.generate.generate` with `guesses=True`.
         chosen: the particle that is returned, None where the population is dead.
 
     Returns:

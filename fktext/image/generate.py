@@ -10,13 +10,13 @@ from typing import Any
 
 from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
-from fktext.generate import Population, Progress, population_of
 from fktext.image.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import WEIGHINGS, Settings
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.steer import Step, collect, steer_steps
 from fktext.text import Text
+from fktext.texts.generate import Population, Progress, population_of
 
 STEPS = 50
 _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")

@@ -1,4 +1,4 @@
-"""Models that plugins bring: what one registers, and how it becomes a `fktext.text_model.TextModel`.
+"""Models that plugins bring: what one registers, and how it becomes a `fktext.texts.model.TextModel`.
 
     @hookimpl
     def fktext_register_models(register):
@@ -22,7 +22,7 @@ from fktext.errors import FktextError, ModelError, PluginError
 from fktext.plugins.specs import NAME
 
 if TYPE_CHECKING:  # imports torch
-    from fktext.text_model import TextModel
+    from fktext.texts.model import TextModel
 
 FAMILIES = ("dit", "sedd", "mlm", "llada", "dream", "ssdlm")
 """The families that fktext runs from files; a plugin's factory may return a model of another one."""
@@ -112,7 +112,7 @@ class ModelEntry:
             PluginError: the factory cannot be imported, or returns something else.
             ModelError: the factory raised.
         """
-        from fktext.text_model import TextModel
+        from fktext.texts.model import TextModel
 
         factory = imported(self.factory, f"model {self.qualified!r}")
         try:

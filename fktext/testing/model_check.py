@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from fktext.errors import FktextError
-from fktext.generate import Population, generate
 from fktext.masked.denoiser import Denoiser
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.smc.noise import Noise, population_key
 from fktext.testing.selftest import Row
-from fktext.text_model import SimplexModel, TextModel
+from fktext.texts.generate import Population, generate
+from fktext.texts.model import SimplexModel, TextModel
 
 ROWS, LENGTH, STEPS = 4, 16, 8  # enough to see a mistake, and few enough for a model of eight billion parameters
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # share of the largest logit

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from fktext.errors import FktextError
-from fktext.generate import Population, generate
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
@@ -23,6 +22,7 @@ from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import TableDenoiser
 from fktext.text import Text
+from fktext.texts.generate import Population, generate
 
 KEYS = [population_key(0, name) for name in ("a", "b", "c")]
 PARTICLES, STEPS = 5, 12

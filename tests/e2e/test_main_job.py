@@ -8,7 +8,7 @@ import time
 import pytest
 
 from fktext import Population, RewardContext, Settings, load, load_plugins
-from fktext.generate import generate
+from fktext.texts.generate import generate
 
 PROMPTS = ["The movie", "The president of the country", "The road", "My brother"]
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fktext.settings import Settings
 from fktext.testing.enumerable import Enumerable
-from fktext.text_model import TextModel
+from fktext.texts.model import TextModel
 from fktext_evals import Judge, Method, Results, Suite, run
 from fktext_evals.report import difference, share
 from fktext_evals.results import Row

@@ -62,10 +62,10 @@ def test_rows_keep_the_lineage_of_the_first_text(whole: Results) -> None:
 
 
 def test_guesses_are_the_best_of_what_was_predicted(tiny: Path) -> None:
-    from fktext.generate import Population, generate
     from fktext.models import load
     from fktext.plugins import load_plugins
     from fktext.settings import Settings
+    from fktext.texts.generate import Population, generate
 
     settings = Settings(particles=3, samples=2, seed=7, length=8, steps=6, resample_every=2, x0_samples=4)
     term = load_plugins().create("letters")

@@ -69,10 +69,10 @@ def test_rows(whole: Results) -> None:
 
 
 def test_texts_are_those_of_generate(whole: Results, tiny: Path) -> None:
-    from fktext.generate import Population, generate
     from fktext.models import load as load_model
     from fktext.plugins import load_plugins
     from fktext.settings import Settings
+    from fktext.texts.generate import Population, generate
 
     settings = Settings(particles=3, samples=2, seed=7, length=8, steps=6, resample_every=2, potential="max")
     items = generate(load_model(str(tiny)), [load_plugins().create("letters")], ["the city"], settings)

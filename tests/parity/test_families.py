@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fktext.generate import Population, generate
 from fktext.models import load
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.smc.noise import Noise, population_key
 from fktext.testing.model_check import run
-from fktext.text_model import TextModel
+from fktext.texts.generate import Population, generate
+from fktext.texts.model import TextModel
 
 Checkpoint = Callable[[str], Path]
 FAMILIES = ("dit", "mlm", "llada", "dream", "sedd", "ssdlm")

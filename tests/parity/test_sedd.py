@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fktext.errors import ModelError
 from fktext.files.weights import read_tensors
-from fktext.generate import Population, generate
 from fktext.masked import dit, sedd
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.sampling import token_probs
@@ -20,6 +19,7 @@ from fktext.models import load
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.smc.noise import Noise
+from fktext.texts.generate import Population, generate
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "sedd_tiny"

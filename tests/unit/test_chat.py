@@ -10,11 +10,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fktext import Template
-from fktext.chat import ChatModel
 from fktext.errors import ModelError, UsageError
-from fktext.generate import Population, generate
 from fktext.models import load
 from fktext.settings import Settings
+from fktext.texts.chat import ChatModel
+from fktext.texts.generate import Population, generate
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = ["<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"]

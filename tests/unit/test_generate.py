@@ -1,4 +1,4 @@
-"""`fktext.generate` over every family: prompts of different lengths, texts longer than the model, texts that end."""
+"""`fktext.texts.generate` over every family: prompts of different lengths, texts longer than the model, texts that end."""
 
 import json
 import shutil
@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fktext.errors import FktextError, UsageError
-from fktext.generate import Population, generate
 from fktext.models import load
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key
-from fktext.templates import Template
 from fktext.text import Text
+from fktext.texts.generate import Population, generate
+from fktext.texts.templates import Template
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = {"<pad>": 0, "<end>": 1, "<start>": 2, "<mask>": 3}

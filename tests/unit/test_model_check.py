@@ -21,7 +21,7 @@ from fktext.models import load
 from fktext.smc.noise import Noise
 from fktext.testing.model_check import YARDSTICKS, Case, Yardstick, measure, run
 from fktext.testing.selftest import Row
-from fktext.text_model import TextModel
+from fktext.texts.model import TextModel
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 

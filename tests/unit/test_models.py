@@ -19,10 +19,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.files.catalogue import catalogue
-from fktext.generate import Population, generate
 from fktext.models import DEFAULT, find, load
 from fktext.rewards import Weighted
 from fktext.settings import Settings
+from fktext.texts.generate import Population, generate
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fktext.errors import UsageError
-from fktext.prompts import read_prompts
-from fktext.templates import Template
+from fktext.texts.prompts import read_prompts
+from fktext.texts.templates import Template
 
 TEXT = st.text(st.characters(codec="utf-8"))
 

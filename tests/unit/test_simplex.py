@@ -12,7 +12,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fktext.errors import ModelError, UsageError
-from fktext.generate import Population, generate
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
@@ -27,7 +26,8 @@ from fktext.smc.potentials import POTENTIALS, Terminal
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.text import Text
-from fktext.text_model import SimplexModel
+from fktext.texts.generate import Population, generate
+from fktext.texts.model import SimplexModel
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"
 KEYS = [population_key(0, name) for name in "abc"]

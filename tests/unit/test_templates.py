@@ -7,12 +7,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from fktext.errors import UsageError
-from fktext.generate import Population, generate
 from fktext.masked.dit import DiT
 from fktext.rewards import Weighted
 from fktext.settings import Settings
-from fktext.templates import Template
-from fktext.text_model import TextModel
+from fktext.texts.generate import Population, generate
+from fktext.texts.model import TextModel
+from fktext.texts.templates import Template
 
 TEXTS = [
     "The old cat sat on the mat, and the dog (a red one) ran on.",

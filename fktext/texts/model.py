@@ -13,8 +13,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from fktext.errors import UsageError
-from fktext.templates import Template
 from fktext.text import Tokens, vocabulary_digest
+from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

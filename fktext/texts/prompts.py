@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fktext.errors import UsageError
-from fktext.templates import Template
+from fktext.texts.templates import Template
 
 KEYS = ("prompt", "text", "context_string")
 TEMPLATE = "template"
@@ -27,7 +27,7 @@ class Prompt:
 
     @property
     def request(self) -> str | Template:
-        """As `fktext.generate.generate` takes it.
+        """As `fktext.texts.generate.generate` takes it.
 
         Raises:
             UsageError: a malformed template; names the place.

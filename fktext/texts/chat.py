@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import read_json
-from fktext.templates import Template
-from fktext.text_model import TextModel
+from fktext.texts.model import TextModel
+from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor

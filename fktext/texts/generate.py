@@ -23,11 +23,11 @@ from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess
 from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.smc.steer import Result, Step, collect, steer_steps
-from fktext.templates import Template
 from fktext.text import Text
+from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
-    from fktext.text_model import TextModel
+    from fktext.texts.model import TextModel
 
 
 @dataclass(frozen=True)

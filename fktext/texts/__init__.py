@@ -1,0 +1,1 @@
+"""Texts: models that write them, prompts and templates, and the call that generates."""
