@@ -64,7 +64,7 @@ def show(name: Name, as_json: Json = False) -> None:
     Example: fktext models show tiny-mdlm
     """
     with contextlib.redirect_stdout(sys.stderr):
-        from fktext.model_facts import facts
+        from fktext.models.facts import facts
 
         found = facts(name)
     if as_json:

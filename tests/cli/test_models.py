@@ -41,8 +41,8 @@ def test_show(call: Call, tiny: Path) -> None:
 
 
 def test_show_agrees_with_the_loaded_model(tiny: Path) -> None:
-    from fktext.model_facts import facts
     from fktext.models import load
+    from fktext.models.facts import facts
 
     for name in (str(tiny), "tiny-mdlm"):
         found, model = facts(name), load(name)

@@ -14,7 +14,9 @@ from fktext.files.catalogue import catalogue
 from fktext.files.weights import digest, read_tensors, tensor_shapes, weight_files
 from fktext.masked import sedd
 from fktext.masked.dit import PUBLISHED_LENGTH
-from fktext.models import DTYPES, HUB_ID, KERNELS, SIMPLEX_FILES, defaults, find, no_weights, read_settings
+from fktext.models.config import SIMPLEX_FILES, defaults, no_weights, read_settings
+from fktext.models.find import HUB_ID, find
+from fktext.models.loading import DTYPES, KERNELS
 from fktext.plugins import load_plugins
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -1,0 +1,112 @@
+"""From the name of a model to its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fktext import embedded
+from fktext.errors import ModelError, UsageError
+from fktext.files import hub
+from fktext.files.catalogue import catalogue
+from fktext.models.config import SIMPLEX_FILES, no_weights, read_settings
+from fktext.models.tokenizer import tokenizer_file
+
+if TYPE_CHECKING:
+    from fktext.plugins.entries import ModelEntry
+
+
+DEFAULT = "tiny-mdlm"
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", *SIMPLEX_FILES)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def find(name: str, *, offline: bool = False) -> Path:
+    """Where the files of a model are, fetched from the hub if need be and allowed.
+
+    Returns:
+        A folder, or a weight file.
+
+    Raises:
+        UsageError: nobody knows the name, or a plugin makes the model, without files.
+        ModelError: the hub is needed and cannot be reached, or `offline`.
+        PluginError: the model is a plugin's, and that is broken.
+    """
+    return locate(name, plugin_entry(name), offline)
+
+
+def pull(name: str, *, offline: bool = False) -> list[Path]:
+    """Fetch everything a model needs into the local hub cache, so that it works without a network afterwards.
+
+    Returns:
+        Its folder (or weight file), and the file of its tokenizer where that is another repository's.
+
+    Raises:
+        UsageError, ModelError, PluginError: see `find`.
+    """
+    from fktext.files.weights import weight_files
+
+    path = find(name, offline=offline)
+    if not (files := weight_files(path)):
+        raise no_weights(path)
+    _, family = read_settings(path, files)
+    tokenizer = tokenizer_file(path if path.is_dir() else path.parent, family, offline)
+    return [path, *([tokenizer] if tokenizer is not None and tokenizer.parent != path else [])]
+
+
+def plugin_entry(name: str) -> ModelEntry | None:
+    """The plugin's model of that name; None where the name is ours, a path or a hub id.
+
+    Raises:
+        UsageError: nobody knows the name.
+        PluginError: the plugin is broken.
+    """
+    known = [entry.name for entry in catalogue()]
+    if not name:
+        raise UsageError("the model's name is empty: give a listed name (`fktext models`), a folder or a hub id")
+    if name in known or Path(name).expanduser().exists() or HUB_ID.fullmatch(name):
+        return None
+    if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
+        raise UsageError(f"model {name!r}: there is no such file or folder")
+    from fktext.plugins import load_plugins
+
+    return load_plugins().model(name, known)
+
+
+def locate(name: str, entry: ModelEntry | None, offline: bool) -> Path:
+    """See `find`; `entry` is the plugin's."""
+    aliases = {entry.name: entry.source for entry in catalogue() if entry.source != "embedded"}
+    if name in {entry.name for entry in catalogue()} - aliases.keys():
+        return embedded.path(name)
+    if entry is not None and entry.factory is not None:
+        raise UsageError(f"model {entry.qualified!r} is made by its plugin: it has no files")
+    repo = entry.source if entry is not None else aliases.get(name, name)
+    if (path := Path(repo if entry is not None else name).expanduser()).exists():
+        return path
+    if not HUB_ID.fullmatch(repo):
+        raise ModelError(f"model {name!r}: its plugin names {repo!r}, which is neither a folder that exists nor a hub id")
+    if (folder := _cached(repo)) is not None:
+        return folder
+    if offline or hub.is_offline():
+        known = "" if name == repo else f" ({repo})"
+        raise ModelError(
+            f"model {name!r}{known} is neither a folder nor in the local hub cache, and fktext is told to stay offline"
+        )
+    folder = hub.download(repo, _HUB_FILES)
+    if not any(folder.glob("*.safetensors")):
+        folder = hub.download(repo, ("*.bin", "*.ckpt"))
+    return folder
+
+
+def _cached(repo: str) -> Path | None:
+    """A whole model in the local hub cache."""
+    from fktext.files.weights import weight_files
+
+    if (config := hub.cached(repo, "config.json")) is None:
+        return None
+    try:
+        return config.parent if weight_files(config.parent) else None
+    except ModelError:  # shards are missing: an interrupted download
+        return None

@@ -1,0 +1,57 @@
+"""A model's tokenizer, from whatever its folder has of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fktext.errors import ModelError
+from fktext.files import hub
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+_TOKENIZERS = ("gpt2", "openai-community/gpt2")  # where GPT-2's tokenizer is, by its old name and its present one
+
+
+def tokenizer_file(folder: Path, family: str, offline: bool) -> Path | None:
+    """The model's tokenizer.json, fetched if need be and allowed; None where the folder has a tokenizer in older files."""
+    if (own := folder / "tokenizer.json").is_file():
+        return own
+    if family not in ("dit", "sedd"):
+        return None
+    # The repositories of MDLM and SEDD leave their tokenizer to GPT-2's.
+    file = next((found for repo in _TOKENIZERS if (found := hub.cached(repo, "tokenizer.json"))), None)
+    if file is None and (offline or hub.is_offline()):
+        raise ModelError(
+            f"{folder} has no tokenizer.json, GPT-2's is not in the local hub cache, and fktext is told to stay offline: put "
+            "GPT-2's tokenizer.json into the folder"
+        )
+    return file or hub.download(_TOKENIZERS[-1], ("tokenizer.json",)) / "tokenizer.json"
+
+
+def load_tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
+    """The model's tokenizer, without padding or truncation."""
+    from tokenizers import Tokenizer
+
+    file = tokenizer_file(folder, family, offline)
+    try:
+        if file is not None:
+            tokenizer = Tokenizer.from_file(str(file))
+        else:
+            import transformers
+
+            from fktext.files.pretrained import quiet
+
+            # Dream's tokenizer is Qwen2's under a class of its own, which would be remote code.
+            kind = transformers.Qwen2TokenizerFast if family == "dream" else transformers.AutoTokenizer
+            with quiet():
+                tokenizer = kind.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # tokenizers raises plain Exception, transformers many kinds
+        raise ModelError(
+            f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
