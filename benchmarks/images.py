@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from fktext.image.generate import call_options
-from fktext.image.pipelines import load
-from fktext.image.process import DiffusersProcess, Image
+from fktext.images.generate import call_options
+from fktext.images.pipelines import load
+from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.schedules import Every

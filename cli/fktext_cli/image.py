@@ -44,7 +44,7 @@ from fktext_cli.options import (
 )
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.image.generate import ImagePopulation
+    from fktext.images.generate import ImagePopulation
     from fktext.rewards import Weighted
     from fktext.settings import Method, Settings
 
@@ -176,8 +176,8 @@ def generate(
     use_threads(threads, verbose)
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
-        from fktext.image import generate as images
-        from fktext.image import pipelines
+        from fktext.images import generate as images
+        from fktext.images import pipelines
         from fktext.settings import Settings
 
         device = resolve_device(device)
@@ -229,7 +229,7 @@ def _run(
     pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Settings, batch_size: int | None, options: dict[str, Any]
 ) -> Iterator[ImagePopulation]:
     """Populations as they come; how far it is and what it cost goes to stderr."""
-    from fktext.image.generate import generate
+    from fktext.images.generate import generate
     from fktext.smc.ledger import Ledger
     from fktext.texts.generate import Progress
 
@@ -288,7 +288,7 @@ class _Files:
 
     def add(self, population: ImagePopulation) -> None:
         """Write one population's images and its sheet."""
-        from fktext.image.pictures import png
+        from fktext.images.pictures import png
         from fktext_cli import pictures
 
         if not self._rows:

@@ -28,7 +28,7 @@ def sheet(pixels: Sequence[Tensor], weights: Sequence[float]) -> Picture:
     """
     from PIL import Image, ImageDraw
 
-    from fktext.image.pictures import picture
+    from fktext.images.pictures import picture
 
     order = sorted(range(len(pixels)), key=lambda index: -weights[index])
     height, width = pixels[0].shape[1:]

@@ -22,7 +22,7 @@ from fktext_evals.results import Results, Row, RowFile, to_json
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.image.generate import ImagePopulation
+    from fktext.images.generate import ImagePopulation
     from fktext.plugins.registry import Registry
     from fktext.rewards import Scorer
     from fktext.text import Text
@@ -162,8 +162,8 @@ def _images(
     suite: Suite, rewards: Scorer, judges: Scorer, batch_size: int | None, folder: Path, where: dict[str, Any]
 ) -> tuple[_Work, dict[str, Any]]:
     """As `_texts`, of images."""
-    from fktext.image.generate import call_options, spelled
-    from fktext.image.pipelines import load as load_pipeline
+    from fktext.images.generate import call_options, spelled
+    from fktext.images.pipelines import load as load_pipeline
 
     options = dict(suite.pipeline)
     pipeline, digest = load_pipeline(suite.model, scheduler=options.pop("scheduler", None), **where)
@@ -334,7 +334,7 @@ class _Images(_Work):
 
     def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | ImagePopulation]:
         """See `_Work`."""
-        from fktext.image.generate import generate
+        from fktext.images.generate import generate
 
         settings = replace(method.settings, seed=seed, samples=self.suite.samples)
         terms = () if settings.method == "base" else self.rewards.terms
@@ -347,7 +347,7 @@ class _Images(_Work):
 
     def returned(self, method: Method, seed: int, index: int, item: ImagePopulation) -> _Returned:
         """See `_Work`; the file is there before the row."""
-        from fktext.image.pictures import png
+        from fktext.images.pictures import png
 
         weighted = item.weighted
         place = weighted.best() if method.returns == "best" else weighted.draw()

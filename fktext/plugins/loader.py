@@ -57,7 +57,7 @@ class Register(Protocol):
             options: a line of help for each option.
             values: their range and unit, such as "at most 0, nats".
             models: of each model it may use, the licence and where it comes from.
-            modality: what it scores: "text" (the default), or "image" for samples of `fktext.image.process.Image`.
+            modality: what it scores: "text" (the default), or "image" for samples of `fktext.images.process.Image`.
         """
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from fktext.image.process import Image as Sample
+from fktext.images.process import Image as Sample
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext
 from fktext_cli import app

@@ -6,7 +6,7 @@ import transformers
 from torch.nn import functional
 
 from fktext.errors import ModelError, RewardError
-from fktext.image.process import Image
+from fktext.images.process import Image
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext
 from fktext_plugins.imagereward import MEAN, STD

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fktext.errors import UsageError
-from fktext.image.generate import ImagePopulation, call_options, generate
-from fktext.image.pipelines import SCHEDULERS
-from fktext.image.process import DiffusersProcess
+from fktext.images.generate import ImagePopulation, call_options, generate
+from fktext.images.pipelines import SCHEDULERS
+from fktext.images.process import DiffusersProcess
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fktext.errors import FktextError, RewardError, UsageError
-from fktext.image import pipelines
-from fktext.image.generate import generate
-from fktext.image.process import DiffusersProcess, Image
+from fktext.images import pipelines
+from fktext.images.generate import generate
+from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.smc.noise import Noise, population_key

@@ -9,7 +9,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, ViTConfig, V
 
 from fktext import embedded
 from fktext.errors import ModelError, RewardError, UsageError
-from fktext.image.process import Image
+from fktext.images.process import Image
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext, Scorer, Weighted
 from fktext_plugins.digits import load, small_grey

@@ -9,7 +9,7 @@ from PIL import Image
 
 import fktext_evals
 from fktext.errors import UsageError
-from fktext.image import pipelines
+from fktext.images import pipelines
 from fktext.plugins import load_plugins
 from fktext_evals import suite as suites
 from fktext_evals.report import as_csv

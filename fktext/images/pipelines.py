@@ -12,7 +12,7 @@ from fktext import embedded
 from fktext.batches import usable_device
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.files import hub
-from fktext.image import schedulers
+from fktext.images import schedulers
 
 INSTALL = "images need diffusers and Pillow: pip install 'fktext[image]'"
 # name -> the scheduler's class and what its configuration must say

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fktext.errors import FktextError, UsageError
-from fktext.image import pipelines, schedulers
+from fktext.images import pipelines, schedulers
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise

@@ -10,7 +10,7 @@ from typing import Any
 
 from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
-from fktext.image.process import DiffusersProcess, Image
+from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import WEIGHINGS, Settings
 from fktext.smc.noise import Noise, population_key
@@ -82,7 +82,7 @@ def generate(
     """Generate `settings.samples` weighted populations of images for each prompt.
 
     Args:
-        pipeline: from `fktext.image.pipelines.load`, or any of diffusers.
+        pipeline: from `fktext.images.pipelines.load`, or any of diffusers.
         terms: weighted rewards of images; may be empty with method "base".
         prompts: [""] for a pipeline that takes none.
         settings: with x0_samples=1, and None for what only texts have.
