@@ -58,10 +58,7 @@ def bench(
             raise UsageError(
                 f"model {model!r} has no ancestral kernel to compare with: its kernels are {', '.join(loaded.kernels)}"
             )
-        settings = Settings(steps=steps, length=length, particles=particles).for_model(loaded)
-        assert settings.steps is not None
-        assert settings.length is not None
-        assert settings.resample_every is not None
+        settings = loaded.resolve(Settings(steps=steps, length=length, particles=particles))
         plan = Plan(particles, Every(settings.resample_every), lam=10.0, x0_samples=x0_samples)
         if settings.length > loaded.denoiser.max_length:
             raise UsageError(

@@ -47,7 +47,7 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Modality
     from fktext.rewards import Weighted
-    from fktext.settings import Settings
+    from fktext.settings import Run, TextRun
     from fktext.texts.generate import Population
     from fktext.texts.model import TextModel
 
@@ -222,7 +222,7 @@ def generate(
         from fktext.models import load
         from fktext.settings import Settings
 
-        settings = Settings(
+        asked = Settings(
             particles=particles,
             samples=samples,
             length=length,
@@ -245,7 +245,7 @@ def generate(
         terms = create_rewards(reward or [], device, offline, batch_size)
         text_model = load(model, device=device, dtype=dtype, offline=offline, device_map=device_map, chat=chat)
         text_model = text_model.compiled() if compiled else text_model
-        settings = settings.for_model(text_model)
+        settings = text_model.resolve(asked)
         _check_prompts(text_model, texts, settings)
         for line in steering(terms, settings):
             print(line, file=sys.stderr)
@@ -278,7 +278,7 @@ def _run(
     model: TextModel,
     terms: Sequence[Weighted],
     prompts: Sequence[Prompt],
-    settings: Settings,
+    settings: TextRun,
     write: Callable[[Population], None],
     options: dict[str, Any],
 ) -> None:
@@ -350,9 +350,8 @@ def create_rewards(
     return terms
 
 
-def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: Settings) -> None:
+def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRun) -> None:
     """Every prompt against the model, so that the error can name its line."""
-    assert settings.length is not None
     for prompt in prompts:
         try:
             prompt.text.encode()
@@ -363,7 +362,7 @@ def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: Settin
             raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 
 
-def steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
+def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
     """A line for each reward: which way it steers."""
     verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
     for term in terms:
@@ -373,7 +372,7 @@ def steering(terms: Sequence[Weighted], settings: Settings) -> Iterator[str]:
         yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")
 
 
-def _provenance(model: TextModel, terms: Sequence[Weighted], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
+def _provenance(model: TextModel, terms: Sequence[Weighted], settings: TextRun, more: dict[str, Any]) -> dict[str, Any]:
     """What every row of a run has in common: enough to run it again."""
     run = {
         "seed": settings.seed,

@@ -46,7 +46,7 @@ from fktext_cli.options import (
 if TYPE_CHECKING:  # these import torch
     from fktext.images.generate import ImagePopulation
     from fktext.rewards import Weighted
-    from fktext.settings import Method, Settings
+    from fktext.settings import Method, Run
 
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
 app = typer.Typer(no_args_is_help=True, help="Steer diffusers pipelines of images.")
@@ -182,7 +182,7 @@ def generate(
 
         device = resolve_device(device)
         pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=offline, scheduler=scheduler)
-        settings = images.spelled(
+        settings = images.resolve(
             Settings(
                 particles=particles,
                 samples=samples,
@@ -226,7 +226,7 @@ def generate(
 
 
 def _run(
-    pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Settings, batch_size: int | None, options: dict[str, Any]
+    pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Run, batch_size: int | None, options: dict[str, Any]
 ) -> Iterator[ImagePopulation]:
     """Populations as they come; how far it is and what it cost goes to stderr."""
     from fktext.images.generate import generate
@@ -389,7 +389,7 @@ def _provenance(
     digest: str | None,
     pipeline: Any,
     terms: Sequence[Weighted],
-    settings: Settings,
+    settings: Run,
     options: dict[str, Any],
     more: dict[str, Any],
 ) -> dict[str, Any]:

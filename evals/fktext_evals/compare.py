@@ -56,10 +56,11 @@ def compare(ours: Results, theirs: Results, method: str | None = None, against: 
         raise UsageError(f"{str(ours.folder)!r} and {str(theirs.folder)!r} cannot be compared: {difference}")
     pairs = list(_pairs(ours, theirs, method, against))
     for one, other in pairs:
-        if one.settings.length != other.settings.length:
+        lengths = [getattr(each.settings, "length", None) for each in (one, other)]  # images have none
+        if lengths[0] != lengths[1]:
             raise UsageError(
-                f"{one.name}:{one.settings.particles} makes texts of {one.settings.length} tokens, {other.name}:"
-                f"{other.settings.particles} of {other.settings.length}; texts of one length are compared"
+                f"{one.name}:{one.settings.particles} makes texts of {lengths[0]} tokens, {other.name}:"
+                f"{other.settings.particles} of {lengths[1]}; texts of one length are compared"
             )
     found = [item for pair in pairs if (item := _compared(ours, theirs, *pair))]
     if not found:

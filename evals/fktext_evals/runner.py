@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import fktext
 from fktext.errors import RewardError, UsageError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these import torch
     from fktext.images.generate import ImagePopulation
     from fktext.plugins.registry import Registry
     from fktext.rewards import Scorer
+    from fktext.settings import TextRun
     from fktext.text import Text
     from fktext.texts.generate import Population, Progress
     from fktext.texts.model import TextModel
@@ -150,11 +151,11 @@ def _texts(
 
     loaded = load_model(suite.model, **where) if model is None else model
     loaded = loaded.compiled() if compiled else loaded
-    methods = [replace(method, settings=method.settings.for_model(loaded)) for method in suite.methods]
-    for method in methods:
-        assert method.settings.length is not None
+    runs = [loaded.resolve(method.asked) for method in suite.methods]
+    for length in {run.length for run in runs}:
         for prompt in suite.prompts:
-            loaded.template(prompt, method.settings.length)
+            loaded.template(prompt, length)
+    methods = [replace(method, settings=run) for method, run in zip(suite.methods, runs, strict=True)]
     return _Texts(replace(suite, methods=tuple(methods)), rewards, judges, batch_size, loaded), {"digest": loaded.digest}
 
 
@@ -162,12 +163,12 @@ def _images(
     suite: Suite, rewards: Scorer, judges: Scorer, batch_size: int | None, folder: Path, where: dict[str, Any]
 ) -> tuple[_Work, dict[str, Any]]:
     """As `_texts`, of images."""
-    from fktext.images.generate import call_options, spelled
+    from fktext.images.generate import call_options, resolve
     from fktext.images.pipelines import load as load_pipeline
 
     options = dict(suite.pipeline)
     pipeline, digest = load_pipeline(suite.model, scheduler=options.pop("scheduler", None), **where)
-    methods = [replace(method, settings=spelled(method.settings)) for method in suite.methods]
+    methods = [replace(method, settings=resolve(method.asked)) for method in suite.methods]
     kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
     work = _Images(
         replace(suite, methods=tuple(methods)), rewards, judges, batch_size, pipeline, call_options(pipeline, **options), folder
@@ -297,7 +298,7 @@ class _Texts(_Work):
         """See `_Work`."""
         from fktext.texts.generate import generate
 
-        settings = replace(method.settings, seed=seed, samples=self.suite.samples)
+        settings = replace(cast("TextRun", method.settings), seed=seed, samples=self.suite.samples)
         terms = () if settings.method == "base" else self.rewards.terms
         prompts = [self.suite.prompts[index]]
         return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, guesses=self._keeps_lineage(seed, 0))

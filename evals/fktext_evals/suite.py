@@ -58,7 +58,7 @@ from fktext.texts.prompts import KEYS, read_prompts
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
-    from fktext.settings import Settings
+    from fktext.settings import Run, Settings
 
 Returns = Literal["best", "draw"]
 Kind = Literal["share", "perplexity", "mean"]
@@ -117,14 +117,27 @@ class Method:
 
     Attributes:
         name: such as "fk".
-        settings: all of them, `samples` and `seed` aside.
+        settings: what the file asks for, or what the model made of it; `samples` and `seed` aside.
         returns: the text taken of each population: "best" reward or "draw" by weight. Importance sampling is "best-of-n", which
             weighs finished texts only, with "draw".
     """
 
     name: str
-    settings: Settings
+    settings: Settings | Run
     returns: Returns = "best"
+
+    @property
+    def asked(self) -> Settings:
+        """The settings as a suite's file gives them.
+
+        Raises:
+            TypeError: a model has resolved them already.
+        """
+        from fktext.settings import Settings
+
+        if not isinstance(self.settings, Settings):
+            raise TypeError(f"method {self.name!r} has settings that a model has resolved")
+        return self.settings
 
     @property
     def key(self) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
-from fktext.settings import WEIGHINGS, Settings
+from fktext.settings import Run, Settings
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.steer import Step, collect, steer_steps
 from fktext.text import Text
@@ -35,24 +35,18 @@ class ImagePopulation:
     weighted: Population
 
 
-def spelled(settings: Settings) -> Settings:
-    """Settings of images with the steps, the cadence and the particles spelled out.
+def resolve(asked: Settings) -> Run:
+    """What is asked for, with the steps, the cadence and the particles named.
 
     Raises:
         UsageError: a setting that only texts have, or several predictions of x0.
     """
     for name in _TEXT_ONLY:
-        if getattr(settings, name) is not None:
-            raise UsageError(f"{name} is a setting of texts, got {getattr(settings, name)}")
-    if settings.x0_samples != 1:
-        raise UsageError(f"an image pipeline has one guess of x0 per particle: x0_samples must be 1, got {settings.x0_samples}")
-    steps = settings.steps or STEPS
-    return replace(
-        settings,
-        steps=steps,
-        resample_every=min(settings.resample_every or max(1, round(steps / WEIGHINGS)), steps),
-        particles=1 if settings.method == "base" else settings.particles,
-    )
+        if getattr(asked, name) is not None:
+            raise UsageError(f"{name} is a setting of texts, got {getattr(asked, name)}")
+    if asked.x0_samples != 1:
+        raise UsageError(f"an image pipeline has one guess of x0 per particle: x0_samples must be 1, got {asked.x0_samples}")
+    return Run.of(asked, asked.steps or STEPS)
 
 
 def call_options(pipeline: Any, **given: Any) -> dict[str, Any]:
@@ -74,7 +68,7 @@ def generate(
     pipeline: Any,
     terms: Sequence[Weighted],
     prompts: Sequence[str],
-    settings: Settings,
+    settings: Settings | Run,
     *,
     batch_size: int | None = None,
     **options: Any,
@@ -98,27 +92,24 @@ def generate(
         RewardError: a reward failed. FktextError: all particles of a population have weight zero, and the message names its prompt;
             or memory does not hold the images.
     """
-    settings = spelled(settings)
-    if not terms and settings.method != "base":
-        raise UsageError(f"method {settings.method!r} needs a reward")
-    assert settings.steps is not None
+    run = settings if isinstance(settings, Run) else resolve(settings)
+    if not terms and run.method != "base":
+        raise UsageError(f"method {run.method!r} needs a reward")
     seen: Counter[str] = Counter()
     wanted = []
     for index, prompt in enumerate(prompts):
-        for sample in range(settings.samples):
-            key = population_key(settings.seed, "image", prompt, seen[prompt] * settings.samples + sample)
+        for sample in range(run.samples):
+            key = population_key(run.seed, "image", prompt, seen[prompt] * run.samples + sample)
             wanted.append((index, sample, prompt, key))
         seen[prompt] += 1
     rows = batch_size or (8 if hasattr(pipeline, "vae") else 64)
-    size, scorer, plan = settings.particles, Scorer(terms), settings.plan()
-    weighings = len(plan.schedule.weighings(settings.steps))
+    size, scorer, plan = run.particles, Scorer(terms), run.plan()
+    weighings = len(plan.schedule.weighings(run.steps))
     done, total = 0, weighings * len(wanted)
     group = max(1, rows // size)
     for first in range(0, len(wanted), group):
         members = wanted[first : first + group]
-        process = DiffusersProcess(
-            pipeline, [prompt for _, _, prompt, _ in members], size, settings.steps, batch_size=rows, **options
-        )
+        process = DiffusersProcess(pipeline, [prompt for _, _, prompt, _ in members], size, run.steps, batch_size=rows, **options)
         noise = Noise.of([key for *_, key in members], size)
         kept: list[Step] = []
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fktext.errors import FktextError
 from fktext.masked.denoiser import Denoiser
 from fktext.rewards import Weighted
-from fktext.settings import Settings
+from fktext.settings import Settings, TextRun
 from fktext.smc.noise import Noise, population_key
 from fktext.testing.selftest import Row
 from fktext.texts.generate import Population, generate
@@ -188,9 +188,9 @@ def _sampling(model: TextModel, seed: int) -> Iterator[Row]:
     """The plain sampler, and the engine around it."""
     prompt = "" if not isinstance(model, SimplexModel) or model.start_id is not None else "a"
     length = min(LENGTH, model.denoiser.max_length)
-    settings = Settings(particles=1, length=length, steps=STEPS, lam=3.0, resample_every=2, seed=seed, method="fk")
+    asked = Settings(particles=1, length=length, steps=STEPS, lam=3.0, resample_every=2, seed=seed, method="fk")
     try:
-        settings = settings.for_model(model)
+        settings = model.resolve(asked)
         keys = [population_key(seed, prompt, sample) for sample in range(ROWS)]
         template = model.template(prompt, length)
         process = model.process([prompt] * ROWS, [template] * ROWS, settings, ROWS)
@@ -205,7 +205,7 @@ def _sampling(model: TextModel, seed: int) -> Iterator[Row]:
     drawn = sum(int((free == token).sum()) for token in {*model.forbidden, model.denoiser.mask_id})
     yield Row("forbidden tokens are never drawn", f"0 of {free.numel()}", f"{drawn} of {free.numel()}", drawn == 0)
 
-    def texts(settings: Settings) -> list[str]:
+    def texts(settings: TextRun) -> list[str]:
         run = generate(model, [Weighted("length", _Length())], [prompt], replace(settings, samples=ROWS), batch_size=ROWS)
         return [text for item in run if isinstance(item, Population) for text in item.texts]
 

@@ -16,7 +16,7 @@ from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError, UsageError
 from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
-from fktext.settings import Settings
+from fktext.settings import Settings, TextRun
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
@@ -117,7 +117,7 @@ def generate(
     model: TextModel,
     terms: Sequence[Weighted],
     prompts: Sequence[str | Template],
-    settings: Settings,
+    settings: Settings | TextRun,
     *,
     batch_size: int | None = None,
     skip: Container[tuple[int, int]] = (),
@@ -131,7 +131,7 @@ def generate(
         terms: weighted rewards; may be empty with method "base".
         prompts: texts to continue, "" for none; or templates to fill, `Template("The {5} sat.")`. A filled text has the length of
             its template and no end before it, and rewards see the whole of it: it has no prompt.
-        settings: see `Settings`.
+        settings: what is asked for, or what `model.resolve` made of it.
         batch_size: most particles computed at once; default 64 on a CPU, 1024 elsewhere. Where memory does not hold them they go
             through the network in halves, and so on. It does not change the result.
         skip: (prompt index, sample index) of populations that are there already.
@@ -148,27 +148,26 @@ def generate(
         RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the prompt; or memory does
             not hold the particles.
     """
-    settings = settings.for_model(model)
-    if not terms and settings.method != "base":
-        raise UsageError(f"method {settings.method!r} needs a reward")
-    assert settings.length is not None
-    templates = [model.template(prompt, settings.length) for prompt in prompts]
+    run = settings if isinstance(settings, TextRun) else model.resolve(settings)
+    if not terms and run.method != "base":
+        raise UsageError(f"method {run.method!r} needs a reward")
+    templates = [model.template(prompt, run.length) for prompt in prompts]
     seen: Counter[str | Template] = Counter()
     wanted = []
     for index, prompt in enumerate(prompts):
         name = ("template", prompt.source) if isinstance(prompt, Template) else (prompt,)
-        for sample in range(settings.samples):
+        for sample in range(run.samples):
             # the n-th occurrence of an equal prompt is a repetition of its own, so keys do not depend on the order of prompts
-            key = population_key(settings.seed, *name, seen[prompt] * settings.samples + sample)
+            key = population_key(run.seed, *name, seen[prompt] * run.samples + sample)
             if (index, sample) not in skip:
                 wanted.append((index, sample, key))
         seen[prompt] += 1
     device = torch.device(str(model.denoiser.device))
     rows = batch_size or (64 if device.type == "cpu" else 1024)
-    group = max(1, rows // settings.particles)
-    plan, shares = settings.plan(), Shares.of(settings.particles) if spread else None
+    group = max(1, rows // run.particles)
+    plan, shares = run.plan(), Shares.of(run.particles) if spread else None
     scorer: Scorer | ShardedScorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
-    steps = [model.num_steps(template, settings) for template in templates]
+    steps = [model.num_steps(template, run) for template in templates]
     weighings = {number: len(plan.schedule.weighings(number)) for number in set(steps)}
     done, total = 0, sum(weighings[steps[index]] for index, _, _ in wanted)
     alike = [
@@ -179,10 +178,10 @@ def generate(
         start = [prompts[index] for index in mine], [templates[index] for index in mine]
 
         def build(particles: int, start: tuple[Any, Any] = start) -> ReverseProcess[Any]:
-            return model.process(*start, replace(settings, particles=particles), rows)
+            return model.process(*start, replace(run, particles=particles), rows)
 
-        process: ReverseProcess[Any] = ShardedProcess(build, shares, len(members)) if shares else build(settings.particles)
-        noise = Noise.of([key for _, _, key in members], settings.particles, device)
+        process: ReverseProcess[Any] = ShardedProcess(build, shares, len(members)) if shares else build(run.particles)
+        noise = Noise.of([key for _, _, key in members], run.particles, device)
         kept: list[Step] = []
         predicted: list[list[Text]] = []
         try:
@@ -198,13 +197,13 @@ def generate(
             if not out_of_memory(error):
                 raise
             raise FktextError(
-                f"memory does not hold {len(members) * settings.particles} particles at once: give a smaller batch size"
-                f"{', fewer particles' * (rows <= settings.particles)} or a shorter length"
+                f"memory does not hold {len(members) * run.particles} particles at once: give a smaller batch size"
+                f"{', fewer particles' * (rows <= run.particles)} or a shorter length"
             ) from error
         done += weighings[number] * len(members)
         result = collect(iter(kept))
         for place, (index, sample, key) in enumerate(members):
-            own = slice(place * settings.particles, (place + 1) * settings.particles)
+            own = slice(place * run.particles, (place + 1) * run.particles)
             prompt, template = (prompts[index], None) if isinstance(prompts[index], str) else ("", str(prompts[index]))
             population = population_of(result, place, len(members), scorer.names, (index, sample, str(prompt), key))
             yield replace(population, guesses=tuple(tuple(texts[own]) for texts in predicted), template=template)

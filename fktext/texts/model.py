@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from fktext.errors import UsageError
+from fktext.errors import UsageError, unknown_name
 from fktext.text import Tokens, vocabulary_digest
 from fktext.texts.templates import Template
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fktext.masked.denoiser import Denoiser, Network
-    from fktext.masked.process import MaskedDiffusion
-    from fktext.settings import Settings
+    from fktext.settings import Settings, TextRun
     from fktext.simplex.guidance import Guidance
     from fktext.simplex.ssdlm import SimplexLM
     from fktext.smc.process import ReverseProcess
@@ -101,20 +100,57 @@ class TextModel:
 
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
-    def num_steps(self, template: Tensor, settings: Settings) -> int:
-        """Reverse steps of a run from this template; settings that name every number (`Settings.for_model`)."""
-        assert settings.steps is not None
-        return len(self._windows(template, settings)) * settings.steps
+    def resolve(self, asked: Settings) -> TextRun:
+        """What is asked for, with the model's own values in the place of None, the cadence and the particles named.
+
+        Raises:
+            UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered.
+        """
+        from fktext.settings import TextRun
+
+        kernel = asked.kernel or self.kernels[0]
+        if kernel not in self.kernels:
+            raise unknown_name(f"kernel of model {self.name!r}:", kernel, self.kernels)
+        temperature = self.default_temperature if asked.temperature is None else asked.temperature
+        steerable = self.steerable(kernel)
+        if not steerable and asked.method == "fk":
+            raise UsageError(
+                f"kernel {kernel!r} cannot be steered by method 'fk': which positions stay masked depends on the model's own "
+                "guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions drawn from "
+                f"p(x0 | x_t) say nothing of how it goes on. Use kernel {self.kernels[0]!r}, or method 'best-of-n' or 'base'"
+            )
+        if temperature == 0 and steerable:
+            raise UsageError(f"temperature 0 leaves kernel {kernel!r} nothing to draw: only the confidence kernels take it")
+        length = asked.length or self.default_length
+        return TextRun.of(
+            asked,
+            asked.steps or self.default_steps,
+            length=length,
+            stride=self.stride(length, asked.stride),
+            kernel=kernel,
+            temperature=temperature,
+            top_p=asked.top_p or self.default_top_p,
+        )
+
+    def steerable(self, kernel: str) -> bool:
+        """Whether one of the model's kernels can be steered."""
+        from fktext.masked.kernels import KERNELS
+
+        return KERNELS[kernel].steerable
+
+    def num_steps(self, template: Tensor, run: TextRun) -> int:
+        """Reverse steps of a run from this template."""
+        return len(self._windows(template, run)) * run.steps
 
     def process(
-        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], settings: Settings, batch_size: int
+        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], run: TextRun, batch_size: int
     ) -> ReverseProcess[Any]:
         """The reverse process of a population for each template, all of the same length and `num_steps`.
 
         Args:
             prompts: of each population, for `decode`; either texts or templates.
             templates: what `template` made of them.
-            settings: those that name every number (`Settings.for_model`).
+            run: what `resolve` made of the settings.
             batch_size: most rows per network call.
 
         Raises:
@@ -122,26 +158,24 @@ class TextModel:
         """
         import torch
 
-        assert settings.kernel is not None
-        assert settings.steps is not None
-        assert settings.temperature is not None
-        assert settings.top_p is not None
-        self._check_memory(templates, settings)
+        from fktext.masked.kernels import KERNELS
+
+        self._check_memory(templates, run)
         denoiser = cast("Denoiser", self.denoiser)
-        ids, columns = torch.stack(list(templates)), self._windows(templates[0], settings)
+        ids, columns = torch.stack(list(templates)), self._windows(templates[0], run)
         ids = ids.to(torch.device(str(denoiser.device)))
         infilling = [prompt for prompt in prompts if isinstance(prompt, Template)]
-        process = _masked_kernel(settings.kernel)(
+        process = KERNELS[run.kernel].build(
             denoiser,
             ids[:, columns[0].to(ids.device)],
-            settings.particles,
-            settings.steps,
+            run.particles,
+            run.steps,
             self._decoder(prompts),
             # A template says how long its text is: nothing ends or pads it.
             forbidden=(*self.forbidden, *(self._endings if infilling else ())),
             barred=self._barred(infilling, ids) if infilling else None,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            temperature=run.temperature,
+            top_p=run.top_p,
             batch_size=batch_size,
         )
         if ids.shape[1] == len(columns[0]):
@@ -149,25 +183,24 @@ class TextModel:
         from fktext.masked.strides import Strides
 
         decode = self._decoder(prompts)
-        return Strides(process, ids, columns, settings.particles, decode, endings=self._endings)
+        return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
 
-    def _check_memory(self, templates: Sequence[Tensor], settings: Settings) -> None:
+    def _check_memory(self, templates: Sequence[Tensor], run: TextRun) -> None:
         """Refuse a run whose tokens alone are more than all memory: a system may promise it and then kill the process."""
         import torch
 
         from fktext.batches import check_memory
 
-        assert settings.steps is not None
-        particles, length = len(templates) * settings.particles, len(templates[0])
-        draws = settings.x0_samples if settings.method == "fk" else 0
+        particles, length = len(templates) * run.particles, len(templates[0])
+        draws = run.x0_samples if run.method == "fk" else 0
         # Of a token its id; of a prediction's token its id and the uniform that it is drawn by; of a step its time: 8 bytes each.
-        needed = 8 * (particles * length * (1 + 2 * draws) + settings.steps)
+        needed = 8 * (particles * length * (1 + 2 * draws) + run.steps)
         try:
             check_memory(needed, torch.device(str(self.denoiser.device)))
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"memory does not hold {particles} particles of {length} tokens at once, with {draws} predictions of each and "
-                f"{settings.steps} steps: {error}. Give fewer of what is most, or a smaller batch size"
+                f"{run.steps} steps: {error}. Give fewer of what is most, or a smaller batch size"
             ) from error
 
     @property
@@ -175,17 +208,16 @@ class TextModel:
         """The tokens behind which nothing belongs to a text, the one to fill it up with last."""
         return tuple(index for index in (self.end_id, self.pad_id) if index is not None)
 
-    def _windows(self, template: Tensor, settings: Settings) -> list[Tensor]:
+    def _windows(self, template: Tensor, run: TextRun) -> list[Tensor]:
         """Columns of each window that a sequence is written in."""
         import torch
 
-        if len(template) <= self.denoiser.max_length:
+        if run.stride is None or len(template) <= self.denoiser.max_length:
             return [torch.arange(len(template))]
         from fktext.masked.strides import windows
 
-        assert settings.stride is not None
         frame = int(self.bos_id is not None), int(self.closing_id is not None)
-        return windows(template, self.denoiser.mask_id, self.denoiser.max_length, settings.stride, *frame)
+        return windows(template, self.denoiser.mask_id, self.denoiser.max_length, run.stride, *frame)
 
     def _decoder(self, prompts: Sequence[str | Template]) -> Callable[[Tensor, Tensor], list[Text]]:
         """`decode` for rows of several populations."""
@@ -421,14 +453,18 @@ class SimplexModel(TextModel):
             return texts
         return [Text(text.removeprefix(" "), prompt=text.prompt.removeprefix(" ")) for text in texts]
 
-    def num_steps(self, template: Tensor, settings: Settings) -> int:
+    def steerable(self, kernel: str) -> bool:
+        """Every projection can be steered."""
+        return True
+
+    def num_steps(self, template: Tensor, run: TextRun) -> int:
         """As many times the steps of a block as blocks are to be written."""
         from fktext.simplex.process import blocks_needed
 
-        return blocks_needed(template, self.block) * super().num_steps(template, settings)
+        return blocks_needed(template, self.block) * super().num_steps(template, run)
 
     def process(
-        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], settings: Settings, batch_size: int
+        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], run: TextRun, batch_size: int
     ) -> ReverseProcess[Any]:
         """A simplex diffusion; the kernel names its projection."""
         import torch
@@ -436,21 +472,17 @@ class SimplexModel(TextModel):
         from fktext.simplex.process import SimplexDiffusion
         from fktext.simplex.projections import PROJECTIONS
 
-        assert settings.kernel is not None
-        assert settings.steps is not None
-        assert settings.temperature is not None
-        assert settings.top_p is not None
-        self._check_memory(templates, settings)
+        self._check_memory(templates, run)
         network = cast("SimplexLM", self.denoiser)
         return SimplexDiffusion(
             network,
             torch.stack(list(templates)).to(network.device),
-            settings.particles,
-            settings.steps,
+            run.particles,
+            run.steps,
             self._decoder(prompts),
-            projection=PROJECTIONS[settings.kernel.removeprefix("simplex-")],
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            projection=PROJECTIONS[run.kernel.removeprefix("simplex-")],
+            temperature=run.temperature,
+            top_p=run.top_p,
             guidance=self.guidance,
             block=self.block,
             batch_size=batch_size,
@@ -464,26 +496,3 @@ class SimplexModel(TextModel):
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
-
-
-def _masked_kernel(name: str) -> Callable[..., MaskedDiffusion]:
-    """The reverse process of a masked model by its name in `TextModel.kernels`."""
-    if name.startswith("remdm-"):
-        from fktext.masked.remdm import ReMDM
-
-        return partial(ReMDM, strategy=name.removeprefix("remdm-"))
-    if name == "sedd-analytic":
-        from fktext.masked.sedd import AnalyticSEDD
-
-        return AnalyticSEDD
-    if name.startswith("confidence"):
-        from fktext.masked.confidence import ConfidenceUnmasking
-
-        return partial(ConfidenceUnmasking, measure=name.removeprefix("confidence").removeprefix("-") or "probability")
-    if name == "first-hitting":
-        from fktext.masked.first_hitting import FirstHitting
-
-        return FirstHitting
-    from fktext.masked.process import MaskedDiffusion
-
-    return MaskedDiffusion  # "ancestral", and the same for SEDD's normalised scores

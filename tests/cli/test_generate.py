@@ -281,8 +281,8 @@ BAD = [
     (2, ["-r", "letters", "--prompts", "surrogate.jsonl"], ["surrogate.jsonl:1: ", "not valid Unicode"]),
     (2, ["-r", "letters", "--ess-threshold", "-1"], ["--ess-threshold"]),
     (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
-    (2, ["-r", "letters", "--temperature", "1e-45"], ["temperature is 1e-45"]),
-    (2, ["-r", "letters", "--temperature", "1e308"], ["temperature is 1e+308"]),
+    (2, ["-r", "letters", "--temperature", "1e-45"], ["temperature must be at least 1e-30, got 1e-45"]),
+    (2, ["-r", "letters", "--temperature", "1e308"], ["temperature must be at most 1e+30, got 1e+308"]),
     (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
     (2, ["-r", "letters", "--kernel", "remdm"], ["unknown kernel", "'remdm'", "ancestral", "remdm-cap"]),
     (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
@@ -301,8 +301,8 @@ BAD = [
     (1, ["-r", "fails:value=-inf=-1", "--lambda", "0", ""], ["Its weight -1 makes that inf"]),
     (1, ["-r", "fails:value=9", "--lambda", "1e308", ""], ["a log-weight is inf at step"]),
     (1, ["-r", "fails:value=-1e308", ""], ["a log-weight is -inf at step", "beyond any number"]),
-    (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count is 0.0, out of range"]),
-    (2, ["-r", "letters", "--pseudo-count", "nan"], ["pseudo_count is nan, out of range"]),
+    (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count must be at least 1e-09, got 0.0"]),
+    (2, ["-r", "letters", "--pseudo-count", "nan"], ["pseudo_count must be a finite number, got nan"]),
 ]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 import fktext_evals
 from fktext.errors import UsageError
 from fktext.images import pipelines
+from fktext.images.generate import resolve
 from fktext.plugins import load_plugins
 from fktext_evals import suite as suites
 from fktext_evals.report import as_csv
@@ -116,7 +117,7 @@ def test_the_papers_image_suite():
     assert found.modality == "image"
     assert found.pipeline == {"scheduler": "ddim", "eta": 1.0, "guidance_scale": 7.5}
     assert [method.key for method in found.methods] == [("base", 1), ("best-of-n", 4), ("fk", 4)]
-    settings = found.methods[-1].settings
+    settings = resolve(found.methods[-1].asked)
     assert settings.plan().schedule.weighings(settings.steps) == (20, 40, 60, 80, 100)
     assert (settings.potential, settings.lam, settings.resampler, settings.x0_samples) == ("max", 10, "multinomial", 1)
     assert settings.ess_threshold > 1  # resample at every weighing

@@ -9,7 +9,7 @@ import torch
 
 from fktext.models import load
 from fktext.rewards import Weighted
-from fktext.settings import Settings
+from fktext.settings import Settings, TextRun
 from fktext.smc.noise import Noise, population_key
 from fktext.testing.model_check import run
 from fktext.texts.generate import Population, generate
@@ -45,18 +45,18 @@ class Small:
         return [-sum(values) / max(1, len(values)) for values in found]
 
 
-def settings(model: TextModel, kernel: str, **changes: object) -> Settings:
+def settings(model: TextModel, kernel: str, **changes: object) -> TextRun:
     length = min(16, model.denoiser.max_length)
     base = Settings(length=length, steps=12, kernel=kernel or None, resample_every=2, lam=4.0, seed=3)
-    return replace(base, **changes).for_model(model)
+    return model.resolve(replace(base, **changes))
 
 
-def populations(model: TextModel, chosen: Settings) -> list[Population]:
+def populations(model: TextModel, chosen: TextRun) -> list[Population]:
     run = generate(model, [Weighted("low", Low())], [PROMPT], chosen)
     return [item for item in run if isinstance(item, Population)]
 
 
-def plain(model: TextModel, chosen: Settings) -> list[str]:
+def plain(model: TextModel, chosen: TextRun) -> list[str]:
     """The sampler alone, in one go, without engine, rewards or weighings."""
     keys = [population_key(chosen.seed, PROMPT, sample) for sample in range(chosen.samples)]
     assert chosen.length is not None

@@ -155,8 +155,14 @@ def test_more_than_the_whole_memory_is_refused_before_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("absurd", [{"particles": 10**20}, {"x0_samples": 10**11}, {"steps": 10**12}])
 def test_absurd_numbers_are_wrong_requests(absurd: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(absurd))} must be at most"):
+        Settings(**absurd)
+
+
+def test_a_run_beyond_all_memory_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("tiny-mdlm", length=8)
-    settings = Settings(**{"particles": 2, "steps": 4, **absurd}).for_model(model)
+    settings = model.resolve(Settings(particles=1000, steps=4))
+    monkeypatch.setattr("fktext.batches.memory", lambda device: 8 * 1000 * 8 * 9)
     template = model.template("the", 8)
     message = r"memory does not hold \d+ particles of 8 tokens at once, with \d+ predictions .*: [\d,.]+ GiB are needed at least"
     with pytest.raises(UsageError, match=message):
@@ -165,7 +171,7 @@ def test_absurd_numbers_are_wrong_requests(absurd: dict[str, int]) -> None:
 
 def test_hidden_states_beyond_all_memory_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("tiny-mdlm", length=8)
-    process = model.process(["the"], [model.template("the", 8)], Settings(particles=50, steps=4).for_model(model), 64)
+    process = model.process(["the"], [model.template("the", 8)], model.resolve(Settings(particles=50, steps=4)), 64)
     monkeypatch.setattr("fktext.batches.memory", lambda device: 50 * 8 * 32 * 4)
     noise = Noise.of([0], 50)
     with pytest.raises(torch.OutOfMemoryError, match="GiB are needed at least"):

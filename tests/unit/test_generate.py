@@ -129,9 +129,9 @@ def test_texts_longer_than_the_model(folder):
     settings = {"length": 2 * size, "particles": 3}
     prompts = ["w5", long, "w5 w6 w7", "w8"]
     together = run(model, prompts, **settings)
-    spelled = Settings(length=2 * size).for_model(model)
+    spelled = model.resolve(Settings(length=2 * size))
     assert spelled.stride == size // 2
-    assert Settings(**vars(spelled)).for_model(model) == spelled
+    assert model.resolve(Settings(**vars(spelled))) == spelled
     for prompt, item in zip(prompts, together, strict=True):
         (alone,) = run(model, [prompt], **settings)
         assert alone.texts == item.texts

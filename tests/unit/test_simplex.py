@@ -394,7 +394,7 @@ def test_steering_raises_the_reward(folder):
 
 def test_a_model_s_guidance_reaches_its_sampler(folder):
     model = load(str(folder))
-    settings = Settings(method="base", length=26, steps=3).for_model(model)
+    settings = model.resolve(Settings(method="base", length=26, steps=3))
     template, noise = model.template("", 26), Noise.of([population_key(0, index) for index in range(4)], 1)
 
     def ids(guidance, batch_size=64):

@@ -1,0 +1,46 @@
+"""The reverse processes of masked models by name: a new one is a row of this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from fktext.masked.confidence import ConfidenceUnmasking
+from fktext.masked.first_hitting import FirstHitting
+from fktext.masked.process import MaskedDiffusion
+from fktext.masked.remdm import ReMDM
+from fktext.masked.sedd import AnalyticSEDD
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way from noise to texts.
+
+    Attributes:
+        name: what `--kernel` calls it.
+        build: the process, given what `MaskedDiffusion` takes.
+        steerable: whether it reverses a noising process, so that its texts follow p(x) and predictions from p(x0 | x_t) say how it
+            goes on. A decoder that looks at its own guesses to choose positions does not; it also takes temperature 0.
+    """
+
+    name: str
+    build: Callable[..., MaskedDiffusion]
+    steerable: bool = True
+
+
+KERNELS: Mapping[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("ancestral", MaskedDiffusion),
+        Kernel("first-hitting", FirstHitting),
+        Kernel("sedd-analytic", AnalyticSEDD),
+        Kernel("sedd-normalised", MaskedDiffusion),
+        *(Kernel(f"remdm-{strategy}", partial(ReMDM, strategy=strategy)) for strategy in ("cap", "rescale", "conf", "loop")),
+        Kernel("confidence", partial(ConfidenceUnmasking, measure="probability"), steerable=False),
+        *(
+            Kernel(f"confidence-{measure}", partial(ConfidenceUnmasking, measure=measure), steerable=False)
+            for measure in ("maskgit-plus", "topk-margin", "entropy")
+        ),
+    )
+}
