@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.listing import resolve_device
+from fktext_cli.common import resolve_device
 from fktext_cli.options import (
     MOST_GUESSES,
     MOST_PARTICLES,

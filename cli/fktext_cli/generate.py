@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -18,9 +17,9 @@ import fktext
 from fktext.errors import UsageError
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.listing import load_registry, resolve_device
+from fktext_cli.common import create_rewards, go_offline, progress_bar, resolve_device, steering
+from fktext_cli.common import parse_batch_size as parse_batch_size  # `evals` takes it from here
 from fktext_cli.options import (
-    MOST_BATCH,
     MOST_GUESSES,
     MOST_SAMPLES,
     MOST_STEPS,
@@ -42,23 +41,12 @@ from fktext_cli.options import (
     Verbose,
     use_threads,
 )
-from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.plugins.registry import Modality
     from fktext.rewards import Weighted
-    from fktext.settings import Run, TextRun
+    from fktext.settings import TextRun
     from fktext.texts.generate import Population
     from fktext.texts.model import TextModel
-
-
-def parse_batch_size(value: str) -> int | None:
-    """`--batch-size`: a number, or None for auto."""
-    if value == "auto":
-        return None
-    if not value.isascii() or not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= MOST_BATCH:
-        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_BATCH}")
-    return int(value)
 
 
 def generate(
@@ -212,8 +200,7 @@ def generate(
         raise UsageError(f"--{'length' if length else 'stride'} has no use here: a template says itself how long its text is")
     if device_map and (compiled or spread):
         raise UsageError(f"--device-map does not go with --{'compile' if compiled else 'spread'}")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    go_offline(offline)
     use_threads(threads, verbose)
     with (
         ranks.together(spread, resolve_device(device)) as device,
@@ -331,25 +318,6 @@ def _prompts(arguments: list[str], path: Path | None, templates: list[str]) -> l
     return found
 
 
-def create_rewards(
-    specs: list[str], device: str, offline: bool, batch_size: int | None, modality: Modality = "text"
-) -> list[Weighted]:
-    """The rewards a command line names.
-
-    Raises:
-        UsageError: a reward is unknown, wrongly written, given twice, or of another modality.
-    """
-    from fktext.rewards import RewardContext
-
-    context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)
-    registry = load_registry() if specs else None
-    terms = [registry.create(spec, context, modality) for spec in specs] if registry else []
-    names = [term.name for term in terms]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"--reward {twice[0]!r} is given twice; write {twice[0]}=2 for twice the weight")
-    return terms
-
-
 def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRun) -> None:
     """Every prompt against the model, so that the error can name its line."""
     for prompt in prompts:
@@ -360,16 +328,6 @@ def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRu
             raise UsageError(f"{prompt.where or 'prompt'}: {prompt.text!r} is not valid Unicode") from error
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
-
-
-def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
-    """A line for each reward: which way it steers."""
-    verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
-    for term in terms:
-        goal = term.goal
-        weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
-        against = " AGAINST its goal" if term.weight < 0 else ""
-        yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")
 
 
 def _provenance(model: TextModel, terms: Sequence[Weighted], settings: TextRun, more: dict[str, Any]) -> dict[str, Any]:
@@ -387,44 +345,3 @@ def _render(population: Population, form: output.Format, which: output.Return, r
     if form == "jsonl":
         return output.as_jsonl(output.rows(population, which, run))
     return output.as_text([population.texts[index] for index in output.chosen(population, which)])
-
-
-class _Bar:
-    """A progress bar on stderr when that is a terminal, else nothing."""
-
-    def __init__(self) -> None:
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            # stdout stays its own: rich would otherwise send it to the bar's console
-            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-            self._task = self._bar.add_task("generating", total=None)
-            self._bar.start()
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Take the bar off the terminal while something else is printed."""
-        self.close()
-        yield
-        if self._bar:
-            self._bar.start()
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[_Bar]:
-    """A bar for as long as it is in use."""
-    bar = _Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()

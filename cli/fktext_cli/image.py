@@ -17,8 +17,7 @@ import typer
 import fktext
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.generate import create_rewards, progress_bar, steering
-from fktext_cli.listing import resolve_device
+from fktext_cli.common import create_rewards, go_offline, progress_bar, resolve_device, steering
 from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
@@ -171,8 +170,7 @@ def generate(
     if judge and (compare is False or method != "fk"):
         raise UsageError("--judge is for --compare")
     _check_folder(folder, overwrite)
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    go_offline(offline)
     use_threads(threads, verbose)
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result

@@ -6,34 +6,24 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fktext.errors import FktextError
+from fktext_cli.common import Form, Json, print_table
+from fktext_cli.common import load_registry as load_registry  # `evals` takes it from here
+from fktext_cli.common import resolve_device as resolve_device
 from fktext_cli.options import MOST_SAMPLES
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
-    from fktext.plugins.registry import Option, Registry, RewardEntry
+    from fktext.plugins.registry import Option, RewardEntry
 
 rewards_app = typer.Typer(invoke_without_command=True)
 plugins_app = typer.Typer(invoke_without_command=True)
-Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-
-
-def load_registry() -> Registry:
-    """The installed rewards; a line on stderr for each plugin that is broken or in conflict."""
-    from fktext.plugins import load_plugins
-
-    with contextlib.redirect_stdout(sys.stderr):  # plugins may print
-        registry = load_plugins()
-    for problem in registry.problems():
-        print(f"warning: {visible(' '.join(problem.split()))}", file=sys.stderr)
-    return registry
 
 
 @rewards_app.callback()
@@ -165,24 +155,6 @@ def _plugins() -> list[dict[str, Any]]:
     ]
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
-    """Rows with equal keys as aligned columns, or as JSON lines."""
-    if form == "jsonl":
-        for row in rows:
-            print(json.dumps(row))
-        return
-    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows] if rows else []
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return visible(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-
-
 def selftest(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     populations: Annotated[
@@ -212,19 +184,3 @@ def selftest(
     print(f"{sum(results)} of {len(results)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
     if not all(results):
         raise typer.Exit(1)
-
-
-def resolve_device(name: str) -> str:
-    """A device that can be used here; "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        UsageError: torch does not know it, or cannot use it here.
-    """
-    import torch
-
-    from fktext.batches import usable_device
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    usable_device(name)
-    return name

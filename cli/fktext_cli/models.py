@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.listing import Form, Json, load_registry, print_table, resolve_device
+from fktext_cli.common import Form, Json, load_registry, print_table, resolve_device
 from fktext_cli.streams import visible
 
 app = typer.Typer(invoke_without_command=True, help="List, describe, check and fetch models.")

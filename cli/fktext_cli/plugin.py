@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fktext.errors import FktextError, UsageError
-from fktext_cli.listing import load_registry
+from fktext_cli.common import load_registry
 
 app = typer.Typer(invoke_without_command=True)
 

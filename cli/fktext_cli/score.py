@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -17,8 +16,7 @@ import typer
 from fktext.errors import RewardError, UsageError
 from fktext.texts.prompts import csv_rows
 from fktext_cli import output
-from fktext_cli.generate import create_rewards
-from fktext_cli.listing import resolve_device
+from fktext_cli.common import create_rewards, go_offline, resolve_device
 from fktext_cli.options import MOST_BATCH, Threads, Verbose, use_threads
 
 if TYPE_CHECKING:  # this imports torch
@@ -57,8 +55,7 @@ def score(
     Example: fktext score texts.txt --reward toxicity
     """
     stdout = sys.stdout
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    go_offline(offline)
     use_threads(threads, verbose)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what rewards and plugins may print is no result

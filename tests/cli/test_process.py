@@ -100,7 +100,7 @@ def test_stdout_is_clean_and_utf8_in_any_locale(start: Start, tiny: Path) -> Non
     assert "a reward may print" in err
 
 
-@pytest.mark.parametrize("module", ["typer", "fktext_cli.listing"])
+@pytest.mark.parametrize("module", ["typer", "fktext_cli.common"])
 def test_an_interrupt_while_it_starts_is_no_traceback(module: str) -> None:
     program = f"""
 import sys

@@ -1,0 +1,154 @@
+"""What commands share: they make rewards, choose a device, show how far they are, and print tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fktext.errors import UsageError
+from fktext_cli.options import MOST_BATCH
+from fktext_cli.streams import visible
+
+if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
+    from fktext.plugins.registry import Modality, Registry
+    from fktext.rewards import Weighted
+    from fktext.settings import Run
+
+Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+def parse_batch_size(value: str) -> int | None:
+    """`--batch-size`: a number, or None for auto."""
+    if value == "auto":
+        return None
+    if not value.isascii() or not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= MOST_BATCH:
+        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_BATCH}")
+    return int(value)
+
+
+def go_offline(offline: bool) -> None:
+    """Tell libraries that rewards use, before they are imported, to touch no network."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def resolve_device(name: str) -> str:
+    """A device that can be used here; "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        UsageError: torch does not know it, or cannot use it here.
+    """
+    import torch
+
+    from fktext.batches import usable_device
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    usable_device(name)
+    return name
+
+
+def load_registry() -> Registry:
+    """The installed rewards; a line on stderr for each plugin that is broken or in conflict."""
+    from fktext.plugins import load_plugins
+
+    with contextlib.redirect_stdout(sys.stderr):  # plugins may print
+        registry = load_plugins()
+    for problem in registry.problems():
+        print(f"warning: {visible(' '.join(problem.split()))}", file=sys.stderr)
+    return registry
+
+
+def create_rewards(
+    specs: list[str], device: str, offline: bool, batch_size: int | None, modality: Modality = "text"
+) -> list[Weighted]:
+    """The rewards a command line names.
+
+    Raises:
+        UsageError: a reward is unknown, wrongly written, given twice, or of another modality.
+    """
+    from fktext.rewards import RewardContext
+
+    context = RewardContext(device=device, offline=offline, batch_size=batch_size or RewardContext.batch_size)
+    registry = load_registry() if specs else None
+    terms = [registry.create(spec, context, modality) for spec in specs] if registry else []
+    names = [term.name for term in terms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--reward {twice[0]!r} is given twice; write {twice[0]}=2 for twice the weight")
+    return terms
+
+
+def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
+    """A line for each reward: which way it steers."""
+    verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
+    for term in terms:
+        goal = term.goal
+        weight = "" if term.weight == 1 else f" with weight {term.weight:g}"
+        against = " AGAINST its goal" if term.weight < 0 else ""
+        yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Rows with equal keys as aligned columns, or as JSON lines."""
+    if form == "jsonl":
+        for row in rows:
+            print(json.dumps(row))
+        return
+    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows] if rows else []
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return visible(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+class _Bar:
+    """A progress bar on stderr when that is a terminal, else nothing."""
+
+    def __init__(self) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            # stdout stays its own: rich would otherwise send it to the bar's console
+            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+            self._task = self._bar.add_task("generating", total=None)
+            self._bar.start()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is printed."""
+        self.close()
+        yield
+        if self._bar:
+            self._bar.start()
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[_Bar]:
+    """A bar for as long as it is in use."""
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()
