@@ -204,6 +204,7 @@ def resume_point(
             row = json.loads(line)
             who = (row["prompt_index"], row["sample"])
             prompt, theirs = (row["prompt"], row.get("template")), {key: row[key] for key in run}
+            dead = row["text"] is None
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"cannot resume: {path}:{number} is no row of `fktext generate`: {error!r}") from error
         if who in found or (who != last and members not in (0, size)):
@@ -213,7 +214,7 @@ def resume_point(
         if not (0 <= who[0] < len(prompts) and _as_in_rows(prompts[who[0]]) == prompt):
             named = f"prompt {prompt[0]!r}" if prompt[1] is None else f"template {prompt[1]!r}"
             raise UsageError(f"cannot resume: {path}:{number} has {named} in place {who[0]}, and this run has not")
-        members = size if row["text"] is None else members + 1 if who == last else 1  # a dead population has one row
+        members = size if dead else members + 1 if who == last else 1  # a dead population has one row
         last = who
         at += len(line)
         if members == size:

@@ -302,7 +302,7 @@ BAD = [
     (1, ["-r", "fails:value=9", "--lambda", "1e308", ""], ["a log-weight is inf at step"]),
     (1, ["-r", "fails:value=-1e308", ""], ["a log-weight is -inf at step", "beyond any number"]),
     (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count must be at least 1e-09, got 0.0"]),
-    (2, ["-r", "letters", "--pseudo-count", "nan"], ["pseudo_count must be a finite number, got nan"]),
+    (2, ["-r", "letters", "--pseudo-count", "nan"], ["'--pseudo-count'", "less than or equal to 1000, got 'nan'"]),
 ]
 
 

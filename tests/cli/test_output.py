@@ -17,7 +17,7 @@ RUN = {"seed": 0, "model": {"name": "m", "digest": "d"}, "settings": {"particles
 
 
 def row(prompt: str, index: int, sample: int, **changes: object) -> str:
-    return as_jsonl([{"prompt": prompt, "prompt_index": index, "sample": sample, **RUN, **changes}])
+    return as_jsonl([{"prompt": prompt, "text": prompt, "prompt_index": index, "sample": sample, **RUN, **changes}])
 
 
 def test_text_is_a_line_each_and_a_blank_line_after_one_with_line_breaks() -> None:
@@ -106,6 +106,7 @@ def test_resume_keeps_whole_populations_only(tmp_path: Path) -> None:
         (row("a", 7, 0), ":1 has prompt 'a' in place 7"),
         ("hello\n", ":1 is no row"),
         ('{"text": "a"}\n', ":1 is no row"),
+        (row("a", 0, 0).replace('"text": "a", ', ""), ":1 is no row"),
         (row("a", 0, 0) + row("b", 1, 0) + row("a", 0, 0), ":3 is out of order"),
     ],
 )
