@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import bench, evals, generate, image, listing, models, plugin, score
+from fktext_cli import bench, evals, generate, image, models, plugin, plugins, rewards, score, selftest
 from fktext_cli.output import silence
 from fktext_cli.streams import protect, visible
 
@@ -104,10 +104,10 @@ def root(
 app.command("generate")(generate.generate)
 app.add_typer(image.app, name="image")
 app.command("score")(score.score)
-app.add_typer(listing.rewards_app, name="rewards")
+app.add_typer(rewards.app, name="rewards")
 app.add_typer(models.app, name="models")
-app.add_typer(listing.plugins_app, name="plugins")
-app.command("selftest")(listing.selftest)
+app.add_typer(plugins.app, name="plugins")
+app.command("selftest")(selftest.selftest)
 app.command("bench")(bench.bench)
 app.add_typer(evals.app, name="eval")
 app.add_typer(plugin.app, name="plugin")

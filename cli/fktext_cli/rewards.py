@@ -1,0 +1,109 @@
+"""`fktext rewards`: what one can steer and judge by."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fktext.errors import FktextError
+from fktext_cli.common import Form, Json, load_registry
+from fktext_cli.streams import visible
+
+if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
+    from fktext.plugins.registry import Option, RewardEntry
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def rewards(context: typer.Context, form: Form = "text") -> None:
+    """List the rewards and their options, those of images marked, or `show` one of them."""
+    from fktext.plugins.registry import WINDOW
+
+    if context.invoked_subcommand is not None:
+        return
+    for name, entry in load_registry().rewards.items():
+        with contextlib.redirect_stdout(sys.stderr):
+            row = _describe(name, entry)
+        if form == "jsonl":
+            print(json.dumps(row))
+        else:
+            _print_reward(row)
+    if form == "text":
+        print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
+        print("`fktext rewards show NAME` says more of one")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.")],
+    as_json: Json = False,
+) -> None:
+    """One reward: its options, the range of its values, and whose models it uses.
+
+    Example: fktext rewards show toxicity
+    """
+    registry = load_registry()
+    entry = registry.resolve(name)
+    with contextlib.redirect_stdout(sys.stderr):
+        row = _describe(next(name for name, known in registry.rewards.items() if known is entry), entry)
+    plugin = next(plugin for plugin in registry.plugins if plugin.distribution == entry.distribution)
+    own = {option["name"] for option in row["options"]}
+    row |= {
+        "version": plugin.version,
+        "values": entry.values,
+        "models": dict(entry.models),
+        "text_options": [_option(option) for option in entry.common.values() if option.name not in own],
+    }
+    if as_json:
+        print(json.dumps(row, indent=1))
+        return
+    _print_reward(row)
+    if row["text_options"]:
+        print("    of texts also:")
+    for option in row["text_options"]:
+        print(f"        {_option_line(option)}")
+    print(visible(f"    values: {entry.values or 'not said'}"))
+    for model, source in entry.models.items():
+        print(visible(f"    model {model}: {source}"))
+
+
+def _print_reward(row: Mapping[str, Any]) -> None:
+    version = f" {row['version']}" if "version" in row else ""
+    images = ", of images" * (row["modality"] == "image")
+    print(visible(f"{row['name']}  ({row['distribution']}{version}{images})"))
+    print(visible(f"    {row['summary']}"))
+    for option in row["options"]:
+        print(f"    {_option_line(option)}")
+    if row["error"]:
+        print(visible(f"    cannot be used: {row['error']}"))
+
+
+def _option_line(option: Mapping[str, Any]) -> str:
+    default = "required" if option["required"] else f"default {option['default'] or 'not set'}"
+    return visible(f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]")
+
+
+def _describe(name: str, entry: RewardEntry) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "distribution": entry.distribution, "summary": entry.summary, "options": [], "error": ""}
+    row["modality"] = entry.modality
+    try:
+        options = entry.options().values()
+    except FktextError as error:
+        return {**row, "error": str(error)}
+    return {**row, "options": [_option(option) for option in options]}
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "type": option.expects,
+        "required": option.required,
+        "default": None if option.required or option.default is None else str(option.default),
+        "help": option.help,
+    }

@@ -1,0 +1,45 @@
+"""`fktext selftest`: whether the sampler works here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from fktext_cli.common import Form, resolve_device
+from fktext_cli.options import MOST_SAMPLES
+
+
+def selftest(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    populations: Annotated[
+        int, typer.Option(min=1000, max=MOST_SAMPLES, help="Independent populations per check; more sees smaller errors.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    form: Form = "text",
+) -> None:
+    """Check on this machine that the sampler aims at the exact law.
+
+    Many small populations on a model whose texts can all be listed are compared with the law itself, for every potential and
+    resampler; |z| is the largest difference in standard errors. The last checks are wrong on purpose and must be caught.
+    Exit code 1 if a check fails.
+    """
+    from fktext.testing.selftest import run
+
+    device = resolve_device(device)
+    started = time.perf_counter()
+    results = []
+    for row in run(device=device, seed=seed, populations=populations):
+        results.append(row.passed)
+        if form == "jsonl":
+            print(json.dumps(asdict(row)), flush=True)
+        else:
+            print(f"{row.check:<42}{row.expected:<32}{row.measured:<18}{'ok' if row.passed else 'FAILED'}", flush=True)
+    seconds = time.perf_counter() - started
+    print(f"{sum(results)} of {len(results)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
+    if not all(results):
+        raise typer.Exit(1)
