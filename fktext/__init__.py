@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from fktext.plugins import hookimpl, load_plugins
     from fktext.plugins.entries import ModelContext
     from fktext.rewards import Reward, RewardContext, Weighted
+    from fktext.runs import Population, Progress
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
     from fktext.text import Text
-    from fktext.texts.generate import Population, Progress
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template
 
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("FktextError",),
-    "texts.generate": ("Population", "Progress"),
+    "runs": ("Population", "Progress"),
     "plugins.entries": ("ModelContext",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
-from fktext.batches import out_of_memory
-from fktext.errors import FktextError, PopulationError, UsageError
+from fktext.errors import UsageError
 from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
+from fktext.runs import Batch, Member, Population, Progress, members, populations
 from fktext.settings import Run, Settings
-from fktext.smc.noise import Noise, population_key
-from fktext.smc.steer import Step, collect, steer_steps
-from fktext.text import Text
-from fktext.texts.generate import Population, Progress, population_of
 
 STEPS = 50
 _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
@@ -24,12 +20,7 @@ _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
 
 @dataclass(frozen=True)
 class ImagePopulation:
-    """The weighted particles of one prompt's one repetition, at the end.
-
-    Attributes:
-        images: N images.
-        weighted: their values, weights and lineage, as of texts; its texts are names, "particle-3".
-    """
+    """A population of images, and the same as its samples."""
 
     images: list[Image]
     weighted: Population
@@ -71,6 +62,8 @@ def generate(
     settings: Settings | Run,
     *,
     batch_size: int | None = None,
+    skip: Container[tuple[int, int]] = (),
+    guesses: bool = False,
     **options: Any,
 ) -> Iterator[Progress | ImagePopulation]:
     """Generate `settings.samples` weighted populations of images for each prompt.
@@ -82,6 +75,8 @@ def generate(
         settings: with x0_samples=1, and None for what only texts have.
         batch_size: most images computed (whole populations, at least one) and decoded at once; default 8 for a pipeline with a
             VAE, 64 for one of pixels.
+        skip: (prompt index, sample index) of populations that are there already.
+        guesses: keep what each particle was thought to become: one image per particle and weighing.
         options: of the pipeline's call, see `call_options`.
 
     Yields:
@@ -89,49 +84,31 @@ def generate(
 
     Raises:
         UsageError: a setting out of range, a sampler that cannot be steered, an option the pipeline does not take.
-        RewardError: a reward failed. FktextError: all particles of a population have weight zero, and the message names its prompt;
-            or memory does not hold the images.
+        RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the prompt; or memory does
+            not hold the images.
     """
     run = settings if isinstance(settings, Run) else resolve(settings)
     if not terms and run.method != "base":
         raise UsageError(f"method {run.method!r} needs a reward")
-    seen: Counter[str] = Counter()
-    wanted = []
-    for index, prompt in enumerate(prompts):
-        for sample in range(run.samples):
-            key = population_key(run.seed, "image", prompt, seen[prompt] * run.samples + sample)
-            wanted.append((index, sample, prompt, key))
-        seen[prompt] += 1
     rows = batch_size or (8 if hasattr(pipeline, "vae") else 64)
-    size, scorer, plan = run.particles, Scorer(terms), run.plan()
-    weighings = len(plan.schedule.weighings(run.steps))
-    done, total = 0, weighings * len(wanted)
+    size = run.particles
+
+    def batch(chosen: Sequence[Member]) -> Batch:
+        asked = [member.prompt for member in chosen]
+        return Batch(
+            chosen, run.steps, lambda: closing(DiffusersProcess(pipeline, asked, size, run.steps, batch_size=rows, **options))
+        )
+
+    names = [("image", prompt) for prompt in prompts]
+    wanted = members(run.seed, names, [(prompt, None) for prompt in prompts], run.samples, skip)
     group = max(1, rows // size)
-    for first in range(0, len(wanted), group):
-        members = wanted[first : first + group]
-        process = DiffusersProcess(pipeline, [prompt for _, _, prompt, _ in members], size, run.steps, batch_size=rows, **options)
-        noise = Noise.of([key for *_, key in members], size)
-        kept: list[Step] = []
-        try:
-            for step in steer_steps(process, scorer, noise, plan):
-                kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
-                yield Progress(done + len(kept) * len(members), total)
-        except PopulationError as error:
-            _, sample, prompt, _ = members[error.population]
-            raise FktextError(f"prompt {prompt!r}, sample {sample}: {error.message}") from error
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise FktextError(
-                f"memory does not hold {len(members) * size} images at once: give fewer particles"
-                f"{', a smaller batch size' * (len(members) > 1)}, a narrower dtype, or a pipeline with offload"
-            ) from error
-        finally:
-            process.close()
-        done += weighings * len(members)
-        result = collect(iter(kept))
-        names = [Text(f"particle-{particle}") for particle in range(size)]
-        named = replace(result, samples=names * len(members))
-        for place, who in enumerate(members):
-            images = list(result.samples[place * size : (place + 1) * size])
-            yield ImagePopulation(images, population_of(named, place, len(members), scorer.names, who))
+    batches = [batch(wanted[first : first + group]) for first in range(0, len(wanted), group)]
+
+    def too_large(number: int) -> str:
+        return (
+            f"memory does not hold {number * size} images at once: give fewer particles"
+            f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
+        )
+
+    for item in populations(batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large):
+        yield ImagePopulation(item.samples, item) if isinstance(item, Population) else item

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fktext.errors import FktextError, UsageError
 from fktext.models import load
 from fktext.rewards import Weighted
+from fktext.runs import Member
 from fktext.settings import Settings
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key
@@ -94,7 +95,8 @@ def test_a_text_is_drawn_in_proportion_to_its_weight():
     for index in range(draws):
         key = population_key(0, "draw", index)
         texts = [Text(name) for name in "abcd"]
-        population = Population(0, index, "", key, texts, ("r",), values, values[:, 0], log_w, 0.0, torch.arange(4), (), Ledger())
+        member = Member(0, index, key, "")
+        population = Population(member, texts, ("r",), values, values[:, 0], log_w, 0.0, torch.arange(4), (), Ledger())
         counts[population.draw()] += 1
     share = log_w.exp()
     assert counts[3] == 0

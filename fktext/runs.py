@@ -1,0 +1,271 @@
+"""The one driver of texts and images: from members to weighted populations, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fktext.batches import out_of_memory
+from fktext.errors import FktextError, PopulationError
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.process import ReverseProcess, Scorer
+from fktext.smc.steer import Plan, Result, Step, collect, steer_steps
+from fktext.text import Text
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run is: `done` of `total` units, one unit a population's weighing."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A population that is to be made.
+
+    Attributes:
+        prompt_index, sample_index: which prompt, which of its populations.
+        key: the 64-bit key of its noise.
+        prompt: the prompt itself, "" where it is a template.
+        template: the template as it was written, or None.
+    """
+
+    prompt_index: int
+    sample_index: int
+    key: int
+    prompt: str
+    template: str | None = None
+
+    def __str__(self) -> str:
+        asked = f"prompt {self.prompt!r}" if self.template is None else f"template {self.template!r}"
+        return f"{asked}, sample {self.sample_index}"
+
+
+@dataclass(frozen=True)
+class Population:
+    """The weighted particles of one prompt's one repetition, at the end.
+
+    Attributes:
+        member: which one it is.
+        samples: N texts or images.
+        names: the P rewards; `values` (N, P) what each gave, `rewards` (N,) their weighted sum.
+        log_w: (N,) normalised log-weights; all -inf in a dead population.
+        log_z: log of the unbiased estimate of E_p[exp(lambda r)]; -inf in a dead population.
+        roots: (N,) the particle at step 0 each sample descends from.
+        steps: every weighing of this population: tensors of `fktext.smc.steer.Step` without their population axis.
+        ledger: cost of the batch of populations this one was computed in, divided by their number.
+        guesses: at every weighing, the prediction of x0 with the highest reward of each of the N particles; empty unless asked for.
+    """
+
+    member: Member
+    samples: list[Any]
+    names: tuple[str, ...]
+    values: Tensor
+    rewards: Tensor
+    log_w: Tensor
+    log_z: float
+    roots: Tensor
+    steps: tuple[Step, ...]
+    ledger: Ledger
+    guesses: tuple[tuple[Any, ...], ...] = ()
+
+    @property
+    def prompt_index(self) -> int:
+        """Which prompt."""
+        return self.member.prompt_index
+
+    @property
+    def sample_index(self) -> int:
+        """Which of the prompt's populations."""
+        return self.member.sample_index
+
+    @property
+    def prompt(self) -> str:
+        """The prompt itself, "" where it is a template."""
+        return self.member.prompt
+
+    @property
+    def template(self) -> str | None:
+        """The template that was filled, as it was written, or None."""
+        return self.member.template
+
+    @property
+    def key(self) -> int:
+        """The 64-bit key of its noise."""
+        return self.member.key
+
+    @property
+    def texts(self) -> list[Text]:
+        """N texts; of images their places, "particle-3"."""
+        return [sample if isinstance(sample, Text) else Text(f"particle-{place}") for place, sample in enumerate(self.samples)]
+
+    @property
+    def dead(self) -> bool:
+        """Whether every sample has weight zero, its reward being -inf: there is none to return."""
+        return self.log_z == -math.inf
+
+    def best(self) -> int:
+        """The particle with the highest reward, the first among equals.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
+        return int(self.rewards.argmax()) if self.names else 0
+
+    def draw(self) -> int:
+        """A particle drawn in proportion to its weight: a sample whose law tends to the tilted one as N grows.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
+        uniform = Noise.of([self.key], 1).uniform(streams.RETURN, 0, 0)
+        cumulative = self.log_w.exp().cumsum(0)
+        return int(torch.searchsorted(cumulative / cumulative[-1], uniform.cpu())[0])
+
+    def unique_roots(self) -> int:
+        """How many particles of step 0 have descendants."""
+        return len(self.roots.unique())
+
+    def obituary(self) -> str:
+        """What to say of a dead population, on one line."""
+        size, noun = len(self.samples), "text" if isinstance(self.samples[0], Text) else "image"
+        every = f"all {size} {noun}s have" if size > 1 else f"the {noun} has"
+        return f"{self.member}: {every} a reward of -inf, so there is none to return"
+
+    def _check_alive(self) -> None:
+        if self.dead:
+            raise PopulationError(self.sample_index, self.obituary())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Populations that one process makes.
+
+    Attributes:
+        members: which ones.
+        num_steps: of the process.
+        process: makes it, for all particles of these members.
+    """
+
+    members: Sequence[Member]
+    num_steps: int
+    process: Callable[[], AbstractContextManager[ReverseProcess[Any]]]
+
+
+def members(
+    seed: int,
+    names: Sequence[tuple[str, ...]],
+    asked: Sequence[tuple[str, str | None]],
+    samples: int,
+    skip: Container[tuple[int, int]],
+) -> list[Member]:
+    """The populations of a run, each with a key of its own.
+
+    Args:
+        seed: of the run.
+        names: of each prompt, what its noise depends on.
+        asked: of each prompt, `Member.prompt` and `Member.template`.
+        samples: populations per prompt.
+        skip: (prompt index, sample index) of populations that are there already.
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    found = []
+    for index, (name, what) in enumerate(zip(names, asked, strict=True)):
+        for sample in range(samples):
+            # the n-th occurrence of an equal prompt is a repetition of its own, so keys do not depend on the order of prompts
+            key = population_key(seed, *name, seen[name] * samples + sample)
+            if (index, sample) not in skip:
+                found.append(Member(index, sample, key, *what))
+        seen[name] += 1
+    return found
+
+
+def populations(
+    batches: Sequence[Batch],
+    scorer: Scorer,
+    plan: Plan,
+    device: torch.device | str,
+    *,
+    guesses: bool,
+    too_large: Callable[[int], str],
+) -> Iterator[Progress | Population]:
+    """Steer one batch after the other.
+
+    Args:
+        batches: in the order in which their populations are wanted.
+        scorer, plan: see `fktext.smc.steer`.
+        device: of the noise.
+        guesses: keep the best prediction of every particle at every weighing.
+        too_large: what to say where memory does not hold a batch of so many members.
+
+    Yields:
+        `Progress` after each weighing, and populations in order as their batches finish.
+
+    Raises:
+        RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the member; or memory does
+            not hold the particles.
+    """
+    weighings = [len(plan.schedule.weighings(batch.num_steps)) for batch in batches]
+    done, total = 0, sum(number * len(batch.members) for number, batch in zip(weighings, batches, strict=True))
+    for batch, number in zip(batches, weighings, strict=True):
+        noise = Noise.of([member.key for member in batch.members], plan.particles, device)
+        kept: list[Step] = []
+        predicted: list[list[Any]] = []
+        try:
+            with batch.process() as process:
+                for step in steer_steps(process, scorer, noise, plan):
+                    kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
+                    if guesses:
+                        predicted.append(_best_guesses(step, scorer))
+                    yield Progress(done + len(kept) * len(batch.members), total)
+        except PopulationError as error:
+            raise FktextError(f"{batch.members[error.population]}: {error.message}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise FktextError(too_large(len(batch.members))) from error
+        done += number * len(batch.members)
+        yield from _each(batch.members, collect(iter(kept)), scorer.names, predicted)
+
+
+def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
+    """Of the S predictions of each of the B * N particles the one with the highest reward."""
+    size = step.values.shape[2]
+    best = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
+    return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]
+
+
+def _each(
+    batch: Sequence[Member], result: Result, names: tuple[str, ...], predicted: Sequence[Sequence[Any]]
+) -> Iterator[Population]:
+    """The populations of a result."""
+    size = result.log_w.shape[1]
+    cost = Ledger(**{name: value / len(batch) for name, value in asdict(result.ledger).items()})
+    for place, member in enumerate(batch):
+        own = slice(place * size, (place + 1) * size)
+        yield Population(
+            member,
+            samples=list(result.samples[own]),
+            names=names,
+            values=result.values[place].cpu(),
+            rewards=result.reward[place].cpu(),
+            log_w=result.log_w[place].cpu(),
+            log_z=float(result.log_z[place]),
+            roots=result.roots[place].cpu(),
+            steps=tuple(step.of(place) for step in result.steps),
+            ledger=cost,
+            guesses=tuple(tuple(samples[own]) for samples in predicted),
+        )
