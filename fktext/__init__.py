@@ -1,12 +1,11 @@
 """Feynman-Kac steering of text diffusion at inference time.
 
-    from fktext import Population, RewardContext, Settings, load, load_plugins
-    from fktext.texts.generate import generate
+    import fktext
 
-    model = load("tiny-mdlm")
-    reward = load_plugins().create("toxicity:target=nontoxic", RewardContext())
-    for item in generate(model, [reward], ["The book"], Settings(particles=8)):
-        if isinstance(item, Population):
+    model = fktext.load("tiny-mdlm")
+    reward = fktext.load_plugins().create("toxicity:target=nontoxic", fktext.RewardContext())
+    for item in fktext.generate(model, [reward], ["The book"], fktext.Settings(particles=8)):
+        if isinstance(item, fktext.Population):
             print(item.texts[item.best()], item.log_z)
 
 The loop itself is `fktext.smc.steer`. The names below are imported when they are first used, so `import fktext` costs nothing.
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
     from fktext.text import Text
+    from fktext.texts.generate import generate
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template
 
@@ -43,6 +43,7 @@ _HOMES = {
     "smc.steer": ("Plan", "Result", "Step"),
     "texts.templates": ("Template",),
     "text": ("Text",),
+    "texts.generate": ("generate",),
     "texts.model": ("TextModel",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -63,6 +64,7 @@ __all__ = [
     "TextModel",
     "Weighted",
     "__version__",
+    "generate",
     "hookimpl",
     "load",
     "load_plugins",
