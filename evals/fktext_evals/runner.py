@@ -8,17 +8,17 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import fktext
 from fktext.errors import RewardError, UsageError
 from fktext_evals import lineage, results
-from fktext_evals.results import Results, Row, RowFile, to_json
+from fktext_evals.results import Key, Results, Row, RowFile, to_json
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
@@ -54,9 +54,9 @@ def run(
 ) -> Results:
     """Run a suite, or go on with a run that was interrupted.
 
-    The work is split into prompts x seeds; of each, every method is run, and its texts are judged and written batch by batch, so an
-    unfinished run compares all methods on the prompts it has. A text depends on the suite, the model and its seed alone: not on
-    what was there already, on shards, or on the batch size.
+    Seed by seed every method is run, on all prompts at once, so that batches are full; texts are judged and written batch by batch.
+    A text depends on the suite, the model and its seed alone: not on what was there already, on shards, or on the batch size. Its
+    costs are its share of its batch's, and do depend on them a little.
 
     Args:
         suite: a `Suite`, or a name or path for `fktext_evals.suite.load`.
@@ -65,8 +65,8 @@ def run(
         device, dtype, offline: see `fktext.models.load`; "cuda" is the process's own under torchrun (LOCAL_RANK).
         compiled: let torch compile the model's network (see `TextModel.compiled`).
         batch_size: most particles computed at once; None finds out what fits (see `fktext.texts.generate.generate`).
-        shard: (i, n): do the i-th of n parts, from 1; default all. Processes that a launcher started together (RANK and WORLD_SIZE
-            in the environment, as torchrun and accelerate set them) divide that part among themselves.
+        shard: (i, n): do the i-th of n parts of seeds x prompts, from 1; default all. Processes that a launcher started together
+            (RANK and WORLD_SIZE in the environment, as torchrun and accelerate set them) divide that part among themselves.
         registry: rewards by name; default the installed ones.
 
     Returns:
@@ -78,7 +78,6 @@ def run(
     """
     from fktext.plugins import load_plugins
     from fktext.rewards import RewardContext, Scorer
-    from fktext.texts.generate import Progress
 
     suite = suite if isinstance(suite, Suite) else load(suite, registry)
     if model is not None:
@@ -110,31 +109,65 @@ def run(
     results.create(folder, identity)
     with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
         there = {results.key(row) for row in results.read(folder).rows}
-        units = [(seed, index) for seed in suite.seeds for index in range(len(suite.prompts))][part - 1 :: parts]
-        wanted = {
-            (method.key, seed, index)
-            for seed, index in units
-            for method in suite.methods
-            if any((*method.key, seed, index, sample) not in there for sample in range(suite.samples))
-        }
-        if wanted:
+        jobs = _jobs(suite, there, part, parts)
+        if jobs:
             results.append_session(folder, _session(device, batch_size, (part, parts)))
-        progress = _Progress(suite.name, sum(particles for (_, particles), _, _ in wanted))
-        for seed, index in units:
-            for method in suite.methods:
-                if (method.key, seed, index) in wanted:
-                    populations: list[Any] = []  # of a batch: its texts are judged together
-                    for item in chain(work.generate(method, seed, index), [None]):
-                        if populations and (item is None or isinstance(item, Progress)):
-                            rows = work.rows(method, seed, index, populations)
-                            file.append(row for row in rows if results.key(row) not in there)
-                            populations = []
-                        if isinstance(item, Progress):
-                            progress.show(method.settings.particles * item.done / item.total)
-                        elif item is not None:
-                            populations.append(item)
-                    progress.add(method.settings.particles)
+        progress = _Progress(suite.name, sum(job.particles for job in jobs))
+        for job in jobs:
+            for item in _by_batch(work.generate(job.method, job.seed, job.skip(suite))):
+                if isinstance(item, list):
+                    file.append(work.rows(job.method, job.seed, item))
+                else:
+                    progress.show(job.particles * item.done / item.total)
+            progress.add(job.particles)
     return results.read(folder)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call generates: of a method and seed the populations, by prompt index and sample, that are not there yet."""
+
+    method: Method
+    seed: int
+    wanted: frozenset[tuple[int, int]]
+
+    @property
+    def particles(self) -> int:
+        """How many in all."""
+        return self.method.settings.particles * len(self.wanted)
+
+    def skip(self, suite: Suite) -> set[tuple[int, int]]:
+        """Those of the suite that are there, or another shard's."""
+        return set(product(range(len(suite.prompts)), range(suite.samples))) - self.wanted
+
+
+def _jobs(suite: Suite, there: Container[Key], part: int, parts: int) -> list[_Job]:
+    """What is to do of one part of the suite, which has every so many-th pair of a seed and a prompt."""
+    mine = set(list(product(suite.seeds, range(len(suite.prompts))))[part - 1 :: parts])
+    jobs = []
+    for seed, method in product(suite.seeds, suite.methods):
+        indices = [index for index in range(len(suite.prompts)) if (seed, index) in mine]
+        wanted = [pair for pair in product(indices, range(suite.samples)) if (*method.key, seed, *pair) not in there]
+        if wanted:
+            jobs.append(_Job(method, seed, frozenset(wanted)))
+    return jobs
+
+
+def _by_batch(items: Iterator[Any]) -> Iterator[Progress | list[Any]]:
+    """`Progress` as it comes, and the populations of a batch in one list as soon as its last one is there."""
+    from fktext.texts.generate import Progress
+
+    done = size = 0
+    batch: list[Any] = []
+    for item in items:
+        if isinstance(item, Progress):
+            done, size = item.done, item.done - done  # a weighing counts once for each population of the batch
+            yield item
+        else:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
 
 
 def _texts(
@@ -205,62 +238,61 @@ class _Work(ABC):
     batch_size: int | None
 
     @abstractmethod
-    def generate(self, method: Method, seed: int, index: int) -> Iterator[Any]:
-        """All samples of a method for one prompt and seed, with how far it is.
-
-        Always all of them, even if some are there already: their costs are shared, and come out the same only if the work is.
-        """
+    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Any]:
+        """All populations of a method and seed but those to skip, by prompt index and sample, with how far it is."""
 
     @abstractmethod
     def population(self, item: Any) -> Population:
         """Of an item of `generate` its weights and lineage."""
 
     @abstractmethod
-    def returned(self, method: Method, seed: int, index: int, item: Any) -> _Returned:
+    def returned(self, method: Method, seed: int, item: Any) -> _Returned:
         """Of an item of `generate` what is returned, where it is not dead."""
 
-    def rows(self, method: Method, seed: int, index: int, items: Sequence[Any]) -> list[Row]:
-        """What was generated, judged."""
-        prompt, settings = self.suite.prompts[index], method.settings
+    def rows(self, method: Method, seed: int, items: Sequence[Any]) -> list[Row]:
+        """What was generated in one batch, judged."""
         populations = [self.population(item) for item in items]
         found = [
-            self.returned(method, seed, index, item)
-            for item, population in zip(items, populations, strict=True)
-            if not population.dead
+            self.returned(method, seed, item) for item, population in zip(items, populations, strict=True) if not population.dead
         ]
-        judged = [each.judged for each in found]
-        where = f", judging {method.name} at {settings.particles} particles, prompt {prompt!r}, seed {seed}"
+        judged, places = [each.judged for each in found], {_who(each.population): each.place for each in found}
+        where = self._where(method, seed, populations)
         rewards = self.rewards.total(self.rewards([each.sample for each in found], where)).tolist()
         verdicts, counts = self.judges(judged, where).tolist(), self._tokens(judged)
         said = {
-            each.population.sample_index: {
+            _who(each.population): {
                 "text": each.text,
                 "spelled_prompt": each.population.texts[each.place].prompt,
                 "continuation": each.continuation,
                 "reward": to_json(reward),
-                "judges": self._verdict(verdict, each.judged, where),
+                "judges": self._verdict(verdict, each.judged, self._where(method, seed, [each.population])),
                 "judged_tokens": count,
             }
             for each, reward, verdict, count in zip(found, rewards, verdicts, counts, strict=True)
         }
-        places = {each.population.sample_index: each.place for each in found}
         return [
             {
                 "method": method.name,
-                "particles": settings.particles,
+                "particles": method.settings.particles,
                 "seed": seed,
-                "prompt_index": index,
-                "prompt": prompt,
-                "sample": (sample := population.sample_index),
-                **said.get(sample, _DEAD),
+                "prompt_index": population.prompt_index,
+                "prompt": self.suite.prompts[population.prompt_index],
+                "sample": population.sample_index,
+                **said.get(_who(population), _DEAD),
                 **_ancestry(population),
                 **_cost(population),
-                "lineage": lineage.of(population, places.get(sample), _LINEAGE_WIDTH)
-                if self._keeps_lineage(seed, sample)
+                "lineage": lineage.of(population, places.get(_who(population)), _LINEAGE_WIDTH)
+                if self._keeps_lineage(seed, population.sample_index)
                 else None,
             }
             for population in populations
         ]
+
+    def _where(self, method: Method, seed: int, populations: Sequence[Population]) -> str:
+        """For messages, whose texts are judged."""
+        first, last = (self.suite.prompts[populations[place].prompt_index] for place in (0, -1))
+        prompts = f"prompt {first!r}" if first == last else f"prompts {first!r} to {last!r}"
+        return f", judging {method.name} at {method.settings.particles} particles, {prompts}, seed {seed}"
 
     def _keeps_lineage(self, seed: int, sample: int) -> bool:
         """Of each method and prompt the first text's, for reports: all of them would be most of the file."""
@@ -294,20 +326,20 @@ class _Texts(_Work):
 
     model: TextModel
 
-    def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | Population]:
+    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
         """See `_Work`."""
         from fktext.texts.generate import generate
 
         settings = replace(cast("TextRun", method.settings), seed=seed, samples=self.suite.samples)
         terms = () if settings.method == "base" else self.rewards.terms
-        prompts = [self.suite.prompts[index]]
-        return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, guesses=self._keeps_lineage(seed, 0))
+        guesses = self._keeps_lineage(seed, 0)
+        return generate(self.model, terms, self.suite.prompts, settings, batch_size=self.batch_size, skip=skip, guesses=guesses)
 
     def population(self, item: Population) -> Population:
         """See `_Work`."""
         return item
 
-    def returned(self, method: Method, seed: int, index: int, item: Population) -> _Returned:
+    def returned(self, method: Method, seed: int, item: Population) -> _Returned:
         """See `_Work`."""
         place = item.best() if method.returns == "best" else item.draw()
         text = item.texts[place]
@@ -333,27 +365,26 @@ class _Images(_Work):
     options: dict[str, Any]
     folder: Path
 
-    def generate(self, method: Method, seed: int, index: int) -> Iterator[Progress | ImagePopulation]:
+    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | ImagePopulation]:
         """See `_Work`."""
         from fktext.images.generate import generate
 
         settings = replace(method.settings, seed=seed, samples=self.suite.samples)
         terms = () if settings.method == "base" else self.rewards.terms
-        prompts = [self.suite.prompts[index]]
-        return generate(self.pipeline, terms, prompts, settings, batch_size=self.batch_size, **self.options)
+        return generate(self.pipeline, terms, self.suite.prompts, settings, batch_size=self.batch_size, skip=skip, **self.options)
 
     def population(self, item: ImagePopulation) -> Population:
         """See `_Work`."""
         return item.weighted
 
-    def returned(self, method: Method, seed: int, index: int, item: ImagePopulation) -> _Returned:
+    def returned(self, method: Method, seed: int, item: ImagePopulation) -> _Returned:
         """See `_Work`; the file is there before the row."""
         from fktext.images.pictures import png
 
         weighted = item.weighted
         place = weighted.best() if method.returns == "best" else weighted.draw()
         image = item.images[place]
-        who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": index}
+        who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": weighted.prompt_index}
         name = "-".join(map(str, [*who.values(), weighted.sample_index])) + ".png"
         path = self.folder / "images" / name
         try:
@@ -363,6 +394,11 @@ class _Images(_Work):
             raise results.RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
         said = f"images/{name}"
         return _Returned(weighted, place, image, image, said, said)
+
+
+def _who(population: Population) -> tuple[int, int]:
+    """Which one it is of those of its method and seed."""
+    return population.prompt_index, population.sample_index
 
 
 def _ancestry(population: Population) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +25,7 @@ import pytest
 from fktext.errors import RewardError, UsageError
 from fktext_evals import Judge, Results, Suite, load, markdown, read, run
 from fktext_evals.results import RunError
+from fktext_evals.suite import parse, source
 
 START = """
 import sys, fktext_evals
@@ -31,8 +34,13 @@ fktext_evals.run(sys.argv[1], out=sys.argv[2], shard=tuple(map(int, sys.argv[3].
 
 
 def timeless(results: Results) -> list[dict[str, Any]]:
-    """The rows without what differs between two runs of the same thing."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in results.rows]
+    """The rows without what differs between two runs of the same thing: time, and shares of what a batch cost.
+
+    A shard, or a run that goes on, has other texts in a batch: which rows of the network and which texts are equal to one another
+    there, and computed once, is another thing then.
+    """
+    shares = ("seconds", "denoiser_rows", "reward_calls")
+    return [{name: value for name, value in row.items() if name not in shares} for row in results.rows]
 
 
 def start(suite_file: Path, out: Path, shard: str = "1/1") -> subprocess.Popen[str]:
@@ -347,19 +355,19 @@ def test_no_run_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("after=3", "reward 'letters:letter=a,after=3' failed, judging .* prompt '.*OSError: the judge is gone"),
-        ("after=3,value=0.5", r"judge 'held-out' \(letters:letter=a,after=3,value=0.5\) returned 0.5.*at most 0"),
-        ("after=3,value=inf", "returned inf .*must be finite"),
+        ("after=2", "reward 'letters:letter=a,after=2' failed, judging .*, prompts 'the book' to 'she', seed 7: OSError: the j"),
+        ("after=2,value=0.5", r"judge 'held-out' \(letters:\S+\) returned 0.5, judging .*, prompt 'the book', .*at most 0"),
+        ("after=2,value=inf", "returned inf .*must be finite"),
     ],
 )
 def test_a_broken_judge_keeps_what_is_there(suite_file: Path, tmp_path: Path, options: str, message: str) -> None:
     judges = load(str(suite_file)).judges
-    suite = small(suite_file, judges=(judges[0], replace(judges[1], reward=f"letters:letter=a,{options}")))
+    suite = small(suite_file, seeds=(0, 7), judges=(judges[0], replace(judges[1], reward=f"letters:letter=a,{options}")))
     with pytest.raises(RewardError, match=message):
         run(suite, out=tmp_path / "run")
     kept = read(tmp_path / "run").rows
-    assert 0 < len(kept) < 12
-    assert len(kept) % suite.samples == 0
+    assert 0 < len(kept) < 24
+    assert len(kept) % (3 * suite.samples) == 0  # whole batches
 
 
 def test_rows_are_written_batch_by_batch(suite_file: Path, tmp_path: Path) -> None:
@@ -373,6 +381,58 @@ def test_rows_are_written_batch_by_batch(suite_file: Path, tmp_path: Path) -> No
     assert len(read(tmp_path / "run").rows) == 1
     (tmp_path / "run" / "run.json").write_bytes((whole.folder / "run.json").read_bytes())
     assert timeless(run(suite, out=tmp_path / "run", batch_size=2)) == timeless(whole)
+
+
+@pytest.fixture
+def calls(monkeypatch: Any) -> list[list[int]]:
+    """Of each call of `generate` from now on, how many whole lines the run in `run` had after each of its populations."""
+    from fktext.texts import generate as module
+
+    generate, found = module.generate, []
+
+    def counted(*given: Any, **options: Any) -> Iterator[Any]:
+        found.append([])
+        for item in generate(*given, **options):
+            yield item
+            if not isinstance(item, module.Progress):
+                found[-1].append(Path("run/rows-1-of-1.jsonl").read_bytes().count(b"\n"))
+
+    monkeypatch.setattr(module, "generate", counted)
+    return found
+
+
+def test_one_call_generates_all_prompts_of_a_method_and_seed(
+    tiny: Path, tmp_path: Path, monkeypatch: Any, calls: list[list[int]]
+) -> None:
+    """The toxicity experiment, small: batches are full, and a run that goes on makes what is missing only."""
+    monkeypatch.chdir(tmp_path)
+    table = tomllib.loads(source("paper-toxicity"))
+    table |= {"model": str(tiny), "prompts": ["the book", "the city", "she"], "samples": 2, "rewards": ["letters"]}
+    table["settings"] |= {"length": 8, "steps": 4, "resample_every": 2}
+    table["judges"] = [{"name": "steering", "reward": "letters", "label": "e-ful"}]
+    suite = parse(table, "paper")
+    whole = run(suite, out="run")
+    assert (len(whole.rows), whole.missing) == (3 * 7 * 3 * 2, 0)
+    assert [len(call) for call in calls] == [3 * 2] * (3 * 7)  # seeds x methods
+    assert [call[-1] for call in calls] == [6 * (place + 1) for place in range(21)]
+    lines = Path("run/rows-1-of-1.jsonl").read_text().splitlines(keepends=True)
+    Path("run/rows-1-of-1.jsonl").write_text("".join(lines[:-8] + lines[-7:-3]))  # one of one call, three of another
+    calls.clear()
+    assert timeless(run(suite, out="run")) == timeless(whole)
+    assert [len(call) for call in calls] == [1, 3]
+    with_lineage = [row for row in whole.rows if row["lineage"]]
+    assert [(row["seed"], row["sample"]) for row in with_lineage] == [(1234, 0)] * (7 * 3)
+    assert all(len(step) == row["particles"] for row in with_lineage for step in row["lineage"]["texts"])
+
+
+def test_rows_are_there_before_the_next_batch_begins(
+    suite_file: Path, tmp_path: Path, monkeypatch: Any, calls: list[list[int]]
+) -> None:
+    """Also where a batch has one weighing only, at its end; two texts are a batch here."""
+    monkeypatch.chdir(tmp_path)
+    suite = load(str(suite_file))
+    run(replace(suite, methods=suite.methods[:1], seeds=(0,)), out="run", batch_size=2)
+    assert calls == [[0, 2, 2, 4, 4, 6]]
 
 
 def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
