@@ -216,7 +216,7 @@ class _Returned:
     Attributes:
         population: its weights and lineage.
         place: the particle that is returned.
-        sample: what the reward sees; `judged` what judges see.
+        sample: what a reward sees; `judged` what judges see.
         text, continuation: what the row says.
     """
 
@@ -257,7 +257,7 @@ class _Work(ABC):
         ]
         judged, places = [each.judged for each in found], {_who(each.population): each.place for each in found}
         where = self._where(method, seed, populations)
-        rewards = self.rewards.total(self.rewards([each.sample for each in found], where)).tolist()
+        rewards = self._rewards(found, where)
         verdicts, counts = self.judges(judged, where).tolist(), self._tokens(judged)
         said = {
             _who(each.population): {
@@ -287,6 +287,12 @@ class _Work(ABC):
             }
             for population in populations
         ]
+
+    def _rewards(self, found: Sequence[_Returned], where: str) -> list[float]:
+        """Of each text its reward: the one it was weighed by, and where nothing was weighed, in method "base", a new one."""
+        if all(each.population.names for each in found):
+            return [float(each.population.rewards[each.place]) for each in found]
+        return cast("list[float]", self.rewards.total(self.rewards([each.sample for each in found], where)).tolist())
 
     def _where(self, method: Method, seed: int, populations: Sequence[Population]) -> str:
         """For messages, whose texts are judged."""

@@ -425,6 +425,14 @@ def test_one_call_generates_all_prompts_of_a_method_and_seed(
     assert all(len(step) == row["particles"] for row in with_lineage for step in row["lineage"]["texts"])
 
 
+def test_a_reward_that_steered_is_not_computed_again(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    """This one breaks when it is called twice; the texts of a batch are weighed in one call."""
+    suite = small(suite_file, rewards=("letters:after=2",))
+    found = run(replace(suite, methods=suite.methods[:1]), out=tmp_path / "run")
+    assert [row["reward"] for row in found.rows] == [row["reward"] for row in small_rows(whole) if row["method"] == "best-of-n"]
+    assert all(row["reward"] == row["judges"]["steering"] for row in whole.rows)
+
+
 def test_rows_are_there_before_the_next_batch_begins(
     suite_file: Path, tmp_path: Path, monkeypatch: Any, calls: list[list[int]]
 ) -> None:
