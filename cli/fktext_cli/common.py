@@ -1,4 +1,4 @@
-"""What commands share: they make rewards, choose a device, show how far they are, and print tables."""
+"""What commands share: they make settings and rewards, choose a device, and print tables."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+import fktext
 from fktext.errors import UsageError
 from fktext_cli.options import MOST_BATCH
 from fktext_cli.streams import visible
@@ -95,6 +97,17 @@ def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
         yield visible(f"{verb} by {term.name}{weight}{against}: {goal or 'larger is better'}")
 
 
+def provenance(model: dict[str, Any], terms: Sequence[Weighted], settings: Run, more: dict[str, Any]) -> dict[str, Any]:
+    """What every row of a run has in common: enough to run it again."""
+    run = {
+        "seed": settings.seed,
+        "model": model,
+        "reward_models": {term.name: term.provenance() for term in terms},
+        "settings": {"fktext": fktext.__version__, **asdict(settings), **more},
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(run)))
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
     """Rows with equal keys as aligned columns, or as JSON lines."""
     if form == "jsonl":
@@ -111,44 +124,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return visible(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-
-
-class _Bar:
-    """A progress bar on stderr when that is a terminal, else nothing."""
-
-    def __init__(self) -> None:
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            # stdout stays its own: rich would otherwise send it to the bar's console
-            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-            self._task = self._bar.add_task("generating", total=None)
-            self._bar.start()
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Take the bar off the terminal while something else is printed."""
-        self.close()
-        yield
-        if self._bar:
-            self._bar.start()
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[_Bar]:
-    """A bar for as long as it is in use."""
-    bar = _Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import fktext
 from fktext.errors import UsageError
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.common import create_rewards, go_offline, progress_bar, resolve_device, steering
+from fktext_cli.common import create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.common import parse_batch_size as parse_batch_size  # `evals` takes it from here
 from fktext_cli.options import (
     MOST_GUESSES,
@@ -41,11 +37,11 @@ from fktext_cli.options import (
     Verbose,
     use_threads,
 )
+from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.rewards import Weighted
+    from fktext.runs import Population
     from fktext.settings import TextRun
-    from fktext.texts.generate import Population
     from fktext.texts.model import TextModel
 
 
@@ -129,7 +125,9 @@ def generate(
     ] = "float32",
     device_map: Annotated[
         Literal["auto"] | None,
-        typer.Option(help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default="", rich_help_panel=RUN),
+        typer.Option(
+            help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default=False, rich_help_panel=RUN
+        ),
     ] = None,
     compiled: Annotated[
         bool,
@@ -208,6 +206,7 @@ def generate(
     ):  # what models, rewards and plugins may print is no result
         from fktext.models import load
         from fktext.settings import Settings
+        from fktext.texts.generate import generate as texts_of
 
         asked = Settings(
             particles=particles,
@@ -239,9 +238,8 @@ def generate(
         if settings.stride:
             most, each = text_model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
             print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
-        run = _provenance(text_model, terms, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
-        if chat:
-            run["model"]["chat"] = True
+        named = {"name": text_model.name, "digest": text_model.digest, **({"chat": True} if chat else {})}
+        run = provenance(named, terms, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
         skip: set[tuple[int, int]] = set()
         keep = None
         if leads and resume and path is not None and path.exists():
@@ -252,57 +250,22 @@ def generate(
         path, trace = (path, trace) if leads else (None, None)
         with tracing.Trace(trace, run, which) as kept, output.Sink(path, stdout, overwrite=overwrite, keep=keep) as sink:
 
-            def write(found: Population) -> None:
+            def write(found: Population) -> Population:
                 if leads:
                     sink.write(_render(found, form, which, run))
                     kept.add(found)
+                if found.dead:
+                    print(f"dead: {found.obituary()}", file=sys.stderr)
+                return found
 
+            requests = [prompt.request for prompt in texts]
             options: dict[str, Any] = {"batch_size": batch_size, "skip": skip, "guesses": trace is not None, "spread": spread}
-            _run(text_model, terms, texts, settings, write, options)
-
-
-def _run(
-    model: TextModel,
-    terms: Sequence[Weighted],
-    prompts: Sequence[Prompt],
-    settings: TextRun,
-    write: Callable[[Population], None],
-    options: dict[str, Any],
-) -> None:
-    """Generate with some options, write each population as it comes, and say on stderr how far it is and what it cost."""
-    from fktext.smc.ledger import Ledger
-    from fktext.texts.generate import Progress, generate
-
-    started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
-    wanted = len(prompts) * settings.samples - len(options["skip"])
-    with progress_bar() as bar:
-        try:
-            requests = [prompt.request for prompt in prompts]
-            for item in generate(model, terms, requests, settings, **options):
-                if isinstance(item, Progress):
-                    bar.show(item.done, item.total)
-                    continue
-                with bar.away():
-                    write(item)
-                    if item.dead:
-                        print(f"dead: {item.obituary()}", file=sys.stderr)
-                done, dead, ledger = done + 1, dead + item.dead, ledger + item.ledger
-        except BrokenPipeError:
-            raise
-        except BaseException:
-            bar.close()
-            print(f"stopped: {done} of {wanted} populations were written", file=sys.stderr)
-            raise
-    particles = done * settings.particles
-    print(
-        f"{done} population{'s' * (done != 1)} of {settings.particles} particle{'s' * (settings.particles != 1)}: "
-        f"{ledger.denoiser_rows / max(particles, 1):.1f} denoiser rows per particle, "
-        f"{ledger.reward_requests:.0f} reward calls requested, {ledger.reward_calls:.0f} computed, "
-        f"{time.perf_counter() - started:.1f} s",
-        file=sys.stderr,
-    )
-    if dead:
-        raise output.the_dead(dead, done)
+            populations = texts_of(text_model, terms, requests, settings, **options)
+            tally = follow(populations, write, len(requests) * settings.samples - len(skip), "written")
+            size = settings.particles
+            print(f"{tally.size(size)}: {tally.cost(size, decimals=1)}", file=sys.stderr)
+            if tally.dead:
+                raise output.the_dead(tally.dead, tally.done)
 
 
 def _prompts(arguments: list[str], path: Path | None, templates: list[str]) -> list[Prompt]:
@@ -328,17 +291,6 @@ def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRu
             raise UsageError(f"{prompt.where or 'prompt'}: {prompt.text!r} is not valid Unicode") from error
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
-
-
-def _provenance(model: TextModel, terms: Sequence[Weighted], settings: TextRun, more: dict[str, Any]) -> dict[str, Any]:
-    """What every row of a run has in common: enough to run it again."""
-    run = {
-        "seed": settings.seed,
-        "model": {"name": model.name, "digest": model.digest},
-        "reward_models": {term.name: term.provenance() for term in terms},
-        "settings": {"fktext": fktext.__version__, **asdict(settings), **more},
-    }
-    return cast(dict[str, Any], json.loads(json.dumps(run)))
 
 
 def _render(population: Population, form: output.Format, which: output.Return, run: dict[str, Any]) -> str:

@@ -6,18 +6,16 @@ import contextlib
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import fktext
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.common import create_rewards, go_offline, progress_bar, resolve_device, steering
+from fktext_cli.common import create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
@@ -41,10 +39,12 @@ from fktext_cli.options import (
     Verbose,
     use_threads,
 )
+from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
     from fktext.images.generate import ImagePopulation
     from fktext.rewards import Weighted
+    from fktext.runs import Population
     from fktext.settings import Method, Run
 
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
@@ -205,17 +205,16 @@ def generate(
                 raise UsageError("--compare needs a --judge: these rewards have no second opinion of their own")
         for line in steering(terms, settings):
             print(line, file=sys.stderr)
-        run = _provenance(
-            model, digest, pipeline, terms, settings, options, {"dtype": dtype, "return": which, "rewards": reward or []}
-        )
+        kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
+        named = {"name": model, "digest": digest, **kinds}
+        run = provenance(named, terms, settings, {**options, "dtype": dtype, "return": which, "rewards": reward or []})
         found: dict[str, list[ImagePopulation]] = {}
         with _Files(folder, which, run, stdout) as files:
             for each in COMPARED if opinion else [method]:
-                found[each] = []
-                for population in _run(pipeline, terms, prompt, replace(settings, method=each), batch_size, options):
-                    found[each].append(population)
-                    if each == method:
-                        files.add(population)
+                populations = images.generate(
+                    pipeline, terms, [prompt], replace(settings, method=each), batch_size=batch_size, **options
+                )
+                found[each] = _made(populations, replace(settings, method=each), files if each == method else None)
         if opinion is not None:
             for line in _compared(found, which, opinion):
                 print(line, file=sys.stderr)
@@ -223,38 +222,21 @@ def generate(
             raise output.the_dead(dead, len(found[method]), "image")
 
 
-def _run(
-    pipeline: Any, terms: Sequence[Weighted], prompt: str, settings: Run, batch_size: int | None, options: dict[str, Any]
-) -> Iterator[ImagePopulation]:
-    """Populations as they come; how far it is and what it cost goes to stderr."""
-    from fktext.images.generate import generate
-    from fktext.smc.ledger import Ledger
-    from fktext.texts.generate import Progress
+def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[ImagePopulation]:
+    """The populations of one method, written where there are files for them; how far it is and what it cost goes to stderr."""
+    made: list[ImagePopulation] = []
 
-    started, done, dead, ledger = time.perf_counter(), 0, 0, Ledger()
-    with progress_bar() as bar:
-        try:
-            for item in generate(pipeline, terms, [prompt], settings, batch_size=batch_size, **options):
-                if isinstance(item, Progress):
-                    bar.show(item.done, item.total)
-                    continue
-                done, dead, ledger = done + 1, dead + item.weighted.dead, ledger + item.weighted.ledger
-                with bar.away():
-                    yield item
-        except BrokenPipeError:
-            raise
-        except BaseException:
-            bar.close()
-            print(f"stopped: {done} of {settings.samples} populations were made", file=sys.stderr)
-            raise
-    size = 1 if settings.method == "base" else settings.particles
-    print(
-        f"{settings.method}: {done} population{'s' * (done != 1)} of {size} particle{'s' * (size != 1)}, "
-        f"{ledger.denoiser_rows / (done * size):.0f} denoiser rows per particle, "
-        f"{ledger.reward_requests:.0f} reward calls requested, {ledger.reward_calls:.0f} computed, "
-        f"{time.perf_counter() - started:.1f} s" + f", {dead} dead: every image has a reward of -inf" * (dead > 0),
-        file=sys.stderr,
-    )
+    def take(population: ImagePopulation) -> Population:
+        made.append(population)
+        if files is not None:
+            files.add(population)
+        return population.weighted
+
+    tally = follow(found, take, settings.samples, "made")
+    dead = f", {tally.dead} dead: every image has a reward of -inf" * (tally.dead > 0)
+    size = settings.particles
+    print(f"{settings.method}: {tally.size(size)}, {tally.cost(size, decimals=0)}{dead}", file=sys.stderr)
+    return made
 
 
 class _Files:
@@ -380,23 +362,3 @@ def _compared(found: dict[str, list[ImagePopulation]], which: output.Return, jud
         ends = "-" if interval.low != interval.low else f"{interval.low:.3f} to {interval.high:.3f}"
         count = f"{len(returned)} image{'s' * (len(returned) != 1)}"
         yield f"  {method:<10}{sum(weighted) / len(weighted):>10.3f}{interval.mean:>12.3f}  {ends:<14}  {count}"
-
-
-def _provenance(
-    name: str,
-    digest: str | None,
-    pipeline: Any,
-    terms: Sequence[Weighted],
-    settings: Run,
-    options: dict[str, Any],
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """What every image of a run has in common: enough to make it again."""
-    kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
-    run = {
-        "seed": settings.seed,
-        "model": {"name": name, "digest": digest, **kinds},
-        "reward_models": {term.name: term.provenance() for term in terms},
-        "settings": {"fktext": fktext.__version__, **asdict(settings), **options, **more},
-    }
-    return cast(dict[str, Any], json.loads(json.dumps(run)))

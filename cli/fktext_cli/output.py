@@ -16,7 +16,7 @@ from fktext.errors import FktextError, UsageError
 from fktext.texts.templates import Template
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.texts.generate import Population
+    from fktext.runs import Population
 
 Return = Literal["best", "draw", "all"]
 Format = Literal["text", "jsonl"]

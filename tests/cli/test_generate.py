@@ -76,8 +76,9 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
 def test_a_row_holds_enough_to_run_it_again_from_python(call: Call, tiny: Path) -> None:
     from fktext.models import load
     from fktext.plugins import load_plugins
+    from fktext.runs import Population
     from fktext.settings import Settings
-    from fktext.texts.generate import Population, generate
+    from fktext.texts.generate import generate
 
     (row,) = rows(call("generate", "the", "--model", tiny, "-r", "letters", "-n", 3, "--seed", 5, "--top-p", 0.9, "-f", "jsonl"))
     extra = {name: row["settings"].pop(name) for name in ("fktext", "dtype", "return", "rewards")}
@@ -356,9 +357,10 @@ def test_rows_name_the_weights_of_the_rewards(call: Call, tiny: Path) -> None:
 def test_traces_keep_the_values_of_each_reward_and_the_ledger_what_was_computed(tiny: Path) -> None:
     from fktext.models import load
     from fktext.rewards import Weighted
+    from fktext.runs import Population
     from fktext.settings import Settings
     from fktext.text import Text
-    from fktext.texts.generate import Population, generate
+    from fktext.texts.generate import generate
 
     class Letter:
         def __init__(self, letter: str) -> None:

@@ -65,6 +65,7 @@ def test_generate_names_every_option(call: Callable[..., Result]) -> None:
     names += " x0-average method return temperature top-p seed device dtype batch-size offline output format overwrite resume"
     text = call("generate", "--help").stdout
     assert [name for name in names.split() if f"--{name} " not in text] == []
+    assert "default: ()" not in text
 
 
 def test_the_default_model_is_the_library_s() -> None:

@@ -1,0 +1,111 @@
+"""How far a run is, what it has made, and what that cost; all of it goes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.runs import Population
+    from fktext.smc.ledger import Ledger
+
+
+@dataclass
+class Tally:
+    """The populations of a run so far, how many of them are dead, and what they cost."""
+
+    ledger: Ledger
+    done: int = 0
+    dead: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def add(self, population: Population) -> None:
+        """Count one."""
+        self.done, self.dead, self.ledger = self.done + 1, self.dead + population.dead, self.ledger + population.ledger
+
+    def size(self, particles: int) -> str:
+        """How many populations of so many particles there are."""
+        return f"{self.done} population{'s' * (self.done != 1)} of {particles} particle{'s' * (particles != 1)}"
+
+    def cost(self, particles: int, decimals: int) -> str:
+        """What each of so many particles per population cost the denoiser, and what all cost the rewards."""
+        return (
+            f"{self.ledger.denoiser_rows / max(self.done * particles, 1):.{decimals}f} denoiser rows per particle, "
+            f"{self.ledger.reward_requests:.0f} reward calls requested, {self.ledger.reward_calls:.0f} computed, "
+            f"{time.perf_counter() - self._started:.1f} s"
+        )
+
+
+def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int, verb: str) -> Tally:
+    """Take the populations of a run as they come, and show how far it is.
+
+    Args:
+        found: what the `generate` of texts or of images yields.
+        take: writes or keeps one, and returns what of it is to be counted.
+        wanted: how many there will be.
+        verb: what has been done to those that were taken, for the line that says how many when the run is stopped.
+    """
+    from fktext.runs import Progress
+    from fktext.smc.ledger import Ledger
+
+    tally = Tally(Ledger())
+    with _shown() as bar:
+        try:
+            for item in found:
+                if isinstance(item, Progress):
+                    bar.show(item.done, item.total)
+                    continue
+                with bar.away():
+                    tally.add(take(item))
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            bar.close()
+            print(f"stopped: {tally.done} of {wanted} populations were {verb}", file=sys.stderr)
+            raise
+    return tally
+
+
+class _Bar:
+    """A progress bar on stderr when that is a terminal, else nothing."""
+
+    def __init__(self) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            # stdout stays its own: rich would otherwise send it to the bar's console
+            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+            self._task = self._bar.add_task("generating", total=None)
+            self._bar.start()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is printed."""
+        self.close()
+        yield
+        if self._bar:
+            self._bar.start()
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[_Bar]:
+    """A bar for as long as it is in use."""
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()
