@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import read_json
-from fktext.texts.model import TextModel
+from fktext.texts.model import Asked, Start, TextModel
 from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fktext.text import Text
 
 Render = Callable[[list[dict[str, str]], bool], str]
@@ -81,15 +79,15 @@ class ChatModel(TextModel):
 
     chat: Render
 
-    def template(self, prompt: str | Template, length: int) -> Tensor:
-        """The conversation, then masks; see `TextModel.template`.
+    def start(self, prompt: Asked) -> Start:
+        """The conversation; see `TextModel.start`.
 
         Raises:
             UsageError: beside the reasons there, a template with gaps, which is no question.
         """
         if isinstance(prompt, Template):
             raise UsageError("a chat takes a question: leave out --chat to fill the gaps of a template")
-        return super().template(prompt, length)
+        return super().start(prompt)
 
     def _start(self, prompt: str) -> list[int]:
         """The whole conversation up to where the answer begins."""
@@ -97,13 +95,12 @@ class ChatModel(TextModel):
         # A template may begin with the token that every sequence begins with.
         return ids[1:] if ids[:2] == [self.bos_id, self.bos_id] else ids
 
-    def _texts(self, rows: list[list[int]], prompt: str | Template) -> list[Text]:
+    def _texts(self, rows: list[list[int]], start: Start) -> list[Text]:
         from fktext.text import Text
 
-        assert isinstance(prompt, str)
-        start, answers = len(self._start(prompt)), []
+        answers = []
         for row in rows:
-            answer = row[start:]
+            answer = row[len(start.ids) :]
             ends = [answer.index(token) for token in {self.end_id, self._closing} if token in answer]
             answers.append(answer[: min(ends, default=len(answer))])
         return [Text(text.strip(), prompt="") for text in self.tokenizer.decode_batch(answers)]

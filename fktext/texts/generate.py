@@ -63,7 +63,8 @@ def generate(
     run = settings if isinstance(settings, TextRun) else model.resolve(settings)
     if not terms and run.method != "base":
         raise UsageError(f"method {run.method!r} needs a reward")
-    starts = [model.template(prompt, run.length) for prompt in prompts]
+    starts = [model.start(prompt) for prompt in prompts]
+    templates = [model.template(start, run.length) for start in starts]
     filled = [isinstance(prompt, Template) for prompt in prompts]
     names = [("template", prompt.source) if isinstance(prompt, Template) else (prompt,) for prompt in prompts]
     asked = [("", str(prompt)) if isinstance(prompt, Template) else (prompt, None) for prompt in prompts]
@@ -77,14 +78,14 @@ def generate(
 
         def build(particles: int) -> ReverseProcess[Any]:
             own = replace(run, particles=particles)
-            return model.process([prompts[index] for index in mine], [starts[index] for index in mine], own, rows)
+            return model.process([starts[index] for index in mine], [templates[index] for index in mine], own, rows)
 
         return Batch(
             chosen, steps, lambda: nullcontext(ShardedProcess(build, shares, len(mine)) if shares else build(run.particles))
         )
 
-    steps = [model.num_steps(start, run) for start in starts]
-    kinds = list(zip(steps, filled, map(len, starts), strict=True))  # what populations of one process have in common
+    steps = [model.num_steps(template, run) for template in templates]
+    kinds = list(zip(steps, filled, map(len, templates), strict=True))  # what populations of one process have in common
     wanted = members(run.seed, names, asked, run.samples, skip)
     batches = [
         batch(kind[0], chosen)

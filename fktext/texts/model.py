@@ -32,6 +32,26 @@ BLOCK = 25  # tokens that the published SSD-LM writes at a time
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a population begins with: a prompt or a template, encoded once.
+
+    Attributes:
+        prompt: as it was asked for.
+        ids: BOS and the prompt's tokens; of a template all of them, masks in its gaps.
+        spelled: the prompt as the tokenizer spells it, "" for a template.
+        begins: places of a template's masks that have to begin a word.
+    """
+
+    prompt: str | Template
+    ids: tuple[int, ...]
+    spelled: str
+    begins: tuple[int, ...] = ()
+
+
+Asked = str | Template | Start
+
+
+@dataclass(frozen=True)
 class TextModel:
     """A loaded text model: the network, its tokenizer, and the conventions of its sequences.
 
@@ -142,13 +162,11 @@ class TextModel:
         """Reverse steps of a run from this template."""
         return len(self._windows(template, run)) * run.steps
 
-    def process(
-        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], run: TextRun, batch_size: int
-    ) -> ReverseProcess[Any]:
+    def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
         """The reverse process of a population for each template, all of the same length and `num_steps`.
 
         Args:
-            prompts: of each population, for `decode`; either texts or templates.
+            prompts: of each population, for `decode`: texts or templates, best as `start` made them.
             templates: what `template` made of them.
             run: what `resolve` made of the settings.
             batch_size: most rows per network call.
@@ -164,13 +182,14 @@ class TextModel:
         denoiser = cast("Denoiser", self.denoiser)
         ids, columns = torch.stack(list(templates)), self._windows(templates[0], run)
         ids = ids.to(torch.device(str(denoiser.device)))
-        infilling = [prompt for prompt in prompts if isinstance(prompt, Template)]
+        starts = [self.start(prompt) for prompt in prompts]
+        infilling = [start for start in starts if isinstance(start.prompt, Template)]
         process = KERNELS[run.kernel].build(
             denoiser,
             ids[:, columns[0].to(ids.device)],
             run.particles,
             run.steps,
-            self._decoder(prompts),
+            self._decoder(starts),
             # A template says how long its text is: nothing ends or pads it.
             forbidden=(*self.forbidden, *(self._endings if infilling else ())),
             barred=self._barred(infilling, ids) if infilling else None,
@@ -182,7 +201,7 @@ class TextModel:
             return process
         from fktext.masked.strides import Strides
 
-        decode = self._decoder(prompts)
+        decode = self._decoder(starts)
         return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
 
     def _check_memory(self, templates: Sequence[Tensor], run: TextRun) -> None:
@@ -219,17 +238,33 @@ class TextModel:
         frame = int(self.bos_id is not None), int(self.closing_id is not None)
         return windows(template, self.denoiser.mask_id, self.denoiser.max_length, run.stride, *frame)
 
-    def _decoder(self, prompts: Sequence[str | Template]) -> Callable[[Tensor, Tensor], list[Text]]:
+    def _decoder(self, prompts: Sequence[Asked]) -> Callable[[Tensor, Tensor], list[Text]]:
         """`decode` for rows of several populations."""
+
+        starts = [self.start(prompt) for prompt in prompts]
 
         def decode(ids: Tensor, population: Tensor) -> list[Text]:
             ids, population = ids.cpu(), population.cpu()  # once, not for each prompt
-            parts = (self.decode(ids[population == place], prompt) for place, prompt in enumerate(prompts))
+            parts = (self.decode(ids[population == place], start) for place, start in enumerate(starts))
             return [text for part in parts for text in part]
 
         return decode
 
-    def template(self, prompt: str | Template, length: int) -> Tensor:
+    def start(self, prompt: Asked) -> Start:
+        """A prompt or a template, encoded; one that has been is returned as it is.
+
+        Raises:
+            UsageError: a text the tokenizer cannot express, or a template of more tokens than the network takes.
+        """
+        if isinstance(prompt, Start):
+            return prompt
+        if isinstance(prompt, Template):
+            ids, begins = self._infilling(prompt)
+            return Start(prompt, tuple(ids), "", tuple(begins))
+        ids = self._start(prompt)
+        return Start(prompt, tuple(ids), self.tokenizer.decode(ids))
+
+    def template(self, prompt: Asked, length: int) -> Tensor:
         """The start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
 
         Args:
@@ -246,23 +281,24 @@ class TextModel:
         import torch
 
         closing = [] if self.closing_id is None else [self.closing_id]
-        if isinstance(prompt, Template):
-            return torch.tensor(self._infilling(prompt)[0] + closing)
-        start = self._start(prompt)
-        room = length - len(start) - len(closing)
+        start = self.start(prompt)
+        if isinstance(start.prompt, Template):
+            return torch.tensor([*start.ids, *closing])
+        room = length - len(start.ids) - len(closing)
         if room < 1:
             raise UsageError(
-                f"prompt {_short(prompt)} leaves no room for a new token: it takes {len(start)} tokens of model {self.name!r}"
+                f"prompt {_short(start.prompt)} leaves no room for a new token: it takes {len(start.ids)} tokens of model "
+                f"{self.name!r}"
                 f"{' and the closing token one more' if closing else ''}, the length is {length}"
             )
-        return torch.tensor(start + [self.denoiser.mask_id] * room + closing)
+        return torch.tensor([*start.ids, *[self.denoiser.mask_id] * room, *closing])
 
-    def decode(self, ids: Tensor, prompt: str | Template) -> list[Text]:
+    def decode(self, ids: Tensor, prompt: Asked) -> list[Text]:
         """Sequences as texts, up to the first end or padding token after the prompt, special tokens dropped.
 
         Args:
             ids: (R, L) int64. Only one longer than the network may hold masks: its text is what comes before them.
-            prompt: what `template` was given, or "" where positions were fixed by other means.
+            prompt: what `template` was given, best what `start` made of it, or "" where positions were fixed by other means.
 
         Returns:
             R texts; their `prompt` is the prompt as the tokenizer spells it, so that `continuation` is what was generated. The text
@@ -273,21 +309,19 @@ class TextModel:
             rows = [row[: row.index(mask)] if mask in row else row for row in rows]
         elif any(mask in row for row in rows):
             raise ValueError(f"cannot decode ids that hold the mask token {mask}: reveal every position first")
-        return self._texts(rows, prompt)
+        return self._texts(rows, self.start(prompt))
 
-    def _texts(self, rows: list[list[int]], prompt: str | Template) -> list[Text]:
+    def _texts(self, rows: list[list[int]], start: Start) -> list[Text]:
         from fktext.text import Text
 
-        if isinstance(prompt, Template):
+        if isinstance(start.prompt, Template):
             return [Text(text) for text in self.tokenizer.decode_batch(rows)]
-        start = self._start(prompt)
-        ends = set(self._endings)
-        rows = [row[: next((at for at in range(len(start), len(row)) if row[at] in ends), None)] for row in rows]
-        spelled = self.tokenizer.decode(start)
+        ends, size = set(self._endings), len(start.ids)
+        rows = [row[: next((at for at in range(size, len(row)) if row[at] in ends), None)] for row in rows]
         # A decoder may join the prompt's end with what follows; what both spell alike is the prompt.
         texts = self.tokenizer.decode_batch(rows)
-        prompts = [os.path.commonprefix([spelled, text]) for text in texts]  # noqa: RUF071, no paths
-        tokens = [self._tokens(row, len(start)) for row in rows]
+        prompts = [os.path.commonprefix([start.spelled, text]) for text in texts]  # noqa: RUF071, no paths
+        tokens = [self._tokens(row, size) for row in rows]
         return [Text(*item) for item in zip(texts, prompts, tokens, strict=True)]
 
     def _tokens(self, row: list[int], start: int) -> Tokens | None:
@@ -370,13 +404,13 @@ class TextModel:
         rest = self.tokenizer.encode(text[:-1], add_special_tokens=False).ids
         return text.endswith(" ") and ids[:-1] == rest and (self.tokenizer.id_to_token(ids[-1]) if ids else "") in _SPACES
 
-    def _barred(self, infilling: Sequence[Template], ids: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _barred(self, infilling: Sequence[Start], ids: Tensor) -> tuple[Tensor, Tensor] | None:
         """Places of templates that must begin a word, and the tokens that do not; None where there are none."""
         import torch
 
         places = torch.zeros(ids.shape, dtype=torch.bool)
-        for row, template in enumerate(infilling):
-            places[row, self._infilling(template)[1]] = True
+        for row, start in enumerate(infilling):
+            places[row, list(start.begins)] = True
         return (places.to(ids.device), self._inner.to(ids.device)) if places.any() else None
 
     @cached_property
@@ -412,20 +446,28 @@ class SimplexModel(TextModel):
         """See `TextModel.compiled`."""
         raise UsageError(f"model {self.name!r} is not compiled: that is for masked models")
 
-    def template(self, prompt: str | Template, length: int) -> Tensor:
-        """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
+    def start(self, prompt: Asked) -> Start:
+        """See `TextModel.start`.
 
         Raises:
-            UsageError: beside the reasons there, a template, an empty prompt without a start token, or blocks that reach beyond
-                what the network takes.
+            UsageError: beside the reasons there, a template.
         """
-        from fktext.simplex.process import blocks_needed
-
         if isinstance(prompt, Template):
             raise UsageError(
                 f"model {self.name!r} cannot fill a template: it writes block after block and sees nothing of what comes behind. "
                 "Choose a masked model, or give the beginning as a prompt"
             )
+        return super().start(prompt)
+
+    def template(self, prompt: Asked, length: int) -> Tensor:
+        """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
+
+        Raises:
+            UsageError: beside the reasons there, an empty prompt without a start token, or blocks that reach beyond
+                what the network takes.
+        """
+        from fktext.simplex.process import blocks_needed
+
         if length > self.denoiser.max_length:
             raise UsageError(f"length {length} is more than the {self.denoiser.max_length} tokens that model {self.name!r} takes")
         template = super().template(prompt, length)
@@ -442,14 +484,13 @@ class SimplexModel(TextModel):
             )
         return template
 
-    def decode(self, ids: Tensor, prompt: str | Template) -> list[Text]:
+    def decode(self, ids: Tensor, prompt: Asked) -> list[Text]:
         """Texts of sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
         from fktext.text import Text
 
-        assert isinstance(prompt, str)
-        mask = self.denoiser.mask_id
-        texts = self._texts([row[: row.index(mask)] if mask in row else row for row in ids.tolist()], prompt)
-        if prompt[:1].isspace():
+        mask, start = self.denoiser.mask_id, self.start(prompt)
+        texts = self._texts([row[: row.index(mask)] if mask in row else row for row in ids.tolist()], start)
+        if str(start.prompt)[:1].isspace():
             return texts
         return [Text(text.removeprefix(" "), prompt=text.prompt.removeprefix(" ")) for text in texts]
 
@@ -463,9 +504,7 @@ class SimplexModel(TextModel):
 
         return blocks_needed(template, self.block) * super().num_steps(template, run)
 
-    def process(
-        self, prompts: Sequence[str | Template], templates: Sequence[Tensor], run: TextRun, batch_size: int
-    ) -> ReverseProcess[Any]:
+    def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
         """A simplex diffusion; the kernel names its projection."""
         import torch
 

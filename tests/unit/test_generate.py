@@ -107,6 +107,16 @@ PROMPTS = ["w5", "w5 w6 w7 w8 w9", "w10 w11", ""]
 
 
 @pytest.mark.parametrize("folder", FAMILIES, indirect=True)
+def test_a_prompt_is_encoded_once(folder, monkeypatch):
+    model, encoded = load(str(folder)), []
+    encode = type(model)._ids
+    monkeypatch.setattr(type(model), "_ids", lambda self, text, where: encoded.append(text) or encode(self, text, where))
+    found = run(model, ["w5", "w6 w7"], samples=2, steps=12, resample_every=2)
+    assert len(found[0].steps) >= 6  # weighings, at each of which all texts are decoded
+    assert [text.strip() for text in encoded] == ["w5", "w6 w7"]
+
+
+@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
 def test_prompts_of_different_lengths_in_one_batch_equal_one_at_a_time(folder):
     model = load(str(folder))
     together = run(model, PROMPTS)
