@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -20,10 +20,22 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.plugins.registry import Modality, Registry
     from fktext.rewards import Weighted
-    from fktext.settings import Run
+    from fktext.settings import Run, Settings
 
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+def asked(values: Mapping[str, Any], **more: Any) -> Settings:
+    """The settings among a command's own values, each by its name, and some that it has no option for.
+
+    Args:
+        values: the command's `locals()`: every parameter that is named like a field of `Settings` is one.
+        more: settings that the command itself decides.
+    """
+    from fktext.settings import Settings
+
+    return Settings(**{item.name: values[item.name] for item in fields(Settings) if item.name in values}, **more)
 
 
 def parse_batch_size(value: str) -> int | None:

@@ -13,7 +13,7 @@ import typer
 from fktext.errors import UsageError
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.common import create_rewards, go_offline, provenance, resolve_device, steering
+from fktext_cli.common import asked, create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.common import parse_batch_size as parse_batch_size  # `evals` takes it from here
 from fktext_cli.options import (
     MOST_GUESSES,
@@ -205,33 +205,13 @@ def generate(
         contextlib.redirect_stdout(sys.stderr),
     ):  # what models, rewards and plugins may print is no result
         from fktext.models import load
-        from fktext.settings import Settings
         from fktext.texts.generate import generate as texts_of
 
-        asked = Settings(
-            particles=particles,
-            samples=samples,
-            length=length,
-            stride=stride,
-            steps=steps,
-            kernel=kernel,
-            potential=potential,
-            lam=lam,
-            resample_every=resample_every,
-            ess_threshold=ess_threshold,
-            resampler=resampler,
-            x0_samples=x0_samples,
-            x0_average=x0_average,
-            pseudo_count=pseudo_count,
-            method=method,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-        )
+        wanted = asked(locals())
         terms = create_rewards(reward or [], device, offline, batch_size)
         text_model = load(model, device=device, dtype=dtype, offline=offline, device_map=device_map, chat=chat)
         text_model = text_model.compiled() if compiled else text_model
-        settings = text_model.resolve(asked)
+        settings = text_model.resolve(wanted)
         _check_prompts(text_model, texts, settings)
         for line in steering(terms, settings):
             print(line, file=sys.stderr)

@@ -15,7 +15,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.common import create_rewards, go_offline, provenance, resolve_device, steering
+from fktext_cli.common import asked, create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
@@ -176,26 +176,10 @@ def generate(
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.images import generate as images
         from fktext.images import pipelines
-        from fktext.settings import Settings
 
         device = resolve_device(device)
         pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=offline, scheduler=scheduler)
-        settings = images.resolve(
-            Settings(
-                particles=particles,
-                samples=samples,
-                steps=steps,
-                potential=potential,
-                lam=lam,
-                resample_every=resample_every,
-                ess_threshold=ess_threshold,
-                resampler=resampler,
-                x0_samples=1,
-                pseudo_count=pseudo_count,
-                method=method,
-                seed=seed,
-            )
-        )
+        settings = images.resolve(asked(locals(), x0_samples=1))
         options = images.call_options(pipeline, guidance_scale=guidance_scale, eta=eta, height=height, width=width)
         terms = create_rewards(reward or [], device, offline, batch_size, "image")
         opinion = None

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import get_args, get_type_hints
 
 import pytest
+from typer.models import OptionInfo
 from typer.testing import Result
 
 
@@ -113,6 +114,32 @@ def test_the_choices_of_the_options_are_those_of_the_library() -> None:
     assert set(get_args(hints["resampler"])) == set(RESAMPLERS)
     assert get_args(hints["method"]) == get_args(Method)
     assert get_args(hints["x0_average"]) == get_args(library["x0_average"])
+
+
+def test_the_bounds_of_the_options_are_those_of_the_library() -> None:
+    from fktext.settings import BOUNDS
+    from fktext_cli import generate, image
+
+    found = {}
+    for command in (generate, image):
+        for name, hint in get_type_hints(command.generate, include_extras=True).items():
+            option = next((item for item in get_args(hint) if isinstance(item, OptionInfo)), None)
+            if name in BOUNDS and option is not None:
+                found[command.__name__, name] = option.min, option.max
+    assert {name for _, name in found} == set(BOUNDS)
+    for (command_name, name), (least, most) in found.items():
+        unbounded = name in ("lam", "temperature", "top_p")  # the library refuses what is beyond
+        assert most == (None if unbounded else BOUNDS[name][1]), (command_name, name)
+        assert least in (None, BOUNDS[name][0]) or name == "lam", (command_name, name)
+
+
+def test_settings_are_a_command_s_values_by_name() -> None:
+    from fktext.settings import Settings
+    from fktext_cli.common import asked
+
+    wanted = Settings(particles=3, lam=2.0, kernel="remdm-cap", seed=5, potential="max")
+    assert asked({**asdict(wanted), "prompt": ["the"], "device": "cpu"}) == wanted
+    assert asked({"steps": 7, "prompt": "a"}, x0_samples=1) == Settings(steps=7, x0_samples=1)
 
 
 def test_version(call: Callable[..., Result]) -> None:
