@@ -5,24 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import os
-import re
 import threading
-import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import pluggy
 
 from fktext.errors import PluginError, UsageError, unknown_name
 from fktext.files.catalogue import catalogue
+from fktext.plugins.brought import Brought
 from fktext.plugins.entries import ModelEntry, RegisterModel
-from fktext.plugins.registry import BUILTIN, Factory, Modality, Plugin, Registry, RewardEntry, Status, SuiteEntry, normal, one_line
-from fktext.plugins.specs import NAME
+from fktext.plugins.registry import BUILTIN, Factory, Modality, Plugin, Registry, RewardEntry, Status, normal, one_line
 
 GROUP = "fktext"
 
@@ -87,25 +84,22 @@ def load_plugins() -> Registry:
     strict = os.environ.get("FKTEXT_STRICT_PLUGINS", "0") not in ("", "0")
     seconds = _seconds()
     plugins: list[Plugin] = []
-    entries: list[RewardEntry] = []
-    suites: list[SuiteEntry] = []
-    models: list[ModelEntry] = []
+    everything: list[Brought] = []
     for plugin, point in _installed():
         if disabled & {plugin.name, plugin.distribution, normal(plugin.distribution), f"{plugin.distribution}:{plugin.name}"}:
             plugins.append(replace(plugin, status="disabled", error="FKTEXT_DISABLE_PLUGINS names it"))
         elif point is None:
             plugins.append(plugin)
         else:
-            own = [entry.name for entry in entries if entry.distribution == plugin.distribution]
-            own_suites = [entry.name for entry in suites if entry.distribution == plugin.distribution]
-            own_models = [entry.name for entry in models if entry.distribution == plugin.distribution]
-            found = _within(seconds, partial(_load, plugin, point, own, own_suites, own_models))
-            loaded, brought, brought_suites, brought_models = found or (_late(plugin, seconds), [], [], [])
-            plugins.append(loaded)
-            entries.extend(brought)
-            suites.extend(brought_suites)
-            models.extend(brought_models)
-    registry = replace(_registry(plugins, entries, models), suites=tuple(suites))
+            brought = Brought(plugin.distribution, [other for other in everything if other.distribution == plugin.distribution])
+            loaded = _within(seconds, partial(_load, plugin, point, brought))
+            plugins.append(loaded or _late(plugin, seconds))
+            if loaded and loaded.status == "ok":
+                everything.append(brought)
+    rewards = [entry for brought in everything for entry in brought.rewards]
+    models = [entry for brought in everything for entry in brought.models]
+    suites = tuple(entry for brought in everything for entry in brought.suites)
+    registry = replace(_registry(plugins, rewards, models), suites=suites)
     for plugin in registry.plugins:
         if strict and (plugin.broken or plugin.status == "conflict"):
             raise PluginError(f"{plugin} (FKTEXT_STRICT_PLUGINS is set)") from plugin.cause
@@ -166,87 +160,46 @@ def _installed() -> Iterator[tuple[Plugin, importlib.metadata.EntryPoint | None]
         yield from found[name]
 
 
-def _load(
-    plugin: Plugin,
-    point: importlib.metadata.EntryPoint,
-    taken: Sequence[str],
-    taken_suites: Sequence[str],
-    taken_models: Sequence[str],
-) -> tuple[Plugin, list[RewardEntry], list[SuiteEntry], list[ModelEntry]]:
-    """Import one plugin and call its hooks, alone, so that whatever goes wrong is its own."""
-    entries: list[RewardEntry] = []
-    suites: list[SuiteEntry] = []
-    models: list[ModelEntry] = []
+def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, brought: Brought) -> Plugin:
+    """Import one plugin and call its hooks, alone, so that whatever goes wrong is its own; `brought` is filled."""
 
-    def register(
-        name: str,
-        factory: Factory | str,
-        *,
-        summary: str,
-        options: Mapping[str, str] = MappingProxyType({}),
-        values: str = "",
-        models: Mapping[str, str] = MappingProxyType({}),
-        modality: Modality = "text",
-    ) -> None:
-        if modality not in typing.get_args(Modality):
-            raise ValueError(f"reward {name!r} has modality {modality!r}: expected {' or '.join(typing.get_args(Modality))}")
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise ValueError(f"reward name {name!r}: expected a letter or digit, then letters, digits, '.', '_', '-'")
-        if name in taken or name in {entry.name for entry in entries}:
-            raise ValueError(f"reward {name!r} is registered twice by {plugin.distribution}")
-        if not (callable(factory) or (isinstance(factory, str) and re.fullmatch(r"[\w.]+:\w+", factory))):
-            raise TypeError(f"reward {name!r} has factory {factory!r}: expected a callable or 'module:attribute'")
-        entries.append(RewardEntry(name, plugin.distribution, factory, summary, dict(options), values, dict(models), modality))
-
-    def register_suite(path: str | os.PathLike[str]) -> None:
-        file = Path(path)
-        if file.suffix != ".toml" or not file.is_file():
-            raise ValueError(f"suite {str(path)!r}: expected the path of a .toml file")
-        if not NAME.fullmatch(file.stem):
-            raise ValueError(f"suite name {file.stem!r}: expected a letter or digit, then letters, digits, '.', '_', '-'")
-        if file.stem in taken_suites or file.stem in {entry.name for entry in suites}:
-            raise ValueError(f"suite {file.stem!r} is registered twice by {plugin.distribution}")
-        suites.append(SuiteEntry(file.stem, plugin.distribution, str(file)))
-
-    def register_model(name: str, **what: Any) -> None:
-        entry = ModelEntry(name, plugin.distribution, **what)
-        if name in taken_models or name in {other.name for other in models}:
-            raise ValueError(f"model {name!r} is registered twice by {plugin.distribution}")
-        models.append(entry)
-
-    def failed(status: Status, error: BaseException | str) -> tuple[Plugin, list[RewardEntry], list[SuiteEntry], list[ModelEntry]]:
+    def failed(status: Status, error: BaseException | str) -> Plugin:
         text, cause = (one_line(error), error) if isinstance(error, BaseException) else (error, None)
-        rewards, named = tuple(entry.name for entry in entries), tuple(entry.name for entry in models)
-        return replace(plugin, status=status, error=text, rewards=rewards, models=named, cause=cause), [], [], []
+        rewards, models = tuple(entry.name for entry in brought.rewards), tuple(entry.name for entry in brought.models)
+        return replace(plugin, status=status, error=text, rewards=rewards, models=models, cause=cause)
 
     manager = pluggy.PluginManager("fktext")
     manager.add_hookspecs(Hooks)
     try:
         module = point.load()
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: a plugin may not end the program
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: a plugin must not end the program
         return failed("import-error", error)
     try:
         manager.register(module)
         hooks = {hook.name for hook in manager.get_hookcallers(module) or ()}
     except BaseException as error:
         return failed("invalid", error)
+    if wrong := _wrong_hooks(module, hooks):
+        return failed("invalid", wrong)
+    try:
+        manager.hook.fktext_register_rewards(register=brought.add_reward)
+        manager.hook.fktext_register_suites(register=brought.add_suite)
+        manager.hook.fktext_register_models(register=brought.add_model)
+    except BaseException as error:
+        return failed("hook-error", error)
+    names = [tuple(entry.name for entry in found) for found in (brought.rewards, brought.suites, brought.models)]
+    return replace(plugin, rewards=names[0], suites=names[1], models=names[2], hooks=tuple(sorted(hooks)))
+
+
+def _wrong_hooks(module: object, hooks: set[str]) -> str:
+    """What is wrong with the hooks of a plugin, "" where nothing is."""
     known = {name for name in vars(Hooks) if name.startswith("fktext_")}
     marked = {name for name in dir(module) if name.startswith("fktext_") and inspect.isroutine(getattr(module, name, None))}
     if strangers := sorted((hooks | marked) - known):
-        return failed("invalid", str(unknown_name("hook", strangers[0], known)))
+        return str(unknown_name("hook", strangers[0], known))
     if unmarked := sorted(marked - hooks):
-        return failed("invalid", f"{unmarked[0]} lacks @fktext.plugins.hookimpl")
-    if not hooks:
-        return failed("invalid", f"it has no hook; expected {' or '.join(sorted(known))}")
-    try:
-        manager.hook.fktext_register_rewards(register=register)
-        manager.hook.fktext_register_suites(register=register_suite)
-        manager.hook.fktext_register_models(register=register_model)
-    except BaseException as error:
-        return failed("hook-error", error)
-    names = [tuple(entry.name for entry in found) for found in (entries, suites, models)]
-    found = replace(plugin, rewards=names[0], suites=names[1], models=names[2], hooks=tuple(sorted(hooks)))
-    return found, entries, suites, models
+        return f"{unmarked[0]} lacks @fktext.plugins.hookimpl"
+    return "" if hooks else f"it has no hook; expected {' or '.join(sorted(known))}"
 
 
 Entry = TypeVar("Entry", RewardEntry, ModelEntry)
