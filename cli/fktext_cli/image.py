@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # these import torch
     from fktext.rewards import Weighted
     from fktext.runs import Population
     from fktext.settings import Method, Run
+    from fktext_evals.image_comparison import ImageJudge
 
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
 app = typer.Typer(no_args_is_help=True, help="Steer diffusers pipelines of images.")
@@ -200,8 +201,10 @@ def generate(
                 )
                 found[each] = _made(populations, replace(settings, method=each), files if each == method else None)
         if opinion is not None:
-            for line in _compared(found, which, opinion):
-                print(line, file=sys.stderr)
+            from fktext_evals import image_comparison
+
+            verdicts = image_comparison.compare(found, opinion, lambda population: output.chosen(population, which))
+            print(*image_comparison.lines(verdicts, opinion), sep="\n", file=sys.stderr)
         if dead := sum(population.weighted.dead for population in found[method]):
             raise output.the_dead(dead, len(found[method]), "image")
 
@@ -300,49 +303,20 @@ def _left(folder: Path) -> list[Path]:
     return [file for pattern in patterns for file in folder.glob(pattern)]
 
 
-def _judge(
-    spec: str | None, terms: Sequence[Weighted], device: str, offline: bool, batch_size: int | None
-) -> tuple[str, Any] | None:
-    """A name and a reward that has not steered; None where none is given and the rewards have no second opinion.
+def _judge(spec: str | None, terms: Sequence[Weighted], device: str, offline: bool, batch_size: int | None) -> ImageJudge | None:
+    """A reward that has not steered; None where none is given and the rewards have no second opinion.
 
     Raises:
         UsageError: the one given steers.
     """
+    from fktext_evals.image_comparison import ImageJudge
+
     if spec is not None:
         (term,) = create_rewards([spec], device, offline, batch_size, "image")
         if term.name in {other.name for other in terms}:
             raise UsageError(f"--judge {spec!r} is what steers: judge by another reward")
-        return term.name, term.reward
+        return ImageJudge(term.name, term.reward)
     for term in terms:
         if (opinion := getattr(term.reward, "second_opinion", lambda: None)()) is not None:
-            return f"{term.name} as {opinion.model} sees it", opinion
+            return ImageJudge(f"{term.name} as {opinion.model} sees it", opinion)
     return None
-
-
-def _compared(found: dict[str, list[ImagePopulation]], which: output.Return, judge: tuple[str, Any]) -> Iterator[str]:
-    """A line for each method: what the judge says of its populations, by weight, and of the images it returned."""
-    import torch
-
-    from fktext_evals.statistics import mean_interval, share_interval
-
-    name, reward = judge
-    shares = getattr(reward, "log_probability", False)
-    yield f"{'share with p > 1/2' if shares else 'mean'} by {name}:"
-    yield f"  {'':<10}{'population':>10}{'returned':>12}  95% interval"
-    for method in ("base", *found):
-        populations = found["best-of-n" if method == "base" else method]
-        weighted, returned, clusters = [], [], []
-        for place, population in enumerate(populations):
-            values = torch.as_tensor(reward.score(population.images)).double()
-            values = (values.exp() > 0.5).double() if shares else values
-            size = len(values)
-            log_w = torch.zeros(size) if method == "base" else population.weighted.log_w
-            weighted.append(float((log_w.double().softmax(0) * values).sum()))
-            kept = range(size) if method == "base" else output.chosen(population.weighted, which)
-            returned += [float(values[index]) for index in kept]
-            clusters += [(place, index if method == "base" else 0) for index in kept]  # unsteered images are independent
-        labels = [str(cluster) for cluster in clusters]
-        interval = share_interval([value > 0 for value in returned], labels) if shares else mean_interval(returned, labels)
-        ends = "-" if interval.low != interval.low else f"{interval.low:.3f} to {interval.high:.3f}"
-        count = f"{len(returned)} image{'s' * (len(returned) != 1)}"
-        yield f"  {method:<10}{sum(weighted) / len(weighted):>10.3f}{interval.mean:>12.3f}  {ends:<14}  {count}"
