@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +20,9 @@ from fktext_cli.listing import load_registry, resolve_device
 from fktext_cli.options import Threads, Verbose, use_threads
 from fktext_cli.output import the_dead
 from fktext_cli.streams import visible
+
+if TYPE_CHECKING:
+    from fktext_evals import Results
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -103,6 +108,7 @@ def run(
     Of several shards the one that finds all texts there prints it.
     """
     import fktext_evals
+    from fktext_evals import runner
 
     part = None
     if shard is not None:
@@ -117,7 +123,7 @@ def run(
         suite = fktext_evals.load(name, registry)
         folder = out or Path("runs") / suite.name
         try:
-            results = fktext_evals.run(
+            steps = runner.run_steps(
                 suite,
                 model,
                 out=folder,
@@ -129,6 +135,7 @@ def run(
                 shard=part,
                 registry=registry,
             )
+            results = _follow(steps, suite.name)
         except KeyboardInterrupt:
             print(f"\ninterrupted; what is in {folder} stays, and the same command goes on from there", file=sys.stderr)
             raise
@@ -168,7 +175,7 @@ def report(
 
     if form == "csv" and texts and html is None:
         raise UsageError("--texts is for --format md and --html; the texts are in the rows-*.jsonl files of the run")
-    found = [fktext_evals.read(folder) for folder in runs]
+    found = [_read(folder) for folder in runs]
     if html is not None:
         from fktext_evals import page
 
@@ -200,10 +207,73 @@ def compare(
 
     Example: fktext eval compare runs/a runs/b --method fk:8 --against best-of-n:16
     """
-    import fktext_evals
     from fktext_evals import compare as comparison
 
-    ours = fktext_evals.read(run)
-    theirs = ours if other is None else fktext_evals.read(other)
+    ours = _read(run)
+    theirs = ours if other is None else _read(other)
     found = comparison.compare(ours, theirs, method, against)
     print((comparison.as_csv if form == "csv" else comparison.markdown)(ours, theirs, found), end="")
+
+
+def _read(folder: Path) -> Results:
+    """A run; what is to be said of its files goes to stderr."""
+    import fktext_evals
+
+    found = fktext_evals.read(folder)
+    _tell(found.notes)
+    return found
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _follow(steps: Iterable[Any], name: str) -> Results:
+    """The results of a run, told on stderr while it is made."""
+    from fktext_evals.results import Results
+    from fktext_evals.runner import Advanced, Note
+
+    progress = None
+    for step in steps:
+        if isinstance(step, Note):
+            _tell([step.text])
+        elif isinstance(step, Advanced):
+            progress = progress or _Progress(name)
+            progress.show(step.done, step.total)
+        elif isinstance(step, Results):
+            if progress:
+                progress.end()
+            _tell(step.notes)
+            return step
+    raise AssertionError("a run ends with its results")
+
+
+class _Progress:
+    """How far it is and how long it may take, on stderr: a line that changes on a terminal, else a line now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._started = name, time.monotonic()
+        self._shown = self._started
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, done: float, total: int) -> None:
+        """How far it is; as often as a reader can bear."""
+        now = time.monotonic()
+        if done and now - self._shown >= (0.2 if self._terminal else 30):
+            self._shown, spent = now, now - self._started
+            left = _clock(spent * (total - done) / done)
+            self._say(f"{done / total:.0%}, {_clock(spent)} so far, about {left} left", end="" if self._terminal else "\n")
+
+    def end(self) -> None:
+        """All is done."""
+        self._say(f"done in {_clock(time.monotonic() - self._started)}", end="\n")
+
+    def _say(self, text: str, end: str) -> None:
+        start = "\r\033[K" if self._terminal else ""
+        print(f"{start}{self._name}: {text}", end=end, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"

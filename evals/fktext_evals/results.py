@@ -63,12 +63,14 @@ class Results:
             effective sample size before it, particles of the start with descendants after it), resampled (how many weighings
             were followed by it), denoiser_rows, reward_requests, reward_calls, seconds, lineage (see `fktext_evals.lineage`; of
             the first sample of each method and prompt, else None).
+        notes: what a reader should know of the files, a line each that begins with "warning: " or "note: ".
     """
 
     folder: Path
     suite: Suite
     run: dict[str, Any]
     rows: list[Row]
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -110,8 +112,8 @@ class Results:
 def read(folder: Path) -> Results:
     """Read a run, finished or not, all shards together.
 
-    A last line that is cut off, because the writer was killed or is still at it, is left out with a warning on stderr. A text that
-    several files hold, because shards of different numbers overlapped, is read once, with a note.
+    A last line that is cut off, because the writer was killed or is still at it, is left out with a warning. A text that several
+    files hold, because shards of different numbers overlapped, is read once, with a note. Both are in `Results.notes`.
 
     Raises:
         UsageError: there is no run in the folder.
@@ -129,11 +131,11 @@ def read(folder: Path) -> Results:
     order = {method.key: place for place, method in enumerate(suite.methods)}
     judges = [judge.name for judge in suite.judges]
     found: dict[Key, tuple[Row, str]] = {}
-    again = 0
+    again, notes = 0, []
     for path in sorted(folder.glob("rows-*.jsonl")):
         rows, good = _whole_lines(path)
         if good < path.stat().st_size:
-            print(f"warning: the last line of {path} is cut off; its text is left out", file=sys.stderr)
+            notes.append(f"warning: the last line of {path} is cut off; its text is left out")
         for number, row in enumerate(rows, 1):
             where = f"{path}:{number}"
             try:
@@ -151,12 +153,10 @@ def read(folder: Path) -> Results:
                 raise RunError(f"{place} and {where} hold the same text of the suite, but {different}; delete one of the two lines")
     if again:
         some = f"1 text in {folder} is" if again == 1 else f"{again} texts in {folder} are"
-        print(
-            f"note: {some} there twice, from shards that overlapped; {'it' if again == 1 else 'each'} counts once", file=sys.stderr
-        )
+        notes.append(f"note: {some} there twice, from shards that overlapped; {'it' if again == 1 else 'each'} counts once")
     rows = [row for row, _ in found.values()]
     rows.sort(key=lambda row: (order[key(row)[:2]], row["prompt_index"], suite.seeds.index(row["seed"]), row["sample"]))
-    return Results(folder, suite, run, rows)
+    return Results(folder, suite, run, rows, tuple(notes))
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -270,6 +270,10 @@ def _append(file: FileIO, data: bytes) -> None:
 class RowFile:
     """The file a process appends its rows to; it alone, and whole lines only.
 
+    Attributes:
+        path: where it is.
+        notes: as those of `Results`: whether its last line was cut off, and is gone now.
+
     Raises:
         RunError: it cannot be opened, or another process has it.
     """
@@ -289,8 +293,9 @@ class RowFile:
             except OSError:
                 pass  # a file system without locks; two processes would show as texts that are there twice
         _, good = _whole_lines(path)
+        self.notes: tuple[str, ...] = ()
         if good < path.stat().st_size:
-            print(f"warning: the last line of {path} was cut off; its text is made again", file=sys.stderr)
+            self.notes = (f"warning: the last line of {path} was cut off; its text is made again",)
             self._file.truncate(good)
 
     def append(self, rows: Iterable[Row]) -> None:

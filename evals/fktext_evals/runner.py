@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
@@ -39,6 +38,28 @@ _DEAD: Row = {  # no text was returned
 }
 
 
+@dataclass(frozen=True)
+class Note:
+    """Something a reader should know, on one line that begins with "warning: " or "note: "."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """How far the run is: `done` of `total` particles; of those at work, a share."""
+
+    done: float
+    total: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """The rows of a batch, which are in the file now."""
+
+    rows: list[Row]
+
+
 def run(
     suite: Suite | str,
     model: str | TextModel | None = None,
@@ -70,11 +91,58 @@ def run(
         registry: rewards by name; default the installed ones.
 
     Returns:
-        All there is in the folder now, by other processes too.
+        All there is in the folder now, by other processes too; with what `run_steps` said on the way among its notes.
 
     Raises:
         UsageError: a bad suite, an unknown name, or a folder with another run; before anything is generated.
         RewardError: a reward or judge failed. RunError: the disk is full, say. What is written stays.
+    """
+    notes: list[str] = []
+    found: Results | None = None
+    for step in run_steps(
+        suite,
+        model,
+        out=out,
+        device=device,
+        dtype=dtype,
+        compiled=compiled,
+        batch_size=batch_size,
+        offline=offline,
+        shard=shard,
+        registry=registry,
+    ):
+        if isinstance(step, Note):
+            notes.append(step.text)
+        elif isinstance(step, Results):
+            found = step
+    assert found is not None, "the last step is the results"
+    return replace(found, notes=tuple(dict.fromkeys([*notes, *found.notes])))
+
+
+def run_steps(
+    suite: Suite | str,
+    model: str | TextModel | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+    batch_size: int | None = None,
+    offline: bool = False,
+    shard: tuple[int, int] | None = None,
+    registry: Registry | None = None,
+) -> Iterator[Note | Advanced | Written | Results]:
+    """Run a suite as `run` does, and tell how far it is.
+
+    Args:
+        suite, model, out, device, dtype, compiled, batch_size, offline, shard, registry: see `run`.
+
+    Yields:
+        A `Note` where the folder's files are not as they should be. Then, if anything is to do, `Advanced` at the start and after
+        each weighing, and `Written` after each batch. At the end the results: all there is in the folder now.
+
+    Raises:
+        UsageError, RewardError, RunError: see `run`.
     """
     from fktext.plugins import load_plugins
     from fktext.rewards import RewardContext, Scorer
@@ -108,19 +176,30 @@ def run(
     }
     results.create(folder, identity)
     with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
-        there = {results.key(row) for row in results.read(folder).rows}
+        yield from map(Note, file.notes)
+        before = results.read(folder)
+        yield from map(Note, before.notes)
+        there = {results.key(row) for row in before.rows}
         jobs = _jobs(suite, there, part, parts)
         if jobs:
             results.append_session(folder, _session(device, batch_size, (part, parts)))
-        progress = _Progress(suite.name, sum(job.particles for job in jobs))
-        for job in jobs:
-            for item in _by_batch(work.generate(job.method, job.seed, job.skip(suite))):
-                if isinstance(item, list):
-                    file.append(work.rows(job.method, job.seed, item))
-                else:
-                    progress.show(job.particles * item.done / item.total)
-            progress.add(job.particles)
-    return results.read(folder)
+            yield Advanced(0, sum(job.particles for job in jobs))
+        yield from _do(jobs, work, file)
+    yield results.read(folder)
+
+
+def _do(jobs: Sequence[_Job], work: _Work, file: RowFile) -> Iterator[Advanced | Written]:
+    """Generate, judge and write."""
+    done, total = 0, sum(job.particles for job in jobs)
+    for job in jobs:
+        for item in _by_batch(work.generate(job.method, job.seed, job.skip(work.suite))):
+            if isinstance(item, list):
+                rows = work.rows(job.method, job.seed, item)
+                file.append(rows)
+                yield Written(rows)
+            else:
+                yield Advanced(done + job.particles * item.done / item.total, total)
+        done += job.particles
 
 
 @dataclass(frozen=True)
@@ -471,36 +550,3 @@ def _commit(file: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.decode().strip()
-
-
-class _Progress:
-    """How far it is and how long it may take, on stderr: a line that changes on a terminal, else a line now and then."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self._name, self._total = name, total  # of particles: they are what takes the time
-        self._done, self._started = 0, time.monotonic()
-        self._shown = self._started
-        self._terminal = sys.stderr.isatty()
-
-    def add(self, particles: int) -> None:
-        """Some are done."""
-        self._done += particles
-        if self._done == self._total:
-            self._say(f"done in {_clock(time.monotonic() - self._started)}", end="\n")
-
-    def show(self, more: float) -> None:
-        """How far the present ones are; as often as a reader can bear."""
-        now, done = time.monotonic(), self._done + more
-        if now - self._shown >= (0.2 if self._terminal else 30):
-            self._shown, spent = now, now - self._started
-            left = _clock(spent * (self._total - done) / done)
-            self._say(f"{done / self._total:.0%}, {_clock(spent)} so far, about {left} left", end="" if self._terminal else "\n")
-
-    def _say(self, text: str, end: str) -> None:
-        start = "\r\033[K" if self._terminal else ""
-        print(f"{start}{self._name}: {text}", end=end, file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -130,16 +130,18 @@ def test_killed_at_random_times_and_started_again_it_gives_the_same(whole: Resul
 
 
 @pytest.mark.parametrize("cut", [1, 400, -1])
-def test_a_torn_last_line_is_made_again(whole: Results, suite_file: Path, tmp_path: Path, capsys: Any, cut: int) -> None:
+def test_a_torn_last_line_is_made_again(whole: Results, suite_file: Path, tmp_path: Path, cut: int) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "run.json").write_text((whole.folder / "run.json").read_text())
     lines = (whole.folder / "rows-1-of-1.jsonl").read_text().splitlines(keepends=True)
     (out / "rows-1-of-1.jsonl").write_text("".join(lines[:9]) + lines[9][:cut])
-    assert len(read(out).rows) == 9
-    assert "is cut off" in capsys.readouterr().err
-    assert timeless(run(str(suite_file), out=out)) == timeless(whole)
-    assert "was cut off; its text is made again" in capsys.readouterr().err
+    torn = read(out)
+    assert len(torn.rows) == 9
+    assert torn.notes == (f"warning: the last line of {out / 'rows-1-of-1.jsonl'} is cut off; its text is left out",)
+    again = run(str(suite_file), out=out)
+    assert timeless(again) == timeless(whole)
+    assert again.notes == (f"warning: the last line of {out / 'rows-1-of-1.jsonl'} was cut off; its text is made again",)
 
 
 def test_shards_together_are_the_whole(whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -285,16 +287,23 @@ def test_shards_that_overlap_at_the_same_time_leave_a_run_as_any_other(whole: Re
     assert timeless(run(str(suite_file), out=out)) == timeless(found)  # goes on, and finds all there
 
 
-def test_a_text_that_is_there_twice(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_text_that_is_there_twice(suite_file: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fktext_cli import app
+
     whole = run(small(suite_file), out=tmp_path / "run")
     out = whole.folder
     row = json.loads((out / "rows-1-of-1.jsonl").read_text().splitlines()[0])
     judged = {name: value * (1 + 1e-6) for name, value in row["judges"].items()}
     again = {**row, "judges": judged, "seconds": 99.0, "denoiser_rows": 5.5, "reward_calls": 0}  # by another batch size, say
-    capsys.readouterr()
     (out / "rows-1-of-2.jsonl").write_text(json.dumps(again) + "\n")
-    assert read(out).rows == whole.rows
-    assert capsys.readouterr().err == f"note: 1 text in {out} is there twice, from shards that overlapped; it counts once\n"
+    note = f"note: 1 text in {out} is there twice, from shards that overlapped; it counts once"
+    twice = read(out)
+    assert (twice.rows, twice.notes, run(small(suite_file), out=out).notes) == (whole.rows, (note,), (note,))
+    assert CliRunner().invoke(app, ["eval", "report", str(out), "-f", "csv"]).stderr == f"{note}\n"
+    compare = ["eval", "compare", str(out), "--method", "fk:2", "--against", "best-of-n:2"]
+    assert CliRunner().invoke(app, compare).stderr == f"{note}\n"
     for change, message in (
         ({"text": "she is"}, "but its 'text' is"),
         ({"judges": {**row["judges"], "held-out": -9.5}}, "but 'held-out' is -"),
@@ -446,13 +455,13 @@ def test_rows_are_there_before_the_next_batch_begins(
 def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from typer.testing import CliRunner
 
-    import fktext_evals
     from fktext_cli import app
+    from fktext_evals import runner
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fktext_evals, "run", stop)
+    monkeypatch.setattr(runner, "run_steps", stop)
     done = CliRunner().invoke(app, ["eval", "run", str(suite_file), "--out", str(tmp_path / "run")])
     assert (done.exit_code, done.stdout) == (130, "")
     assert "the same command goes on from there" in done.stderr
@@ -532,12 +541,42 @@ def test_a_drawn_text_is_not_always_the_best(suite_file: Path, tmp_path: Path) -
     assert all(other["reward"] <= one["reward"] for one, other in zip(best.rows, drawn.rows, strict=True))
 
 
-def test_progress_on_stderr(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
-    run(small(suite_file), out=tmp_path / "run")
-    err = capsys.readouterr().err
-    assert err.count("words: done in ") == 1
-    run(small(suite_file), out=tmp_path / "run")
-    assert "words:" not in capsys.readouterr().err
+def test_a_run_tells_what_it_does_and_prints_nothing(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
+    from fktext_evals.runner import Advanced, Written, run_steps
+
+    suite = small(suite_file, rewards=("length:words=3",), judges=(Judge("short", "length:words=3", "words", kind="mean"),))
+    *steps, found = run_steps(suite, out=tmp_path / "run")
+    assert isinstance(found, Results)
+    advanced = [step for step in steps if isinstance(step, Advanced)]
+    done = [step.done for step in advanced]
+    assert (done[0], done[-1], {step.total for step in advanced}) == (
+        0,
+        24,
+        {24},
+    )  # 2 methods x 3 prompts x 2 samples x 2 particles
+    assert done == sorted(set(done))
+    written = [step.rows for step in steps if isinstance(step, Written)]
+    assert [len(rows) for rows in written] == [6, 6]
+    assert [row for rows in written for row in rows] == [
+        json.loads(line) for line in (tmp_path / "run" / "rows-1-of-1.jsonl").read_text().splitlines()
+    ]
+    (again,) = run_steps(suite, out=tmp_path / "run")
+    assert again == found
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_stderr(suite_file: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fktext_cli import app
+
+    command = ["eval", "run", str(suite_file), "--out", str(tmp_path / "run")]
+    assert CliRunner().invoke(app, command).stderr.count("words: done in ") == 1
+    with (tmp_path / "run" / "rows-1-of-1.jsonl").open("a") as file:
+        file.write("{")
+    err = CliRunner().invoke(app, command).stderr
+    assert f"warning: the last line of {tmp_path / 'run' / 'rows-1-of-1.jsonl'} was cut off; its text is made again\n" in err
+    assert "words:" not in err  # nothing is to do
 
 
 def test_tokens_of_judges_that_can_tell(suite_file: Path, tmp_path: Path) -> None:
