@@ -20,7 +20,7 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.plugins.registry import Modality, Registry
     from fktext.rewards import Weighted
-    from fktext.settings import Run, Settings
+    from fktext.settings import Method, Run, Settings
 
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -78,6 +78,12 @@ def load_registry() -> Registry:
     for problem in registry.problems():
         print(f"warning: {visible(' '.join(problem.split()))}", file=sys.stderr)
     return registry
+
+
+def check_rewards(specs: list[str] | None, method: Method) -> None:
+    """Refuse to steer by nothing."""
+    if not specs and method != "base":
+        raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
 
 
 def create_rewards(

@@ -13,7 +13,7 @@ import typer
 from fktext.errors import UsageError
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.common import asked, create_rewards, go_offline, provenance, resolve_device, steering
+from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.common import parse_batch_size as parse_batch_size  # `evals` takes it from here
 from fktext_cli.options import (
     MOST_GUESSES,
@@ -40,6 +40,7 @@ from fktext_cli.options import (
 from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
+    from fktext.rewards import Weighted
     from fktext.runs import Population
     from fktext.settings import TextRun
     from fktext.texts.model import TextModel
@@ -185,14 +186,8 @@ def generate(
     """
     stdout, leads = sys.stdout, ranks.leads(spread)
     form = form or ("jsonl" if path is not None and path.suffix == ".jsonl" else "text")
-    if resume and (path is None or form != "jsonl" or overwrite):
-        raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
-    if path is not None:
-        output.check_output(path, overwrite=overwrite, resume=resume)
-    if trace is not None:
-        tracing.check(trace, overwrite=overwrite, resume=resume)
-    if not reward and method != "base":
-        raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
+    _check_files(path, trace, form, overwrite=overwrite, resume=resume)
+    check_rewards(reward, method)
     texts = _prompts(prompt or [], prompts, template or [])
     if all(text.is_template for text in texts) and (length or stride):
         raise UsageError(f"--{'length' if length else 'stride'} has no use here: a template says itself how long its text is")
@@ -213,11 +208,7 @@ def generate(
         text_model = text_model.compiled() if compiled else text_model
         settings = text_model.resolve(wanted)
         _check_prompts(text_model, texts, settings)
-        for line in steering(terms, settings):
-            print(line, file=sys.stderr)
-        if settings.stride:
-            most, each = text_model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
-            print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
+        _announce(text_model, terms, settings)
         named = {"name": text_model.name, "digest": text_model.digest, **({"chat": True} if chat else {})}
         run = provenance(named, terms, settings, {"dtype": dtype, "return": which, "rewards": reward or []})
         skip: set[tuple[int, int]] = set()
@@ -246,6 +237,25 @@ def generate(
             print(f"{tally.size(size)}: {tally.cost(size, decimals=1)}", file=sys.stderr)
             if tally.dead:
                 raise output.the_dead(tally.dead, tally.done)
+
+
+def _check_files(path: Path | None, trace: Path | None, form: output.Format, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what cannot or should not be written, before anything is computed."""
+    if resume and (path is None or form != "jsonl" or overwrite):
+        raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
+    if path is not None:
+        output.check_output(path, overwrite=overwrite, resume=resume)
+    if trace is not None:
+        tracing.check(trace, overwrite=overwrite, resume=resume)
+
+
+def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) -> None:
+    """Say on stderr what is steered by, and whether texts are written in windows."""
+    for line in steering(terms, settings):
+        print(line, file=sys.stderr)
+    if settings.stride:
+        most, each = model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
+        print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
 
 
 def _prompts(arguments: list[str], path: Path | None, templates: list[str]) -> list[Prompt]:

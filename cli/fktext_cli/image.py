@@ -15,7 +15,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.common import asked, create_rewards, go_offline, provenance, resolve_device, steering
+from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, provenance, resolve_device, steering
 from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
@@ -164,8 +164,7 @@ def generate(
 
     Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
     """
-    if not reward and method != "base":
-        raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
+    check_rewards(reward, method)
     if compare and method != "fk":
         raise UsageError(f"--compare runs every method, and came with --method {method}")
     if judge and (compare is False or method != "fk"):
