@@ -107,8 +107,14 @@ class Population:
 
     @property
     def texts(self) -> list[Text]:
-        """N texts; of images their places, "particle-3"."""
-        return [sample if isinstance(sample, Text) else Text(f"particle-{place}") for place, sample in enumerate(self.samples)]
+        """N texts.
+
+        Raises:
+            TypeError: its samples are something else.
+        """
+        if strange := [sample for sample in self.samples if not isinstance(sample, Text)]:
+            raise TypeError(f"the samples of this population are no texts but of type {type(strange[0]).__name__}")
+        return self.samples
 
     @property
     def dead(self) -> bool:

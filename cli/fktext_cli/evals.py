@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
@@ -15,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.generate import parse_batch_size
-from fktext_cli.listing import load_registry, resolve_device
+from fktext_cli.common import go_offline, load_registry, parse_batch_size, resolve_device
 from fktext_cli.options import Threads, Verbose, use_threads
 from fktext_cli.output import the_dead
 from fktext_cli.streams import visible
@@ -115,8 +113,7 @@ def run(
         if not (found := re.fullmatch(r"(\d+)/(\d+)", shard)):
             raise UsageError(f"--shard is {shard!r}; expected I/N, such as 1/4")
         part = int(found[1]), int(found[2])
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that rewards use; they read it when they are imported
+    go_offline(offline)
     use_threads(threads, verbose)
     registry = load_registry()
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result

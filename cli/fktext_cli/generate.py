@@ -13,8 +13,16 @@ import typer
 from fktext.errors import UsageError
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, provenance, resolve_device, steering
-from fktext_cli.common import parse_batch_size as parse_batch_size  # `evals` takes it from here
+from fktext_cli.common import (
+    asked,
+    check_rewards,
+    create_rewards,
+    go_offline,
+    parse_batch_size,
+    provenance,
+    resolve_device,
+    steering,
+)
 from fktext_cli.options import (
     MOST_GUESSES,
     MOST_SAMPLES,

@@ -42,7 +42,6 @@ from fktext_cli.options import (
 from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.images.generate import ImagePopulation
     from fktext.rewards import Weighted
     from fktext.runs import Population
     from fktext.settings import Method, Run
@@ -192,7 +191,7 @@ def generate(
         kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
         named = {"name": model, "digest": digest, **kinds}
         run = provenance(named, terms, settings, {**options, "dtype": dtype, "return": which, "rewards": reward or []})
-        found: dict[str, list[ImagePopulation]] = {}
+        found: dict[str, list[Population]] = {}
         with _Files(folder, which, run, stdout) as files:
             for each in COMPARED if opinion else [method]:
                 populations = images.generate(
@@ -204,19 +203,19 @@ def generate(
 
             verdicts = image_comparison.compare(found, opinion, lambda population: output.chosen(population, which))
             print(*image_comparison.lines(verdicts, opinion), sep="\n", file=sys.stderr)
-        if dead := sum(population.weighted.dead for population in found[method]):
+        if dead := sum(population.dead for population in found[method]):
             raise output.the_dead(dead, len(found[method]), "image")
 
 
-def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[ImagePopulation]:
+def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[Population]:
     """The populations of one method, written where there are files for them; how far it is and what it cost goes to stderr."""
-    made: list[ImagePopulation] = []
+    made: list[Population] = []
 
-    def take(population: ImagePopulation) -> Population:
+    def take(population: Population) -> Population:
         made.append(population)
         if files is not None:
             files.add(population)
-        return population.weighted
+        return population
 
     tally = follow(found, take, settings.samples, "made")
     dead = f", {tally.dead} dead: every image has a reward of -inf" * (tally.dead > 0)
@@ -252,28 +251,26 @@ class _Files:
                 with trace:
                     pass
 
-    def add(self, population: ImagePopulation) -> None:
+    def add(self, population: Population) -> None:
         """Write one population's images and its sheet."""
         from fktext.images.pictures import png
         from fktext_cli import pictures
 
         if not self._rows:
             self._prepare()
-        weighted = population.weighted
-        name = f"sample-{weighted.sample_index:03d}"
-        weights = weighted.log_w.exp().tolist()
-        sheet = pictures.sheet([image.pixels for image in population.images], weights)
+        name = f"sample-{population.sample_index:03d}"
+        weights = population.log_w.exp().tolist()
+        sheet = pictures.sheet([image.pixels for image in population.samples], weights)
         pictures.write(self._folder / f"{name}-population.png", png(sheet, self._run))
-        for row in output.rows(weighted, self._which, self._run):
-            del row["template"], row["text"], row["spelled_prompt"], row["continuation"]
+        for row in output.rows(population, self._which, self._run):
             path = self._folder / f"{name}-particle-{row['particle']}.png"
-            row = {"file": None if weighted.dead else path.name, **row}
-            if not weighted.dead:
-                pictures.write(path, png(population.images[row["particle"]].pixels, row))
+            row = {"file": None if population.dead else path.name, **row}
+            if not population.dead:
+                pictures.write(path, png(population.samples[row["particle"]].pixels, row))
                 print(path, file=self._stdout, flush=True)
             self._rows.append(json.dumps(row, allow_nan=False) + "\n")
         for trace in self._traces:
-            trace.add(weighted)
+            trace.add(population)
 
     def _prepare(self) -> None:
         """Make the folder; what an earlier run left in it goes, so that no file is of another run than its neighbours."""

@@ -31,7 +31,7 @@ def chosen(population: Population, which: Return) -> list[int]:
     if population.dead:
         return []
     if which == "all":
-        return list(range(len(population.texts)))
+        return list(range(len(population.samples)))
     return [population.best() if which == "best" else population.draw()]
 
 
@@ -49,14 +49,10 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
     """
 
     def row(index: int | None) -> dict[str, Any]:
-        text = None if index is None else population.texts[index]
         values = [-math.inf] * len(population.names) if index is None else population.values[index].tolist()
         return {
             "prompt": population.prompt,
-            "template": population.template,
-            "text": None if text is None else str(text),
-            "spelled_prompt": population.texts[0].prompt if text is None else text.prompt,
-            "continuation": None if text is None else text.continuation,
+            **_said(population, index),
             "reward": None if index is None else number(population.rewards[index].item()),
             "rewards": dict(zip(population.names, map(number, values), strict=True)),
             "log_weight": None if index is None else number(population.log_w[index].item()),
@@ -69,6 +65,21 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
         }
 
     return [row(None)] if population.dead else [row(index) for index in chosen(population, which)]
+
+
+def _said(population: Population, index: int | None) -> dict[str, Any]:
+    """What a row has of a text, and not of an image."""
+    from fktext.text import Text
+
+    if not isinstance(population.samples[0], Text):
+        return {}
+    text = None if index is None else population.texts[index]
+    return {
+        "template": population.template,
+        "text": None if text is None else str(text),
+        "spelled_prompt": population.texts[0].prompt if text is None else text.prompt,
+        "continuation": None if text is None else text.continuation,
+    }
 
 
 def the_dead(number: int, of: int, noun: str = "text") -> FktextError:

@@ -11,7 +11,6 @@ import torch
 from fktext_evals.statistics import Interval, mean_interval, share_interval
 
 if TYPE_CHECKING:
-    from fktext.images.generate import ImagePopulation
     from fktext.runs import Population
 
 
@@ -33,9 +32,9 @@ class ImageJudge:
         """Whether shares of hits are compared."""
         return bool(getattr(self.reward, "log_probability", False))
 
-    def values(self, population: ImagePopulation) -> torch.Tensor:
+    def values(self, population: Population) -> torch.Tensor:
         """(N,) what it says of each image; of a hit 1, of another 0, where shares are compared."""
-        values = torch.as_tensor(self.reward.score(population.images)).double()
+        values = torch.as_tensor(self.reward.score(population.samples)).double()
         return (values.exp() > 0.5).double() if self.shares else values
 
 
@@ -57,7 +56,7 @@ class Verdict:
 
 
 def compare(
-    found: Mapping[str, Sequence[ImagePopulation]], judge: ImageJudge, returned: Callable[[Population], Sequence[int]]
+    found: Mapping[str, Sequence[Population]], judge: ImageJudge, returned: Callable[[Population], Sequence[int]]
 ) -> list[Verdict]:
     """Judge the populations of each method, and those of best-of-n, unweighted, as what nobody steered.
 
@@ -66,7 +65,7 @@ def compare(
         judge: not a reward that has steered.
         returned: which particles of a population are returned.
     """
-    judged = {method: [(each.weighted, judge.values(each)) for each in populations] for method, populations in found.items()}
+    judged = {method: [(each, judge.values(each)) for each in populations] for method, populations in found.items()}
     verdicts = [_base([values for _, values in judged["best-of-n"]], judge.shares)]
     for method, populations in judged.items():
         by_weight = [float((each.log_w.double().softmax(0) * values).sum()) for each, values in populations]

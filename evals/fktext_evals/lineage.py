@@ -36,7 +36,7 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
     from fktext.smc import normalize
 
     steps = population.steps
-    guesses = population.guesses or [()] * (len(steps) - 1) + [population.texts]
+    guesses = population.guesses or [()] * (len(steps) - 1) + [tuple(population.samples)]
     return {
         "k": [step.k for step in steps],
         "ess": [round(float(step.ess), 3) for step in steps],
@@ -44,9 +44,16 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
         "ancestors": [step.ancestors.tolist() for step in steps],
         "rewards": [[_number(value) for value in step.reward.tolist()] for step in steps],
         "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
-        "texts": [[_cut(text.continuation, width) for text in texts] for texts in guesses],
+        "texts": [[_cut(label(sample, place), width) for place, sample in enumerate(samples)] for samples in guesses],
         "chosen": chosen,
     }
+
+
+def label(sample: Any, place: int) -> str:
+    """What stands for a sample where it is listed: a text without its prompt; of an image the particle's place."""
+    from fktext.text import Text
+
+    return sample.continuation if isinstance(sample, Text) else f"particle-{place}"
 
 
 def roots(ancestors: Sequence[Sequence[int]]) -> list[int]:

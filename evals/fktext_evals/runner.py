@@ -21,7 +21,6 @@ from fktext_evals.results import Key, Results, Row, RowFile, to_json
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.images.generate import ImagePopulation
     from fktext.plugins.registry import Registry
     from fktext.rewards import Scorer
     from fktext.settings import TextRun
@@ -317,23 +316,18 @@ class _Work(ABC):
     batch_size: int | None
 
     @abstractmethod
-    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Any]:
+    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
         """All populations of a method and seed but those to skip, by prompt index and sample, with how far it is."""
 
     @abstractmethod
-    def population(self, item: Any) -> Population:
-        """Of an item of `generate` its weights and lineage."""
+    def returned(self, method: Method, seed: int, item: Population) -> _Returned:
+        """What is returned of a population that is not dead."""
 
-    @abstractmethod
-    def returned(self, method: Method, seed: int, item: Any) -> _Returned:
-        """Of an item of `generate` what is returned, where it is not dead."""
-
-    def rows(self, method: Method, seed: int, items: Sequence[Any]) -> list[Row]:
+    def rows(self, method: Method, seed: int, populations: Sequence[Population]) -> list[Row]:
         """What was generated in one batch, judged."""
-        populations = [self.population(item) for item in items]
-        found = [
-            self.returned(method, seed, item) for item, population in zip(items, populations, strict=True) if not population.dead
-        ]
+        from fktext.text import Text
+
+        found = [self.returned(method, seed, population) for population in populations if not population.dead]
         judged, places = [each.judged for each in found], {_who(each.population): each.place for each in found}
         where = self._where(method, seed, populations)
         rewards = self._rewards(found, where)
@@ -341,7 +335,7 @@ class _Work(ABC):
         said = {
             _who(each.population): {
                 "text": each.text,
-                "spelled_prompt": each.population.texts[each.place].prompt,
+                "spelled_prompt": each.sample.prompt if isinstance(each.sample, Text) else "",
                 "continuation": each.continuation,
                 "reward": to_json(reward),
                 "judges": self._verdict(verdict, each.judged, self._where(method, seed, [each.population])),
@@ -420,10 +414,6 @@ class _Texts(_Work):
         guesses = self._keeps_lineage(seed, 0)
         return generate(self.model, terms, self.suite.prompts, settings, batch_size=self.batch_size, skip=skip, guesses=guesses)
 
-    def population(self, item: Population) -> Population:
-        """See `_Work`."""
-        return item
-
     def returned(self, method: Method, seed: int, item: Population) -> _Returned:
         """See `_Work`."""
         place = item.best() if method.returns == "best" else item.draw()
@@ -450,7 +440,7 @@ class _Images(_Work):
     options: dict[str, Any]
     folder: Path
 
-    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | ImagePopulation]:
+    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
         """See `_Work`."""
         from fktext.images.generate import generate
 
@@ -458,27 +448,22 @@ class _Images(_Work):
         terms = () if settings.method == "base" else self.rewards.terms
         return generate(self.pipeline, terms, self.suite.prompts, settings, batch_size=self.batch_size, skip=skip, **self.options)
 
-    def population(self, item: ImagePopulation) -> Population:
-        """See `_Work`."""
-        return item.weighted
-
-    def returned(self, method: Method, seed: int, item: ImagePopulation) -> _Returned:
+    def returned(self, method: Method, seed: int, item: Population) -> _Returned:
         """See `_Work`; the file is there before the row."""
         from fktext.images.pictures import png
 
-        weighted = item.weighted
-        place = weighted.best() if method.returns == "best" else weighted.draw()
-        image = item.images[place]
-        who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": weighted.prompt_index}
-        name = "-".join(map(str, [*who.values(), weighted.sample_index])) + ".png"
+        place = item.best() if method.returns == "best" else item.draw()
+        image = item.samples[place]
+        who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": item.prompt_index}
+        name = "-".join(map(str, [*who.values(), item.sample_index])) + ".png"
         path = self.folder / "images" / name
         try:
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(png(image.pixels, {"suite": self.suite.name, **who, "sample": weighted.sample_index}))
+            path.write_bytes(png(image.pixels, {"suite": self.suite.name, **who, "sample": item.sample_index}))
         except OSError as error:
             raise results.RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
         said = f"images/{name}"
-        return _Returned(weighted, place, image, image, said, said)
+        return _Returned(item, place, image, image, said, said)
 
 
 def _who(population: Population) -> tuple[int, int]:

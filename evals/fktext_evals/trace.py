@@ -32,15 +32,22 @@ def population(found: Population, chosen: int | None) -> dict[str, Any]:
         "log_z": _number(found.log_z),
         "particles": [
             {
-                "text": str(text),
-                "continuation": text.continuation,
+                "text": str(sample) if isinstance(sample, str) else lineage.label(sample, place),
+                "continuation": lineage.label(sample, place),
                 "reward": _number(reward),
                 "rewards": [_number(value) for value in values],
                 "weight": math.exp(log_w),
                 "ancestor": root,
             }
-            for text, reward, values, log_w, root in zip(
-                found.texts, found.rewards.tolist(), found.values.tolist(), found.log_w.tolist(), found.roots.tolist(), strict=True
+            for place, (sample, reward, values, log_w, root) in enumerate(
+                zip(
+                    found.samples,
+                    found.rewards.tolist(),
+                    found.values.tolist(),
+                    found.log_w.tolist(),
+                    found.roots.tolist(),
+                    strict=True,
+                )
             )
         ],
         "lineage": lineage.of(found, chosen),

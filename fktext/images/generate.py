@@ -5,25 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from fktext.errors import UsageError
-from fktext.images.process import DiffusersProcess, Image
+from fktext.images.process import DiffusersProcess
 from fktext.rewards import Scorer, Weighted
 from fktext.runs import Batch, Member, Population, Progress, members, populations
 from fktext.settings import Run, Settings
 
 STEPS = 50
 _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
-
-
-@dataclass(frozen=True)
-class ImagePopulation:
-    """A population of images, and the same as its samples."""
-
-    images: list[Image]
-    weighted: Population
 
 
 def resolve(asked: Settings) -> Run:
@@ -65,7 +56,7 @@ def generate(
     skip: Container[tuple[int, int]] = (),
     guesses: bool = False,
     **options: Any,
-) -> Iterator[Progress | ImagePopulation]:
+) -> Iterator[Progress | Population]:
     """Generate `settings.samples` weighted populations of images for each prompt.
 
     Args:
@@ -110,5 +101,4 @@ def generate(
             f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
         )
 
-    for item in populations(batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large):
-        yield ImagePopulation(item.samples, item) if isinstance(item, Population) else item
+    yield from populations(batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large)

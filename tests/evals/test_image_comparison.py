@@ -23,7 +23,7 @@ class Says:
 
 
 def population(values: list[float], weights: list[float]) -> Any:
-    return SimpleNamespace(images=values, weighted=SimpleNamespace(log_w=torch.tensor(weights).log()))
+    return SimpleNamespace(samples=values, log_w=torch.tensor(weights).log())
 
 
 def heaviest(weighted: Any) -> list[int]:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from fktext.errors import UsageError
-from fktext.images.generate import ImagePopulation, call_options, generate
+from fktext.images.generate import call_options, generate
 from fktext.images.pipelines import SCHEDULERS
 from fktext.images.process import DiffusersProcess
 from fktext.rewards import Scorer, Weighted
+from fktext.runs import Population
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
@@ -214,7 +215,7 @@ def drawn(kind, name, steps=200):
     pipeline.set_progress_bar_config(disable=True)
     plain = Settings(particles=1, samples=16, steps=steps, x0_samples=1, method="base")
     found = generate(pipeline, [], [""], plain, batch_size=16, **call_options(pipeline))
-    return 2 * torch.stack([item.images[0].pixels for item in found if isinstance(item, ImagePopulation)]) - 1
+    return 2 * torch.stack([item.samples[0].pixels for item in found if isinstance(item, Population)]) - 1
 
 
 @pytest.mark.parametrize("kind", [diffusers.DDPMPipeline, diffusers.DDIMPipeline])
