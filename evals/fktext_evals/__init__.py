@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fktext_evals.report import as_csv, markdown
     from fktext_evals.results import Results, read
-    from fktext_evals.runner import run
+    from fktext_evals.runner import run, run_steps
     from fktext_evals.suite import Judge, Method, Suite, load
 
 _HOMES = {
     "report": ("as_csv", "markdown"),
     "results": ("Results", "read"),
-    "runner": ("run",),
+    "runner": ("run", "run_steps"),
     "suite": ("Judge", "Method", "Suite", "load"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["Judge", "Method", "Results", "Suite", "as_csv", "load", "markdown", "read", "run"]
+__all__ = ["Judge", "Method", "Results", "Suite", "as_csv", "load", "markdown", "read", "run", "run_steps"]
 
 
 def __getattr__(name: str) -> object:
