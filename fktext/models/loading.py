@@ -16,7 +16,8 @@ from fktext.models.config import SIMPLEX_FILES, defaults, no_weights, read_setti
 from fktext.models.find import locate, plugin_entry
 from fktext.models.tokenizer import load_tokenizer
 from fktext.models.words import Words
-from fktext.texts.model import BLOCK, SimplexModel, TextModel
+from fktext.simplex.model import BLOCK, SimplexModel
+from fktext.texts.model import TextModel
 
 if TYPE_CHECKING:
     import torch

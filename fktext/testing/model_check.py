@@ -17,10 +17,11 @@ from fktext.errors import FktextError
 from fktext.masked.denoiser import Denoiser
 from fktext.rewards import Weighted
 from fktext.settings import Settings, TextRun
+from fktext.simplex.model import SimplexModel
 from fktext.smc.noise import Noise, population_key
 from fktext.testing.selftest import Row
 from fktext.texts.generate import Population, generate
-from fktext.texts.model import SimplexModel, TextModel
+from fktext.texts.model import TextModel
 
 ROWS, LENGTH, STEPS = 4, 16, 8  # enough to see a mistake, and few enough for a model of eight billion parameters
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # share of the largest logit

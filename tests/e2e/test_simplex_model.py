@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fktext import Population, RewardContext, Settings, embedded, load, load_plugins
+from fktext.simplex.model import SimplexModel
 from fktext.texts.generate import generate
-from fktext.texts.model import SimplexModel
 
 NAME = "tiny-ssdlm"
 PROMPTS = ["The movie", "My brother", "You are"]

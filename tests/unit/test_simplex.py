@@ -17,6 +17,7 @@ from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.simplex import process as simplex
 from fktext.simplex.guidance import ClassifierGuidance
+from fktext.simplex.model import SimplexModel
 from fktext.simplex.process import SimplexDiffusion, alpha_bar
 from fktext.simplex.projections import PROJECTIONS, K
 from fktext.simplex.ssdlm import SimplexLM
@@ -27,7 +28,6 @@ from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.text import Text
 from fktext.texts.generate import Population, generate
-from fktext.texts.model import SimplexModel
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"
 KEYS = [population_key(0, name) for name in "abc"]
