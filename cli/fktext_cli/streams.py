@@ -32,7 +32,7 @@ class _Lasting(io.TextIOWrapper):
     @classmethod
     def of(cls, stream: TextIO) -> _Lasting:
         """Another way to where a stream leads."""
-        file = os.fdopen(os.dup(stream.fileno()), "wb")
+        file = open(os.dup(stream.fileno()), "wb", closefd=False)  # noqa: SIM115  it ends with the program
         return cls(file, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering))
 
     def close(self) -> None:
