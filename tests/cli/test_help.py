@@ -47,7 +47,7 @@ finally:
             return
         least.append(seconds_of(empty)[0])
     # On a machine so busy that CPU seconds are long ones, an application without any code of ours is the measure.
-    assert min(seconds) < 1.4 * min(least)
+    assert min(seconds) < 1.6 * min(least)
 
 
 @pytest.mark.parametrize(
