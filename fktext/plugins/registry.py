@@ -268,10 +268,25 @@ class Registry:
         raise error
 
     def parse(self, text: str) -> Spec:
-        """`NAME[:option=value,...][=weight]` -> Spec; grammar in `fktext.plugins.specs`."""
-        distributions = {normal(plugin.distribution) for plugin in self.plugins}
+        """Read `NAME[:option=value,...][=weight]`, see `fktext.plugins.specs`.
+
+        Raises:
+            UsageError: it cannot be read, or has a distribution in the place of a reward.
+        """
+        spec = parse_spec(text)
         rewards = {entry.name for entry in self.rewards.values()}
-        return parse_spec(text, lambda name: normal(name) in distributions and name not in rewards)
+        rewards.update(name for plugin in self.plugins if plugin.broken for name in (plugin.name, *plugin.rewards))
+        if (
+            spec.options
+            and spec.name not in rewards
+            and normal(spec.name) in {normal(plugin.distribution) for plugin in self.plugins}
+        ):
+            reward = f"{spec.name}:{spec.options[0][0]}"
+            raise UsageError(
+                f"cannot read reward {text!r}: {spec.name!r} is a distribution; "
+                f"write {reward}, {reward}:option=value or, with a weight, {reward}:=2"
+            )
+        return spec
 
     def create(self, spec: str | Spec, context: RewardContext | None = None, modality: Modality = "text") -> Weighted:
         """Build a reward.

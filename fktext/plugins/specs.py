@@ -2,9 +2,9 @@
 
 The grammar, in EBNF::
 
-    spec    = name [ ":" options ] [ "=" weight ]
-    name    = [ distribution ":" ] reward
-    options = [ option { "," option } ]
+    spec    = reward [ ":" options ] [ "=" weight ]
+            | distribution ":" reward [ ":" options [ "=" weight ] | ":=" weight ]
+    options = option { "," option }
     option  = key "=" value
     value   = bare | '"' { any character but '"', or '""' for one '"' } '"'
     bare    = one or more characters other than '"' "," "="            (":" is allowed)
@@ -13,15 +13,14 @@ The grammar, in EBNF::
     weight  = a finite number, not 0
 
 A value with a comma, an equals sign or a double quote in it (or an empty one) is written in double quotes: `model="a=b,c"`.
-There is one ambiguity: in `a:b=c`, `a` may be a reward with an option `b`, or a distribution with a reward `b` of weight `c`. It
-is the first, unless `a` is the name of an installed distribution and of no reward. `a:b:=c` always means the second.
+Every spec reads in one way, whatever is installed: `a:b=2` gives the reward `a` an option `b`, and `a:b:=2` gives the reward `b`
+of the distribution `a` a weight.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fktext.errors import UsageError
@@ -60,7 +59,7 @@ class Spec:
     def __str__(self) -> str:
         if self.weight == 1.0:
             return self.label
-        # `dist:reward=2` could be read as an option; the empty option list keeps the two apart.
+        # `dist:reward=2` would be an option
         gap = ":" if ":" in self.name and not self.options else ""
         return f"{self.label}{gap}={self.weight!r}"
 
@@ -69,12 +68,11 @@ def _quote(value: str) -> str:
     return value if _BARE.fullmatch(value) else '"' + value.replace('"', '""') + '"'
 
 
-def parse_spec(text: str, is_distribution: Callable[[str], bool] = lambda name: False) -> Spec:
+def parse_spec(text: str) -> Spec:
     """Read one reward as the command line writes it; the module's docstring has the grammar.
 
     Args:
         text: such as `cola=0.5` or `toxicity:target=nontoxic=2`.
-        is_distribution: tells whether the first part of `a:b=c` names a distribution (and no reward).
 
     Raises:
         UsageError: the text does not follow the grammar; says at which character and what was expected there.
@@ -90,18 +88,19 @@ def parse_spec(text: str, is_distribution: Callable[[str], bool] = lambda name: 
 
     if not (found := NAME.match(text)):
         raise fail(0, "a reward name")
-    name, at = found[0], found.end()
+    name, at, hint = found[0], found.end(), ""
     if second := NAME.match(text, at + 1) if text[at : at + 1] == ":" else None:
-        follows = text[second.end() : second.end() + 1]
-        if follows in ("", ":") or (follows == "=" and is_distribution(name)):
+        if text[second.end() : second.end() + 1] in ("", ":"):
             name, at = f"{name}:{second[0]}", second.end()
+        else:
+            hint = f" (a weight of the reward {second[0]!r} of {name!r} is written {name}:{second[0]}:=2)"
 
     options: list[tuple[str, str]] = []
     if text[at : at + 1] == ":":
         at += 1
-        while text[at : at + 1] != "=" or options:
+        while text[at : at + 1] != "=" or options or ":" not in name:
             if not (key := _KEY.match(text, at)):
-                raise fail(at, "option=value")
+                raise fail(at, f"option=value{hint if not options else ''}")
             value = _QUOTED.match(text, key.end()) or _BARE.match(text, key.end())
             if not value:
                 raise fail(key.end(), f'a value of option {key[1]!r} (an empty one is written "")')

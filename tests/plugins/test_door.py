@@ -137,7 +137,7 @@ def test_a_reward_of_a_broken_plugin_gives_the_stored_error(fake_dist: Make) -> 
         with pytest.raises(PluginError, match="No module named 'not_there_at_all'") as caught:
             registry.create(name)
         assert isinstance(caught.value.__cause__, ModuleNotFoundError)
-    for name in ("early", "early=2", "fk-boom:early", "fk-boom:early=2"):
+    for name in ("early", "early=2", "fk-boom:early", "fk-boom:early:=2"):
         with pytest.raises(PluginError, match="RuntimeError: boom"):
             registry.create(name)
     with pytest.raises(UsageError, match=r"unknown reward 'other'.*Broken.*fk-absent:fluency.*fk-boom:boom"):
@@ -338,8 +338,11 @@ def test_a_clash_of_two_strangers_is_refused_by_its_bare_name(fake_dist: Make) -
     registry = load_plugins()
     assert status(registry) == {"fk-one": "conflict", "fk-two": "conflict"}
     assert sorted(registry.rewards) == ["fk-one:cola", "fk-two:cola", "only"]
-    assert registry.create("fk-two:cola=2").weight == 2.0
-    assert registry.create("fk-two:cola:=2").name == "fk-two:cola"
+    term = registry.create("fk-two:cola:=2")
+    assert (term.name, term.weight) == ("fk-two:cola", 2.0)
+    for spec in ("fk-two:cola=2", "fk_two:cola=2,a=b"):
+        with pytest.raises(UsageError, match=r"'fk.two' is a distribution; write fk.two:cola, .* with a weight, fk.two:cola:=2$"):
+            registry.create(spec)
     assert registry.resolve("fk_one:cola").distribution == "fk-one"
     with pytest.raises(UsageError, match="write fk-one:cola or fk-two:cola"):
         registry.create("cola")
@@ -355,6 +358,12 @@ def test_a_stranger_never_shadows_a_built_in(fake_dist: Make) -> None:
     assert registry.resolve("fktext:toxicity").distribution == "fktext"
     assert registry.resolve("aaa:toxicity").distribution == "aaa"
     assert list(registry.rewards) == ["toxicity", "aaa:toxicity"]
+
+
+def test_a_broken_reward_named_like_its_distribution_gives_the_stored_error(fake_dist: Make) -> None:
+    fake_dist("early", "import not_there_at_all", point="early")
+    with pytest.raises(PluginError, match="No module named 'not_there_at_all'"):
+        load_plugins().create("early:words=2")
 
 
 def test_a_distribution_named_like_a_built_in_reward_does_not_take_its_options(fake_dist: Make) -> None:
