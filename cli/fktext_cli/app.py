@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import bench, evals, generate, image, models, plugin, plugins, rewards, score, selftest
+from fktext_cli import bench, eval, generate, image, models, plugin, plugins, rewards, score, selftest
 from fktext_cli.output import silence
 from fktext_cli.streams import protect, visible
 
@@ -109,7 +109,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(plugins.app, name="plugins")
 app.command("selftest")(selftest.selftest)
 app.command("bench")(bench.bench)
-app.add_typer(evals.app, name="eval")
+app.add_typer(eval.app, name="eval")
 app.add_typer(plugin.app, name="plugin")
 
 
