@@ -65,8 +65,8 @@ class ClassReward:
 
     @property
     def digest(self) -> str | None:
-        """See `fktext_plugins.provenance.weights_digest`."""
-        from fktext_plugins.provenance import weights_digest
+        """See `fktext.files.provenance.weights_digest`."""
+        from fktext.files.provenance import weights_digest
 
         return weights_digest(_path(self.model) if _path(self.model).is_dir() else self.model, self.revision)
 

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.files.pretrained import quiet
+from fktext.files.provenance import hub_revision
 from fktext.rewards import RewardContext
 from fktext.text import well_formed
-from fktext_plugins.provenance import hub_revision
 
 TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive", "offensive")
 

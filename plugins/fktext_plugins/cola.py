@@ -57,8 +57,8 @@ class Acceptability:
 
     @property
     def digest(self) -> str | None:
-        """See `fktext_plugins.provenance.weights_digest`."""
-        from fktext_plugins.provenance import weights_digest
+        """See `fktext.files.provenance.weights_digest`."""
+        from fktext.files.provenance import weights_digest
 
         return weights_digest(_path(self.model), self.revision)
 

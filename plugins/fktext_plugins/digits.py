@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fktext.batches import Batches
 from fktext.embedded import path as embedded_path
 from fktext.errors import RewardError
+from fktext.files.provenance import weights_digest
 from fktext.rewards import RewardContext
-from fktext_plugins.provenance import weights_digest
 
 SIZE = 8
 CLASSES = 10

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError
 from fktext.files.pretrained import quiet
+from fktext.files.provenance import weights_digest
 from fktext.rewards import RewardContext
 from fktext_plugins.classifiers import cannot_load
 from fktext_plugins.images import three_channels
-from fktext_plugins.provenance import weights_digest
 
 MODEL = "THUDM/ImageReward"
 FILE = "ImageReward.pt"

@@ -16,10 +16,10 @@ from torch import Tensor
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError, UsageError
 from fktext.files.pretrained import quiet
+from fktext.files.provenance import hub_revision, weights_digest
 from fktext.rewards import RewardContext
 from fktext_plugins.classes import label_index
 from fktext_plugins.classifiers import cannot_load
-from fktext_plugins.provenance import hub_revision, weights_digest
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
 PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

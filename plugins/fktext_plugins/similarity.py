@@ -39,14 +39,14 @@ class Similarity:
     @property
     def revision(self) -> str | None:
         """The commit of a model of the hub."""
-        from fktext_plugins.provenance import hub_revision
+        from fktext.files.provenance import hub_revision
 
         return None if isinstance(self.weights, Path) else hub_revision(self.weights)
 
     @property
     def digest(self) -> str | None:
-        """See `fktext_plugins.provenance.weights_digest`."""
-        from fktext_plugins.provenance import weights_digest
+        """See `fktext.files.provenance.weights_digest`."""
+        from fktext.files.provenance import weights_digest
 
         return weights_digest(self.weights, self.revision)
 

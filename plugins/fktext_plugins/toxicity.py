@@ -58,8 +58,8 @@ class Toxicity:
 
     @property
     def digest(self) -> str | None:
-        """See `fktext_plugins.provenance.weights_digest`."""
-        from fktext_plugins.provenance import weights_digest
+        """See `fktext.files.provenance.weights_digest`."""
+        from fktext.files.provenance import weights_digest
 
         if self.model in RELEASED:
             from fktext_plugins.classifiers import released_file

@@ -13,11 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
+from fktext.files.provenance import weights_digest
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext
 from fktext.text import Text
 from fktext_plugins.classes import EMBEDDED, ClassReward
-from fktext_plugins.provenance import weights_digest
 
 OFFLINE = RewardContext(offline=True, batch_size=2)
 SENTIMENTS = ["negative", "neutral", "positive"]
