@@ -43,6 +43,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
+def shorten(text: str, most: int = 40) -> str:
+    """Cut a text to what a message has room for; dots say that it goes on.
+
+    Example:
+        >>> shorten("a long story", 6)
+        'a long...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody registered, with the nearest known names.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from fktext.errors import UsageError, unknown_name
+from fktext.errors import UsageError, shorten, unknown_name
 from fktext.text import Tokens, vocabulary_digest
 from fktext.texts.templates import Template
 
@@ -284,7 +284,7 @@ class TextModel:
         room = length - len(start.ids) - len(closing)
         if room < 1:
             raise UsageError(
-                f"prompt {_short(start.prompt)} leaves no room for a new token: it takes {len(start.ids)} tokens of model "
+                f"prompt {shorten(start.prompt)!r} leaves no room for a new token: it takes {len(start.ids)} tokens of model "
                 f"{self.name!r}"
                 f"{' and the closing token one more' if closing else ''}, the length is {length}"
             )
@@ -339,7 +339,7 @@ class TextModel:
 
     def _start(self, prompt: str) -> list[int]:
         """BOS and the prompt's tokens."""
-        return ([] if self.bos_id is None else [self.bos_id]) + self._ids(prompt, f"prompt {_short(prompt)}")
+        return ([] if self.bos_id is None else [self.bos_id]) + self._ids(prompt, f"prompt {shorten(prompt)!r}")
 
     def _ids(self, text: str, where: str) -> list[int]:
         """The tokens of a text; an error calls it `where`."""
@@ -357,7 +357,7 @@ class TextModel:
 
     def _infilling(self, template: Template) -> tuple[list[int], list[int]]:
         """BOS and the tokens of a template, masks in its gaps; and the places of masks that have to begin a word."""
-        where = f"template {_short(template.source)}"
+        where = f"template {shorten(template.source)!r}"
         size, most = (self.bos_id is not None) + (self.closing_id is not None), self.denoiser.max_length
         ids: list[int] = [] if self.bos_id is None else [self.bos_id]
         begins = []
@@ -417,7 +417,3 @@ class TextModel:
 
         tokens = (self.tokenizer.id_to_token(index) for index in range(self.denoiser.vocab_size))
         return torch.tensor([token is None or not token.startswith(_SPACES) for token in tokens])
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from fktext.errors import UsageError
+from fktext.errors import UsageError, shorten
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([1-9][0-9]{0,8})\}|[{}]")
 
@@ -31,7 +31,7 @@ class Template:
 
     def __post_init__(self) -> None:
         if not any(isinstance(part, int) for part in self.parts):
-            raise UsageError(f"template {_short(self.source)} has no gap, such as {{3}} for three tokens")
+            raise UsageError(f"template {shorten(self.source)!r} has no gap, such as {{3}} for three tokens")
 
     @cached_property
     def parts(self) -> tuple[str | int, ...]:
@@ -59,13 +59,9 @@ class Template:
                 yield found[0][0]
             else:
                 raise UsageError(
-                    f"template {_short(self.source)} has a stray {found[0]!r} at character {found.start() + 1} "
+                    f"template {shorten(self.source)!r} has a stray {found[0]!r} at character {found.start() + 1} "
                     f"({self.source[found.start() : found.start() + 12]!r}): a gap is {{n}} with n tokens from 1 on, a brace is "
                     "{{ or }}"
                 )
         if end < len(self.source):
             yield self.source[end:]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")
