@@ -6,22 +6,48 @@ Exit codes: 0 done, 1 it failed, 2 the request is wrong, 130 interrupted. Result
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import fktext
 from fktext.errors import FktextError
-from fktext_cli import bench, eval, generate, image, models, plugin, plugins, rewards, score, selftest
-from fktext_cli.output import silence
-from fktext_cli.streams import protect, visible
+from fktext_cli.streams import protect, silence, visible
+
+# A command is the `app` of the file of its name, which is imported when it is asked for. Its help begins with the same words.
+COMMANDS = {
+    "generate": "Generate texts that score high.",
+    "score": "Score texts that exist, to look at a reward before steering by it.",
+    "image": "Steer diffusers pipelines of images.",
+    "eval": "Compare steering methods on suites of prompts, judged, with intervals.",
+    "rewards": "List the rewards and their options, those of images marked, or `show` one of them.",
+    "models": "List, describe, check and fetch models.",
+    "plugins": "List the installed plugins, the broken ones too.",
+    "plugin": "Start a package with a reward of your own.",
+    "selftest": "Check on this machine that the sampler aims at the exact law.",
+    "bench": "Time this sampler against two dense ones.",
+}
 
 
 class Commands(TyperGroup):
-    """A group that turns every failure into one line on stderr and an exit code; FKTEXT_DEBUG=1 shows the traceback."""
+    """A group that imports a command when it is asked for, and turns every failure into a line on stderr and an exit code.
+
+    FKTEXT_DEBUG=1 shows the traceback.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        named = {name: TyperCommand(name, help=about) for name, about in COMMANDS.items()}
+        super().__init__(**{**options, "commands": named})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Put the command itself in the place of its name."""
+        if (name := args[0]) in COMMANDS:
+            self.commands[name] = typer.main.get_command(importlib.import_module(f"fktext_cli.{name}").app)
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command and exit."""
@@ -99,18 +125,6 @@ def root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
-
-
-app.command("generate")(generate.generate)
-app.add_typer(image.app, name="image")
-app.command("score")(score.score)
-app.add_typer(rewards.app, name="rewards")
-app.add_typer(models.app, name="models")
-app.add_typer(plugins.app, name="plugins")
-app.command("selftest")(selftest.selftest)
-app.command("bench")(bench.bench)
-app.add_typer(eval.app, name="eval")
-app.add_typer(plugin.app, name="plugin")
 
 
 def main() -> None:

@@ -21,7 +21,10 @@ from fktext_cli.options import (
     use_threads,
 )
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A masked model: an embedded one, a folder, an alias or a hub id.")

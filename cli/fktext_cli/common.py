@@ -26,6 +26,19 @@ Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
+def group(about: str) -> typer.Typer:
+    """Make a command that has commands of its own; without one of them it prints its help, with exit code 2."""
+    app = typer.Typer(add_completion=False, invoke_without_command=True, help=about)
+
+    @app.callback()
+    def root(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+
+    return app
+
+
 def asked(values: Mapping[str, Any], **more: Any) -> Settings:
     """The settings among a command's own values, each by its name, and some that it has no option for.
 

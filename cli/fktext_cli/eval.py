@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.common import go_offline, load_registry, parse_batch_size, resolve_device
+from fktext_cli.common import go_offline, group, load_registry, parse_batch_size, resolve_device
 from fktext_cli.options import Threads, Verbose, use_threads
 from fktext_cli.output import the_dead
 from fktext_cli.streams import visible
@@ -22,17 +22,9 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:
     from fktext_evals import Results
 
-app = typer.Typer(invoke_without_command=True)
+app = group("Compare steering methods on suites of prompts, judged, with intervals.")
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from `fktext eval ls`, or a .toml file.")]
-
-
-@app.callback()
-def root(context: typer.Context) -> None:
-    """Compare steering methods on suites of prompts, judged, with intervals."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
 
 
 @app.command()

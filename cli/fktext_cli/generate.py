@@ -54,6 +54,10 @@ if TYPE_CHECKING:  # these import torch
     from fktext.texts.model import TextModel
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def generate(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="Texts to continue; none for texts from scratch.")

@@ -15,7 +15,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli import output, tracing
-from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, provenance, resolve_device, steering
+from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, group, provenance, resolve_device, steering
 from fktext_cli.options import (
     MOST_BATCH,
     MOST_PIXELS,
@@ -48,12 +48,7 @@ if TYPE_CHECKING:  # these import torch
     from fktext_evals.image_comparison import ImageJudge
 
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
-app = typer.Typer(no_args_is_help=True, help="Steer diffusers pipelines of images.")
-
-
-@app.callback()
-def root() -> None:
-    """Steer diffusers pipelines of images."""
+app = group("Steer diffusers pipelines of images.")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from fktext.errors import UsageError
 from fktext_cli.common import Form, Json, load_registry, print_table, resolve_device
 from fktext_cli.streams import visible
 
-app = typer.Typer(invoke_without_command=True, help="List, describe, check and fetch models.")
+app = typer.Typer(add_completion=False, invoke_without_command=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a folder, a .ckpt file or a hub id.", show_default=False)]
 Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")]
@@ -23,7 +23,7 @@ Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", hel
 
 @app.callback()
 def models(context: typer.Context, form: Form = "text") -> None:
-    """List the models by name; or describe, check or fetch one."""
+    """List, describe, check and fetch models."""
     if context.invoked_subcommand is None:
         print_table(_rows(), form)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fktext.errors import FktextError, UsageError
 from fktext.texts.templates import Template
+from fktext_cli.streams import silence
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.runs import Population
@@ -245,9 +245,3 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
                 return _difference(theirs[key], ours[key])
             return f"{key} {theirs.get(key)!r}, and this run has {ours[key]!r}"
     raise AssertionError("equal")
-
-
-def silence(stream: TextIO) -> None:
-    """Point a stream at nothing, so that what it could not write is not tried again, with a complaint, at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

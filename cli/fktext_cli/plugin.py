@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from fktext.errors import FktextError, UsageError
-from fktext_cli.common import load_registry
+from fktext_cli.common import group, load_registry
 
-app = typer.Typer(invoke_without_command=True)
+app = group("Start a package with a reward of your own.")
 
 FILES = {
     "pyproject.toml": """[build-system]
@@ -112,14 +112,6 @@ def test_counts():
     assert create(RewardContext(), word="Lake").score(["the lake", "a lake, a lake lake", ""]) == [1, 2, 0]
 """,
 }
-
-
-@app.callback()
-def root(context: typer.Context) -> None:
-    """Start a package with a reward of your own."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
 
 
 @app.command()

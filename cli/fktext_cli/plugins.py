@@ -11,7 +11,7 @@ import typer
 
 from fktext_cli.common import Form, Json, print_table
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(add_completion=False, invoke_without_command=True)
 
 
 @app.callback()

@@ -17,7 +17,7 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.plugins.registry import Option, RewardEntry
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(add_completion=False, invoke_without_command=True)
 
 
 @app.callback()

@@ -34,6 +34,10 @@ class Line(NamedTuple):
     number: int
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt, .jsonl or .csv file, or - for standard input.")],
     reward: Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="Repeatable.")],

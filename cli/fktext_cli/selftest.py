@@ -13,7 +13,10 @@ import typer
 from fktext_cli.common import Form, resolve_device
 from fktext_cli.options import MOST_SAMPLES
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def selftest(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     populations: Annotated[

@@ -40,6 +40,12 @@ class _Lasting(io.TextIOWrapper):
         self.flush()
 
 
+def silence(stream: TextIO) -> None:
+    """Point a stream at nothing, so that what it could not write is not tried again, with a complaint, at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def visible(text: str) -> str:
     """The text with characters that a terminal would obey as escapes.
 

@@ -7,34 +7,52 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer
 from typer.models import OptionInfo
 from typer.testing import Result
 
+from fktext_cli.app import COMMANDS, app
 
-def seconds_of(program: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+
+def seconds_of(program: str, **more: str) -> tuple[float, subprocess.CompletedProcess[str]]:
     """CPU seconds of a Python program: the clock on the wall would count what else is running."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
+def every_command() -> Iterator[tuple[str, Any]]:
+    """Each command, and each group of commands, with what it is called after `fktext`."""
+
+    def below(name: str, group: Any) -> Iterator[tuple[str, Any]]:
+        context = typer.Context(group, info_name=name)
+        for each in group.list_commands(context):
+            _, command, _ = group.resolve_command(context, [each])
+            yield f"{name} {each}".strip(), command
+            if hasattr(command, "list_commands"):
+                yield from below(f"{name} {each}".strip(), command)
+
+    return below("", typer.main.get_command(app))
+
+
 def test_help_takes_less_than_300_ms_and_no_heavy_import() -> None:
     ours = """
 import sys
-from fktext_cli import app
+from fktext_cli.app import COMMANDS, app
 try:
     app(["--help"])
 finally:
-    print([name for name in ("torch", "transformers", "numpy", "pydantic") if name in sys.modules], file=sys.stderr)
+    heavy = ("torch", "transformers", "numpy", "pydantic", *(f"fktext_cli.{name}" for name in COMMANDS))
+    print([name for name in heavy if name in sys.modules], file=sys.stderr)
 """
     empty = "import typer\napp = typer.Typer()\napp.callback()(lambda: None)\napp.command('x')(lambda: None)\napp(['--help'])"
     seconds, least = [], []
@@ -47,18 +65,44 @@ finally:
             return
         least.append(seconds_of(empty)[0])
     # On a machine so busy that CPU seconds are long ones, an application without any code of ours is the measure.
-    assert min(seconds) < 1.6 * min(least)
+    assert min(seconds) < 1.4 * min(least)
+
+
+def test_every_command_has_help(call: Callable[..., Result]) -> None:
+    found = dict(every_command())
+    assert {*COMMANDS, "image generate", "rewards show", "plugin new", "eval run"} < set(found)
+    for name in found:
+        result = call(*name.split(), "--help")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert f"Usage: fktext {name} " in result.stdout
+
+
+@pytest.mark.parametrize(("name", "about"), COMMANDS.items())
+def test_the_list_of_commands_says_what_they_say_themselves(name: str, about: str) -> None:
+    assert (dict(every_command())[name].help or "").split("\n")[0] == about
+
+
+@pytest.mark.parametrize("command", ["", "image", "eval", "plugin"])
+def test_a_group_alone_is_help_and_a_usage_error(call: Callable[..., Result], command: str) -> None:
+    result = call(*command.split())
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert "Commands" in result.stdout
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["generate", "score", "rewards", "rewards show", "plugins", "plugins list", "plugin", "plugin new", "models", "selftest"],
+    ("line", "expected"),
+    [
+        ("fktext ", [*COMMANDS]),
+        ("fktext sel", ["selftest"]),
+        ("fktext models ", ["list", "show", "check", "pull"]),
+        ("fktext generate --part", ["--particles"]),
+        ("fktext image generate --method ", ["fk", "best-of-n", "base"]),
+    ],
 )
-def test_every_command_has_help(call: Callable[..., Result], command: str) -> None:
-    result = call(*command.split(), "--help")
-    assert result.exit_code == 0
-    assert result.stderr == ""
-    assert "Usage: fktext " + command in result.stdout
+def test_the_shell_completes(line: str, expected: list[str]) -> None:
+    environment = {"_FKTEXT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    _, done = seconds_of("import fktext_cli; fktext_cli.main()", **environment)
+    assert done.stdout.split() == expected
 
 
 def test_generate_names_every_option(call: Callable[..., Result]) -> None:
@@ -144,12 +188,6 @@ def test_settings_are_a_command_s_values_by_name() -> None:
 
 def test_version(call: Callable[..., Result]) -> None:
     assert call("--version").stdout == f"fktext {version('fktext')}\n"
-
-
-def test_nothing_is_help_and_a_usage_error(call: Callable[..., Result]) -> None:
-    result = call()
-    assert result.exit_code == 2
-    assert "Commands" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_stdout_is_clean_and_utf8_in_any_locale(start: Start, tiny: Path) -> Non
     assert "a reward may print" in err
 
 
-@pytest.mark.parametrize("module", ["typer", "fktext_cli.common"])
+@pytest.mark.parametrize("module", ["typer", "fktext_cli.streams", "fktext_cli.rewards"])
 def test_an_interrupt_while_it_starts_is_no_traceback(module: str) -> None:
     program = f"""
 import sys
@@ -113,7 +113,8 @@ from fktext_cli import main
 main()
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program, "rewards"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
