@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from fktext.errors import UsageError, unknown_name
-from fktext.smc import RESAMPLERS
-from fktext.smc.lookahead import PSEUDO_COUNT
-from fktext.smc.potentials import POTENTIALS
-from fktext.smc.schedules import At, Every, Schedule
-from fktext.smc.steer import Plan
+
+if TYPE_CHECKING:  # these import torch, which a command line that is only asked for its help can do without
+    from fktext.smc.schedules import Schedule
+    from fktext.smc.steer import Plan
 
 Method = Literal["fk", "best-of-n", "base"]
 Average = Literal["tilt", "reward"]
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
-CHOICES = {"potential": POTENTIALS, "resampler": RESAMPLERS, "method": get_args(Method), "x0_average": get_args(Average)}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "potential": ("difference", "max", "sum", "terminal"),  # of `fktext.smc.potentials`, and the next of `resamplers`
+    "resampler": ("multinomial", "systematic", "stratified", "residual", "ssp", "killing"),
+    "method": get_args(Method),
+    "x0_average": get_args(Average),
+}
 
 
 def _bounded(default: Any, least: float, most: float) -> Any:
@@ -67,7 +71,7 @@ class Settings:
     resampler: str = "systematic"
     x0_samples: int = _bounded(4, 1, 1000)
     x0_average: Average = "tilt"
-    pseudo_count: float = _bounded(PSEUDO_COUNT, 1e-9, 1000)
+    pseudo_count: float = _bounded(0.1, 1e-9, 1000)
     method: Method = "fk"
     # beyond these float32 logits, divided by it, overflow
     temperature: float | None = _bounded(None, 1e-30, 1e30)
@@ -130,6 +134,11 @@ class Run:
 
         Method "base" only measures its rewards, so its lambda is 0. With lambda 0 all weights are equal, and nothing resamples.
         """
+        from fktext.smc.potentials import POTENTIALS
+        from fktext.smc.resamplers import RESAMPLERS
+        from fktext.smc.schedules import At, Every
+        from fktext.smc.steer import Plan
+
         steered = self.method == "fk"
         lam = 0.0 if self.method == "base" else self.lam
         schedule: Schedule = Every(self.resample_every) if steered else At(())

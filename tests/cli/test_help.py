@@ -146,18 +146,26 @@ def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
     assert asdict(suite.methods[0].settings) == settings
 
 
-def test_the_choices_of_the_options_are_those_of_the_library() -> None:
-    from fktext.settings import Method, Settings
+def test_settings_name_what_the_engine_has() -> None:
+    from fktext.settings import CHOICES, Settings
     from fktext.smc import RESAMPLERS
+    from fktext.smc.lookahead import PSEUDO_COUNT
     from fktext.smc.potentials import POTENTIALS
-    from fktext_cli import generate
 
-    hints = get_type_hints(generate.generate)
-    library = get_type_hints(Settings)
-    assert set(get_args(hints["potential"])) == set(POTENTIALS)
-    assert set(get_args(hints["resampler"])) == set(RESAMPLERS)
-    assert get_args(hints["method"]) == get_args(Method)
-    assert get_args(hints["x0_average"]) == get_args(library["x0_average"])
+    assert CHOICES["potential"] == tuple(POTENTIALS)
+    assert CHOICES["resampler"] == tuple(RESAMPLERS)
+    assert Settings().pseudo_count == PSEUDO_COUNT
+
+
+def test_the_choices_of_the_options_are_those_of_the_library() -> None:
+    from fktext.settings import CHOICES
+    from fktext_cli import generate, image
+
+    for command in (generate, image):
+        hints = get_type_hints(command.generate)
+        found = {name: get_args(hint) for name, hint in hints.items() if name in CHOICES}
+        assert found == {name: known for name, known in CHOICES.items() if name in hints}
+        assert {"potential", "resampler", "method"} <= set(found)
 
 
 def test_the_bounds_of_the_options_are_those_of_the_library() -> None:
