@@ -40,7 +40,7 @@ class PopulationError(FktextError):
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, "" where it says nothing."""
-    return (str(error).splitlines() or [""])[0]
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def shorten(text: str, most: int = 40) -> str:

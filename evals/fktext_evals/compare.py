@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fktext.errors import UsageError
+from fktext.errors import UsageError, shorten
 from fktext_evals import report
 from fktext_evals.results import Results, key
 from fktext_evals.statistics import Interval
@@ -161,8 +161,7 @@ def _differ(ours: Results, theirs: Results) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(repr(value), 60)
 
 
 def _pairs(ours: Results, theirs: Results, method: str | None, against: str | None) -> Iterator[tuple[Method, Method]]:

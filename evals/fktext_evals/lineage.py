@@ -15,9 +15,10 @@ and `chosen`, the particle that was returned, null of a dead population.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fktext.files.writing import to_json
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.texts.generate import Population
@@ -42,7 +43,7 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
         "ess": [round(float(step.ess), 3) for step in steps],
         "resampled": [bool(step.resampled) for step in steps],
         "ancestors": [step.ancestors.tolist() for step in steps],
-        "rewards": [[_number(value) for value in step.reward.tolist()] for step in steps],
+        "rewards": [[to_json(round(value, 4)) for value in step.reward.tolist()] for step in steps],
         "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
         "texts": [[_cut(label(sample, place), width) for place, sample in enumerate(samples)] for samples in guesses],
         "chosen": chosen,
@@ -132,10 +133,6 @@ def check(lineage: Mapping[str, Any]) -> None:
             raise ValueError("the chosen particle is no particle")
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"it is no lineage: {error!r}") from error
-
-
-def _number(value: float) -> float | None:
-    return None if value == -math.inf else round(value, 4)
 
 
 def _cut(text: str, width: int | None) -> str:

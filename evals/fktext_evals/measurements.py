@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import datasets
 import evaluate
 
-from fktext.errors import ModelError, RewardError, UsageError, unknown_name
+from fktext.errors import ModelError, RewardError, UsageError, first_line, unknown_name
 from fktext.rewards import Reward, RewardContext, Scorer, Weighted
 from fktext.text import Text
 from fktext_evals import metrics
@@ -367,7 +367,7 @@ class Mauve(TextMeasurement):
             tokenizer = AutoTokenizer.from_pretrained(self.model, local_files_only=self.offline)
             model = AutoModel.from_pretrained(self.model, local_files_only=self.offline).to(self.device).eval()
         except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load the model {self.model!r} for MAUVE: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"cannot load the model {self.model!r} for MAUVE: {first_line(error)}") from error
         rows = []
         with torch.inference_mode():
             for text in texts:

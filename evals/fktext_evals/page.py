@@ -15,16 +15,16 @@ from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import fktext
+from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
 from fktext_evals import compute, report
 from fktext_evals import lineage as lineages
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
 from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
-from fktext_evals.results import Results, Row, RunError, from_json
+from fktext_evals.results import Results, Row, RunError
 from fktext_evals.statistics import Interval
 from fktext_evals.suite import Judge, Method
 from fktext_evals.tree import in_words, reward_range, tree
@@ -91,13 +91,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    aside = path.with_name(f".{path.name}-{uuid4().hex}")
     try:
-        try:
-            aside.write_bytes(text.encode("utf-8", "xmlcharrefreplace"))
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_whole(path, text.encode("utf-8", "xmlcharrefreplace"))
     except OSError as error:
         raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
@@ -335,7 +330,7 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
         "prompt": visible(asked),
         "which": which,
         "facts": [
-            ("log Ẑ", number(_value(item["log_z"]), 4)),
+            ("log Ẑ", number(from_json(item["log_z"]), 4)),
             ("weighings, resamplings", f"{len(lineage['k'])}, {sum(lineage['resampled'])}"),
             ("effective sample size at the end", f"{ess:.1f} of {particles}"),
             ("denoiser rows, reward calls", f"{item['denoiser_rows']:.0f}, {item['reward_calls']:.0f}"),
@@ -347,7 +342,7 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
                 "particle": place,
                 "chosen": place == lineage["chosen"],
                 "text": visible(row["continuation"]).strip(),
-                "rewards": [number(_value(value), 4) for value in row["rewards"]],
+                "rewards": [number(from_json(value), 4) for value in row["rewards"]],
                 "weight": f"{row['weight']:.3f}",
                 "ancestor": row["ancestor"],
             }
@@ -370,10 +365,6 @@ def _visible(character: str) -> str:
     if character in "\n\t":
         return character
     return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\u2421" if character == "\x7f" else "\ufffd"
-
-
-def _value(value: float | None) -> float:
-    return -math.inf if value is None else value
 
 
 def _sessions(folder: Path) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
+from fktext.files.writing import from_json
 from fktext_evals import compute, metrics
-from fktext_evals.results import Results, Row, from_json, key
+from fktext_evals.results import Results, Row, key
 from fktext_evals.statistics import Interval, mean_interval, share_interval
 from fktext_evals.suite import Judge, Method, Suite
 

@@ -21,9 +21,9 @@ from io import FileIO
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from fktext.errors import FktextError, UsageError
+from fktext.errors import FktextError, UsageError, shorten
+from fktext.files.writing import from_json, write_whole
 from fktext_evals.suite import Suite, parse
 
 if TYPE_CHECKING:
@@ -201,17 +201,11 @@ def create(folder: Path, run: Mapping[str, Any]) -> None:
         RunError: it cannot be written.
     """
     run = json.loads(json.dumps(run))
-    path, aside = folder / "run.json", folder / f".run-{uuid4().hex}"
+    path = folder / "run.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            # Written aside and then linked, so that of several processes that start together one wins, with a whole file.
-            try:
-                aside.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, path)
-            finally:
-                aside.unlink(missing_ok=True)
+            write_whole(path, json.dumps(run, indent=1).encode() + b"\n", replace=False)
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
@@ -237,8 +231,7 @@ def _difference(theirs: Any, ours: Any, where: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shorten(json.dumps(value), 80)
 
 
 def append_session(folder: Path, session: Mapping[str, Any]) -> None:
@@ -338,13 +331,3 @@ def _whole_lines(path: Path) -> tuple[list[Row], int]:
             raise RunError(f"{path}:{number} is damaged: {error}") from error
         good += len(line)
     return rows, good
-
-
-def to_json(value: float) -> float | None:
-    """A number as JSON has it: -inf, the only infinity there can be, as null."""
-    return None if value == -math.inf else value
-
-
-def from_json(value: float | None) -> float:
-    """The inverse of `to_json`."""
-    return -math.inf if value is None else value

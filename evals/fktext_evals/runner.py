@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import fktext
-from fktext.errors import RewardError, UsageError
+from fktext.errors import RewardError, UsageError, shorten
+from fktext.files.writing import to_json
 from fktext_evals import lineage, results
-from fktext_evals.results import Key, Results, Row, RowFile, to_json
+from fktext_evals.results import Key, Results, Row, RowFile
 from fktext_evals.suite import Method, Suite, load
 
 if TYPE_CHECKING:  # these import torch
@@ -393,7 +394,7 @@ class _Work(ABC):
             if judge.kind != "mean" and value > 0:
                 wanted = "a log-probability" if judge.kind == "share" else "a mean log-likelihood"
                 raise RewardError(
-                    f"judge {judge.name!r} ({judge.reward}) returned {value:g}{where} ({str(judged)[:40]!r}...). "
+                    f"judge {judge.name!r} ({judge.reward}) returned {value:g}{where} ({shorten(str(judged))!r}). "
                     f"A judge of kind {judge.kind!r} must give {wanted}, at most 0."
                 )
         return {judge.name: to_json(value) for judge, value in zip(self.suite.judges, values, strict=True)}

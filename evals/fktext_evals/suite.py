@@ -52,7 +52,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fktext.errors import UsageError, unknown_name
+from fktext.errors import UsageError, shorten, unknown_name
 from fktext.plugins.specs import parse_spec
 from fktext.texts.prompts import KEYS, read_prompts
 
@@ -465,8 +465,7 @@ def _expected(kind: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(repr(value), 60)
 
 
 def _path(name: str, registry: Registry | None = None) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fktext.files.writing import to_json
 from fktext_evals import lineage
 
 if TYPE_CHECKING:  # this imports torch
@@ -29,13 +30,13 @@ def population(found: Population, chosen: int | None) -> dict[str, Any]:
         "prompt_index": found.prompt_index,
         "sample": found.sample_index,
         "names": list(found.names),
-        "log_z": _number(found.log_z),
+        "log_z": to_json(found.log_z),
         "particles": [
             {
                 "text": str(sample) if isinstance(sample, str) else lineage.label(sample, place),
                 "continuation": lineage.label(sample, place),
-                "reward": _number(reward),
-                "rewards": [_number(value) for value in values],
+                "reward": to_json(reward),
+                "rewards": [to_json(value) for value in values],
                 "weight": math.exp(log_w),
                 "ancestor": root,
             }
@@ -58,7 +59,3 @@ def population(found: Population, chosen: int | None) -> dict[str, Any]:
 def trace(run: Mapping[str, Any], populations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The populations of a run, and what they have in common (model, seed and settings, as in a row of `fktext generate`)."""
     return {"run": dict(run), "populations": list(populations)}
-
-
-def _number(value: float) -> float | None:
-    return None if value == -math.inf else value
