@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fktext.errors import UsageError
 
+__all__ = ["Batches", "judging"]  # what a reward's author needs; the rest is the engine's
+
 Item = TypeVar("Item")
 # What torch says where its CPU allocator, the C++ library, cuBLAS or its arithmetic of sizes gives up
 _MEMORY = ("DefaultCPUAllocator", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "Storage size calculation overflowed")

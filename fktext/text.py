@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+__all__ = ["Text", "Tokens", "vocabulary_digest", "well_formed"]
+
 
 @dataclass(frozen=True)
 class Tokens:

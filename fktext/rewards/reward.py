@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # not before it is needed
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -43,4 +43,7 @@ def key_of(sample: Any, reads_tokens: bool) -> Hashable:
 
 def column_of(found: Any) -> Tensor:
     """What a reward returned as a tensor; a sparse one, which has the same values, as a dense one."""
+    import torch
+    from torch import Tensor
+
     return found.to_dense() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
