@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.functional import log_softmax
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError
-from fktext.rewards import RewardContext
+from fktext.rewards import RewardContext, load_network
 from fktext.text import vocabulary_digest, well_formed
 
 LOGITS = 1 << 26  # most logits held at once: 256 MiB in float32
@@ -30,9 +29,6 @@ class NetworkLM:
         tokenizer: its tokenizer.
         stride: tokens scored at a time of a text longer than the model takes; None for half of what it takes.
         batch_size: most windows per forward pass.
-
-    Attributes:
-        revision: the commit it was loaded from, where that was the hub.
 
     Raises:
         UsageError: the stride leaves no context, or has no use.
@@ -51,7 +47,6 @@ class NetworkLM:
             raise UsageError(f"stride came as {stride}: {model.name_or_path or type(model).__name__} takes {limit}")
         self.stride = stride or (self.longest or 2) // 2
         self.batches = Batches(batch_size)
-        self.revision: str | None = getattr(model.config, "_commit_hash", None)
         self._check()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -117,8 +112,8 @@ class NetworkLM:
             )
 
 
-def load(name: str, stride: int | None, trust_remote_code: bool, context: RewardContext) -> NetworkLM:
-    """Any causal language model of transformers, by folder or hub id; a folder's matrices may be stored as int8.
+def load(place: Path | str, stride: int | None, trust_remote_code: bool, context: RewardContext) -> NetworkLM:
+    """Load any causal language model of transformers, by folder or hub id; a folder's matrices may be stored as int8.
 
     Raises:
         UsageError: the stride leaves no context, or has no use.
@@ -126,25 +121,10 @@ def load(name: str, stride: int | None, trust_remote_code: bool, context: Reward
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from fktext.files.pretrained import pretrained, quiet
-    from fktext.files.weights import int8_weights
-    from fktext_plugins.classifiers import cannot_load
-
-    folder = Path(name)
-    try:
-        with quiet():
-            # False, and not unset: transformers would ask on the terminal.
-            options = {"local_files_only": context.offline, "trust_remote_code": trust_remote_code}
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            if folder.is_dir() and int8_weights(folder) is not None:
-                model = pretrained(folder, AutoModelForCausalLM, "a causal language model")
-            else:
-                model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
-                if info["missing_keys"]:
-                    raise ModelError(f"{name!r} is no trained causal language model: it lacks {min(info['missing_keys'])!r}")
-    except (OSError, ValueError, UnpicklingError) as error:
-        raise cannot_load("causal language model", name, context, error) from error
-    return NetworkLM(model.float().to(context.device).eval(), tokenizer, stride, context.batch_size)
+    network, tokenizer = load_network(
+        "causal language model", place, context, AutoModelForCausalLM, AutoTokenizer, trust_remote_code=trust_remote_code
+    )
+    return NetworkLM(network, tokenizer, stride, context.batch_size)
 
 
 def _first_token(model: Any, tokenizer: Any, vocabulary: int) -> int | None:

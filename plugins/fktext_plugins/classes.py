@@ -2,79 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fktext import embedded
 from fktext.errors import UsageError, unknown_name
-
-if TYPE_CHECKING:  # these import torch
-    from torch import Tensor
-
-    from fktext.rewards import RewardContext
+from fktext.rewards import Judge, LogProbability, RewardContext, locate
 
 EMBEDDED = ("tiny-sentiment", "heldout-sentiment")
-
-
-class Judge(Protocol):
-    """A classifier that says how likely a text is of its class."""
-
-    label: str
-
-    def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log(p / (1 - p)), in nats."""
-        ...
-
-
-class Opposite:
-    """The other one of a judge's two classes."""
-
-    def __init__(self, judge: Judge, label: str) -> None:
-        self.judge, self.label = judge, label
-
-    def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log-odds of the class."""
-        return -self.judge.log_odds(texts)
-
-
-class ClassReward:
-    """log p(label), in nats.
-
-    Args:
-        judge: the classifier.
-        model: its name, for messages.
-    """
-
-    def __init__(self, judge: Judge, model: str) -> None:
-        self.judge, self.model = judge, model
-
-    @property
-    def goal(self) -> str:
-        """Which way this reward steers, on one line."""
-        return f"towards {self.judge.label}: log p({self.judge.label}) by {self.model}"
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a model of the hub."""
-        return getattr(self.judge, "revision", None)
-
-    @property
-    def digest(self) -> str | None:
-        """See `fktext.files.provenance.weights_digest`."""
-        from fktext.files.provenance import weights_digest
-
-        return weights_digest(_path(self.model) if _path(self.model).is_dir() else self.model, self.revision)
-
-    def score(self, samples: Sequence[str]) -> Tensor:
-        """(M,) float64 log-probabilities."""
-        from torch.nn.functional import logsigmoid
-
-        return logsigmoid(self.judge.log_odds(samples))
 
 
 def classifier(
@@ -85,7 +23,7 @@ def classifier(
     activation: Literal["config", "softmax", "sigmoid"] = "config",
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
     trust_remote_code: bool = False,
-) -> ClassReward:
+) -> LogProbability:
     """The `classifier` reward.
 
     Args:
@@ -105,8 +43,9 @@ def classifier(
     from fktext_plugins.classifiers import sequence_classifier, shortened
 
     exclusive = {"config": None, "softmax": True, "sigmoid": False}[activation]
-    judge = sequence_classifier(model, label, context, pick=label_index, exclusive=exclusive, trust_remote_code=trust_remote_code)
-    return ClassReward(shortened(judge, model, max_tokens), model)
+    weights = locate(model, ())
+    judge = sequence_classifier(weights, label, context, pick=label_index, exclusive=exclusive, trust_remote_code=trust_remote_code)
+    return LogProbability(shortened(judge, model, max_tokens), model, _goal(judge.label, model), weights)
 
 
 def sentiment(
@@ -115,7 +54,7 @@ def sentiment(
     model: str = "tiny-sentiment",
     label: Literal["positive", "neutral", "negative"] = "positive",
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
-) -> ClassReward:
+) -> LogProbability:
     """The `sentiment` reward: `classifier` with a model for it, whose classes exclude each other.
 
     Args:
@@ -130,31 +69,25 @@ def sentiment(
         ModelError: the model cannot be loaded; without a network it must be embedded, a folder, or in the hub cache.
     """
     from fktext_plugins import convolutional, ngram
-    from fktext_plugins.classifiers import shortened
+    from fktext_plugins.classifiers import model_type, shortened
 
-    path = _path(model)
-    kind = model_type(path)
+    weights = locate(model, EMBEDDED)
+    kind, folder = model_type(weights), Path(weights)
     if kind not in (ngram.MODEL_TYPE, convolutional.MODEL_TYPE):
         return classifier(context, model=model, label=label, activation="softmax", max_tokens=max_tokens)
     if label == "neutral":
         raise unknown_name(f"label of {model}:", label, ["positive", "negative"])
     judge: Judge
     if kind == ngram.MODEL_TYPE:
-        judge = ngram.NgramJudge.load(path, "positive")
+        judge = ngram.NgramJudge.load(folder, "positive")
     else:
-        judge = convolutional.ConvolutionalJudge.load(path, "positive", context.device, context.batch_size)
+        judge = convolutional.ConvolutionalJudge.load(folder, "positive", context.device, context.batch_size)
     judge = shortened(judge, model, max_tokens)
-    return ClassReward(judge if label == "positive" else Opposite(judge, label), model)
+    return LogProbability(judge, model, _goal(label, model), weights, opposite=label == "negative")
 
 
-def _path(model: str) -> Path:
-    return embedded.path(model) if model in EMBEDDED else Path(model).expanduser()
-
-
-def model_type(folder: Path) -> str | None:
-    """What the config.json of a folder says it holds; None without one."""
-    config = folder / "config.json"
-    return json.loads(config.read_text()).get("model_type") if config.is_file() else None
+def _goal(label: str, model: str) -> str:
+    return f"towards {label}: log p({label}) by {model}"
 
 
 def label_index(name: str, labels: Sequence[str], wanted: str | None) -> int:

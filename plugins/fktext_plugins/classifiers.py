@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fktext.batches import Batches, judging
-from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.errors import ModelError, UsageError, first_line, unknown_name
 from fktext.files.pretrained import quiet
-from fktext.files.provenance import hub_revision
-from fktext.rewards import RewardContext
+from fktext.files.weights import read_json
+from fktext.rewards import RewardContext, load_network
 from fktext.text import well_formed
 
 TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive", "offensive")
@@ -31,16 +30,12 @@ class Classifier:
         index: its position among the logits.
         exclusive: True for a softmax over classes, False for a sigmoid per class.
         batch_size: most texts per forward pass.
-
-    Attributes:
-        revision: the commit it was loaded from, where that was the hub.
     """
 
     def __init__(self, model: Any, tokenizer: Any, label: str, index: int, exclusive: bool, batch_size: int) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.label, self.index, self.exclusive = label, index, exclusive
         self.batches = Batches(batch_size)
-        self.revision: str | None = None
         self.longest = max_tokens(model, tokenizer)
         self.pad: int = tokenizer.pad_token_id
         if self.pad is None:
@@ -210,7 +205,7 @@ def toxic_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
 
 
 def sequence_classifier(
-    name: str,
+    place: Path | str,
     label: str | None,
     context: RewardContext,
     pick: Callable[[str, Sequence[str], str | None], int] = toxic_index,
@@ -220,7 +215,7 @@ def sequence_classifier(
     """Any sequence classifier of transformers, by folder or hub id.
 
     Args:
-        name: folder or hub id.
+        place: folder or hub id.
         label: the class as the user named it, or None.
         context: device, batch size, and whether a network may be used.
         pick: (name, the model's labels, label) -> the index of the class; raises UsageError where it cannot tell.
@@ -233,16 +228,15 @@ def sequence_classifier(
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
-        with quiet():
-            # False, and not unset: transformers would ask on the terminal.
-            options = {"local_files_only": context.offline, "trust_remote_code": trust_remote_code}
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **options)
-    except (OSError, ValueError, UnpicklingError) as error:
-        raise cannot_load("sequence classifier", name, context, error) from error
-    if info["missing_keys"]:
-        raise ModelError(f"{name!r} is no trained sequence classifier: it lacks {min(info['missing_keys'])!r}")
+    model, tokenizer = load_network(
+        "sequence classifier",
+        place,
+        context,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        trust_remote_code=trust_remote_code,
+    )
+    name = str(place)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     index = pick(name, labels, label)
     kind = model.config.problem_type
@@ -258,23 +252,12 @@ def sequence_classifier(
         exclusive = len(labels) > 1 and kind != "multi_label_classification"
     elif exclusive and len(labels) == 1:
         raise ModelError(f"{name!r} has one label, {labels[0]!r}: a softmax over it is always 1")
-    model.float().to(context.device).eval()
-    judge = Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
-    judge.revision = hub_revision(name)
-    return judge
+    return Classifier(model, tokenizer, labels[index], index, exclusive, context.batch_size)
 
 
-def cannot_load(kind: str, name: str, context: RewardContext, error: Exception) -> ModelError:
-    """Why transformers could not load a model, on one line."""
-    if isinstance(error, UnpicklingError):
-        return ModelError(f"cannot load the {kind} {name!r}: its weights are a pickle of more than tensors; nothing was executed")
-    if "trust_remote_code" in str(error):
-        return ModelError(
-            f"cannot load the {kind} {name!r}: it comes with Python code of its own, which is run only by a reward that takes the "
-            "option trust_remote_code=true (classifier, perplexity, similarity); read the code first"
-        )
-    where = " (the run is offline: only folders and the local hub cache count)" if context.offline else ""
-    return ModelError(f"cannot load the {kind} {name!r}{where}: {str(error).strip().splitlines()[0]}")
+def model_type(place: Path | str) -> str | None:
+    """Return what the config.json of a folder says it holds; None without one."""
+    return read_json(Path(place) / "config.json").get("model_type")
 
 
 def _detoxify_judge(name: str, loaded: Mapping[str, Any], base: str, label: str | None, context: RewardContext) -> Classifier:
@@ -290,9 +273,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError where it carries code; zip, struct and key errors where it is another format
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{path} is not a checkpoint of plain tensors, or carries code, which is never executed: {reason}"
+            f"{path} is not a checkpoint of plain tensors, or carries code, which is never executed: {first_line(error)}"
         ) from error
     try:
         loaded["state_dict"], loaded["config"]["dataset"]["args"]["classes"], loaded["config"]["arch"]["args"]["model_type"]

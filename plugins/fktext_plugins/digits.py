@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from fktext.batches import Batches
 from fktext.embedded import path as embedded_path
 from fktext.errors import RewardError
-from fktext.files.provenance import weights_digest
-from fktext.rewards import RewardContext
+from fktext.rewards import Judged, RewardContext
 
 SIZE = 8
 CLASSES = 10
@@ -100,7 +99,7 @@ def small_grey(images: Sequence[Any]) -> Tensor:
     return torch.stack([nn.functional.adaptive_avg_pool2d(each, SIZE) for each in grey])
 
 
-class Digit:
+class Digit(Judged):
     """log p(label | image).
 
     Args:
@@ -113,9 +112,8 @@ class Digit:
 
     def __init__(self, name: Judge, label: int, context: RewardContext) -> None:
         folder = embedded_path(name)
-        self.model, self.label, self.context = name, label, context
-        self.digest = weights_digest(folder)
-        self.goal = f"towards the digit {label}"
+        super().__init__(name, f"towards the digit {label}", folder)
+        self.label, self.context = label, context
         self._judge, self._batches = load(folder, context.device), Batches(context.batch_size)
 
     def second_opinion(self) -> Digit | None:

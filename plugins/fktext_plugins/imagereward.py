@@ -16,11 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fktext.batches import Batches, judging
-from fktext.errors import ModelError, RewardError
-from fktext.files.pretrained import quiet
-from fktext.files.provenance import weights_digest
-from fktext.rewards import RewardContext
-from fktext_plugins.classifiers import cannot_load
+from fktext.errors import ModelError, RewardError, first_line
+from fktext.rewards import Judged, RewardContext, loading
 from fktext_plugins.images import three_channels
 
 MODEL = "THUDM/ImageReward"
@@ -108,22 +105,20 @@ class Network(nn.Module):
         return (scores - MEAN) / STD
 
 
-class ImageReward:
+class ImageReward(Judged):
     """The reward.
 
     Args:
         network: in eval mode, on its device.
         tokenizer: BERT's.
-        model: its name; `digest` of its weights.
+        model, weights: as for `fktext.rewards.Judged`.
         batch_size: most images per forward pass.
     """
 
-    goal = "towards images that people rate high for their prompt"
-
-    def __init__(self, network: Network, tokenizer: Any, model: str, digest: str | None, batch_size: int) -> None:
+    def __init__(self, network: Network, tokenizer: Any, model: str, weights: Path, batch_size: int) -> None:
         from transformers import CLIPImageProcessor
 
-        self.model, self.digest = model, digest
+        super().__init__(model, "towards images that people rate high for their prompt", weights)
         self._network, self._tokenizer, self._batches = network, tokenizer, Batches(batch_size)
         size = {"height": network.side, "width": network.side}
         self._images = CLIPImageProcessor(size={"shortest_edge": network.side}, crop_size=size)  # CLIP's mean and deviation
@@ -165,17 +160,15 @@ def imagereward(context: RewardContext, *, model: str = MODEL, tokenizer: str = 
 
     path = Path(model).expanduser()
     path = path / FILE if path.is_dir() else path
-    try:
-        with quiet():
-            words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=context.offline)
+    with loading("ImageReward checkpoint", model, context):
+        words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=context.offline)
         if not path.is_file():
             path = Path(hf_hub_download(model, FILE, local_files_only=context.offline))
+    try:
         network = Network(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, ValueError) as error:  # of the hub's client too
-        raise cannot_load("ImageReward checkpoint", model, context, error) from error
-    except (KeyError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise ModelError(f"{str(path)!r} is no ImageReward checkpoint: {str(error).strip().splitlines()[0]}") from error
-    return ImageReward(network.float().to(context.device).eval(), words, model, weights_digest(path), context.batch_size)
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise ModelError(f"{str(path)!r} is no ImageReward checkpoint: {first_line(error)}") from error
+    return ImageReward(network.float().to(context.device).eval(), words, model, path, context.batch_size)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

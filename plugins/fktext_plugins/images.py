@@ -15,11 +15,8 @@ from torch import Tensor
 
 from fktext.batches import Batches, judging
 from fktext.errors import ModelError, RewardError, UsageError
-from fktext.files.pretrained import quiet
-from fktext.files.provenance import hub_revision, weights_digest
-from fktext.rewards import RewardContext
+from fktext.rewards import Judged, RewardContext, load_network, locate
 from fktext_plugins.classes import label_index
-from fktext_plugins.classifiers import cannot_load
 
 PICKSCORE = "yuvalkirstain/PickScore_v1"
 PICKSCORE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -86,20 +83,11 @@ class Clip:
     def __init__(self, model: str, context: RewardContext, processor: str | None = None) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        options: dict[str, Any] = {"local_files_only": context.offline}
-        try:
-            with quiet():
-                self.tokenizer = AutoTokenizer.from_pretrained(processor or model, **options)
-                self.images = AutoImageProcessor.from_pretrained(processor or model, **options)
-                network, info = CLIPModel.from_pretrained(model, output_loading_info=True, **options)
-        except (OSError, ValueError) as error:
-            raise cannot_load("CLIP model", model, context, error) from error
-        if info["missing_keys"]:
-            raise ModelError(f"{model!r} is no trained CLIP model: it lacks {min(info['missing_keys'])!r}")
-        self.network = network.float().to(context.device).eval()
-        self.longest = network.config.text_config.max_position_embeddings
-        self.name, self.revision = model, hub_revision(model)
-        self.digest = weights_digest(model, self.revision)
+        self.name, self.weights = model, locate(model, ())
+        self.network, self.tokenizer, self.images = load_network(
+            "CLIP model", self.weights, context, CLIPModel, AutoTokenizer, AutoImageProcessor, readers_from=processor
+        )
+        self.longest = self.network.config.text_config.max_position_embeddings
 
     @property
     def scale(self) -> float:
@@ -122,7 +110,7 @@ class Clip:
         return _unit(output)
 
 
-class PromptMatch:
+class PromptMatch(Judged):
     """How well an image shows its prompt: the cosine of their embeddings times a scale.
 
     Args:
@@ -133,8 +121,8 @@ class PromptMatch:
     """
 
     def __init__(self, clip: Clip, scale: float, prompt: str | None, batch_size: int) -> None:
-        self.model, self.revision, self.digest = clip.name, clip.revision, clip.digest
-        self.goal = "towards what the prompt asks for" if prompt is None else f"towards {prompt!r}"
+        goal = "towards what the prompt asks for" if prompt is None else f"towards {prompt!r}"
+        super().__init__(clip.name, goal, clip.weights)
         self._clip, self._scale, self._prompt, self._batches = clip, scale, prompt, Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
@@ -183,7 +171,7 @@ def pickscore(context: RewardContext, *, model: str = PICKSCORE, processor: str 
     return PromptMatch(judge, judge.scale, None, context.batch_size)
 
 
-class Aesthetic:
+class Aesthetic(Judged):
     """A linear function of an image's CLIP embedding.
 
     Args:
@@ -192,10 +180,8 @@ class Aesthetic:
         batch_size: most images per forward pass.
     """
 
-    goal = "towards images that people rate high"
-
     def __init__(self, clip: Clip, weight: Tensor, bias: Tensor, batch_size: int) -> None:
-        self.model, self.revision = clip.name, clip.revision
+        super().__init__(clip.name, "towards images that people rate high", clip.weights)
         self._clip, self._weight, self._bias, self._batches = clip, weight.double(), bias.double(), Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
@@ -231,22 +217,23 @@ def aesthetic(context: RewardContext, *, head: Path, model: str = CLIP) -> Aesth
     return Aesthetic(judge, found["weight"].flatten(), found["bias"].flatten()[0], context.batch_size)
 
 
-class ImageClass:
+class ImageClass(Judged):
     """log-probability of a class, by a softmax over all.
 
     Args:
         network: an image classifier of transformers.
         processor: its image processor.
-        model: its name.
-        index: of the class; `label` its name.
+        model, goal, weights: as for `fktext.rewards.Judged`.
+        index: of the class.
         batch_size: most images per forward pass.
     """
 
     log_probability = True
 
-    def __init__(self, network: Any, processor: Any, model: str, index: int, label: str, batch_size: int) -> None:
-        self.model, self.revision, self.goal = model, hub_revision(model), f"towards the class {label!r}"
-        self.digest = weights_digest(model, self.revision)
+    def __init__(
+        self, network: Any, processor: Any, model: str, goal: str, weights: Path | str, index: int, batch_size: int
+    ) -> None:
+        super().__init__(model, goal, weights)
         self._network, self._processor, self._index, self._batches = network, processor, index, Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
@@ -274,21 +261,13 @@ def image_classifier(context: RewardContext, *, model: str, label: str | None = 
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    options: dict[str, Any] = {"local_files_only": context.offline, "trust_remote_code": False}
-    try:
-        with quiet():
-            processor = AutoImageProcessor.from_pretrained(model, **options)
-            network, info = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
-        raise cannot_load("image classifier", model, context, error) from error
-    if info["missing_keys"]:
-        raise ModelError(f"{model!r} is no trained image classifier: it lacks {min(info['missing_keys'])!r}")
+    weights = locate(model, ())
+    network, processor = load_network("image classifier", weights, context, AutoModelForImageClassification, AutoImageProcessor)
     labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
     if len(labels) < 2:
         raise UsageError(f"{model!r} has one class, {labels[0]!r}: a softmax over it is always 1")
     index = label_index(model, labels, label)
-    network.float().to(context.device).eval()
-    return ImageClass(network, processor, model, index, labels[index], context.batch_size)
+    return ImageClass(network, processor, model, f"towards the class {labels[index]!r}", weights, index, context.batch_size)
 
 
 def _unit(output: Any) -> Tensor:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from fktext import embedded
-from fktext.errors import UsageError, unknown_name
+from fktext.errors import UsageError
+from fktext.rewards import Judged, RewardContext, locate
 
-if TYPE_CHECKING:  # these import torch
+if TYPE_CHECKING:  # imports torch
     from torch import Tensor
-
-    from fktext.rewards import RewardContext
 
 EMBEDDED = ("tiny-causal", "heldout-causal")
 SHORT = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")  # the hub ids of old that have no owner
@@ -37,7 +35,7 @@ class CausalLM(Protocol):
         ...
 
 
-class Perplexity:
+class Perplexity(Judged):
     """log p(text) / tokens = -log(perplexity), or log p(text), in nats.
 
     What follows the prompt is scored, given the prompt. The tokens of the prompt are those that the text and the prompt alone begin
@@ -56,6 +54,7 @@ class Perplexity:
         reduce: "mean" over tokens, or their "sum", which falls with the length.
         prompt: "given" to score what follows it, "scored" to score it too.
         tokens: "model" to take a text's own tokens where the judge has the same, "text" to read its string always.
+        weights: where the judge's are, see `fktext.rewards.Judged`.
     """
 
     def __init__(
@@ -65,27 +64,11 @@ class Perplexity:
         reduce: Literal["mean", "sum"] = "mean",
         prompt: Literal["given", "scored"] = "given",
         tokens: Literal["model", "text"] = "model",
+        weights: Path | str | None = None,
     ) -> None:
-        self.judge, self.model, self.reduce, self.prompt = judge, model, reduce, prompt
+        super().__init__(model, f"towards likely text: log p{' per token' if reduce == 'mean' else ''} by {model}", weights)
+        self.judge, self.reduce, self.prompt = judge, reduce, prompt
         self.reads_tokens = tokens == "model"
-
-    @property
-    def goal(self) -> str:
-        """Which way this reward steers, on one line."""
-        value = "log p per token" if self.reduce == "mean" else "log p"
-        return f"towards likely text: {value} by {self.model}"
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a model of the hub."""
-        return getattr(self.judge, "revision", None)
-
-    @property
-    def digest(self) -> str | None:
-        """See `fktext.files.provenance.weights_digest`."""
-        from fktext.files.provenance import weights_digest
-
-        return weights_digest(_path(self.model), self.revision)
 
     def score(self, samples: Sequence[str]) -> Tensor:
         """(M,) float64 values, finite."""
@@ -152,7 +135,18 @@ def perplexity(
         UsageError: unknown model, or a stride that the model has no use for.
         ModelError: the files cannot be loaded, are of no causal model, or need a network when there is none.
     """
-    return Perplexity(_judge(model, stride, trust_remote_code, context), model, reduce, prompt, tokens)
+    from fktext_plugins import backoff, causal
+    from fktext_plugins.classifiers import model_type
+
+    weights = locate(model, EMBEDDED, "causal language model", SHORT)
+    judge: CausalLM
+    if model_type(weights) == backoff.MODEL_TYPE:
+        if stride is not None:
+            raise UsageError(f"stride came as {stride}: {model} takes texts of any length")
+        judge = backoff.BackoffJudge.load(Path(weights))
+    else:
+        judge = causal.load(weights, stride, trust_remote_code, context)
+    return Perplexity(judge, model, reduce, prompt, tokens, weights)
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -161,23 +155,3 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
         if one != other:
             return place
     return min(len(first), len(second))
-
-
-def _judge(model: str, stride: int | None, trust_remote_code: bool, context: RewardContext) -> CausalLM:
-    from fktext.files.weights import read_json
-    from fktext_plugins import backoff, causal
-
-    path = _path(model)
-    if path.is_dir() and read_json(path / "config.json").get("model_type") == backoff.MODEL_TYPE:
-        if stride is not None:
-            raise UsageError(f"stride came as {stride}: {model} takes texts of any length")
-        return backoff.BackoffJudge.load(path)
-    if path.is_dir():
-        return causal.load(str(path), stride, trust_remote_code, context)
-    if model not in SHORT and (model.count("/") != 1 or model.startswith((".", "/", "~"))):  # no hub id
-        raise unknown_name("causal language model", model, (*EMBEDDED, *SHORT, "a folder", "a hub id"))
-    return causal.load(model, stride, trust_remote_code, context)
-
-
-def _path(model: str) -> Path:
-    return embedded.path(model) if model in EMBEDDED else Path(model).expanduser()

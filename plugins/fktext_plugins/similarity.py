@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fktext.errors import ModelError, UsageError
+from fktext.rewards import Judged, RewardContext, loading, locate
 
-if TYPE_CHECKING:  # these import torch
+if TYPE_CHECKING:  # imports torch
     from torch import Tensor
-
-    from fktext.rewards import RewardContext
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 INSTALL = "pip install 'fktext[similarity]'"
 
 
-class Similarity:
+class Similarity(Judged):
     """cos(e(text), e(to)), in [-1, 1], of the embeddings e of a sentence encoder (Reimers and Gurevych 2019, arXiv 1908.10084).
 
     Args:
@@ -25,30 +24,15 @@ class Similarity:
         model: its name, for messages.
         to: the text aimed at.
         batch_size: most texts per forward pass.
-        weights: the folder of its weights, or what the hub calls it.
+        weights: where its weights are, see `fktext.rewards.Judged`.
     """
 
     def __init__(self, encoder: Any, model: str, to: str, batch_size: int, weights: Path | str) -> None:
         from fktext.batches import Batches
 
-        self.encoder, self.model, self.to, self.weights = encoder, model, to, weights
-        self.goal = f"towards the meaning of {to!r} by {model}"
-        self.batches = Batches(batch_size)
+        super().__init__(model, f"towards the meaning of {to!r} by {model}", weights)
+        self.encoder, self.batches = encoder, Batches(batch_size)
         self.aim = self._embed([to])[0]
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a model of the hub."""
-        from fktext.files.provenance import hub_revision
-
-        return None if isinstance(self.weights, Path) else hub_revision(self.weights)
-
-    @property
-    def digest(self) -> str | None:
-        """See `fktext.files.provenance.weights_digest`."""
-        from fktext.files.provenance import weights_digest
-
-        return weights_digest(self.weights, self.revision)
 
     def score(self, samples: Sequence[str]) -> Tensor:
         """(M,) float64 cosines; "" has an embedding like any text."""
@@ -96,23 +80,15 @@ def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_r
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ModelError(f"reward 'similarity' needs sentence-transformers, which is not installed: {INSTALL}") from error
-    from pickle import UnpicklingError
-
-    from fktext.files.pretrained import quiet
-    from fktext_plugins.classifiers import cannot_load
-
-    folder = _packaged() if model == DEFAULT else Path(model).expanduser()
-    try:
-        with quiet():
-            encoder = SentenceTransformer(
-                str(folder) if folder and folder.is_dir() else model,
-                device=context.device,
-                local_files_only=context.offline,
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, UnpicklingError) as error:
-        raise cannot_load("sentence encoder", model, context, error) from error
-    return Similarity(encoder.eval(), model, to, context.batch_size, folder or model)
+    weights = (_packaged() if model == DEFAULT else None) or locate(model, ())
+    with loading("sentence encoder", model, context):
+        encoder = SentenceTransformer(
+            str(weights),
+            device=context.device,
+            local_files_only=context.offline,
+            trust_remote_code=trust_remote_code,
+        )
+    return Similarity(encoder.eval(), model, to, context.batch_size, weights)
 
 
 def _packaged() -> Path | None:

@@ -15,9 +15,9 @@ from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.files.provenance import weights_digest
 from fktext.plugins import load_plugins
-from fktext.rewards import RewardContext
+from fktext.rewards import LogProbability, RewardContext
 from fktext.text import Text
-from fktext_plugins.classes import EMBEDDED, ClassReward
+from fktext_plugins.classes import EMBEDDED
 
 OFFLINE = RewardContext(offline=True, batch_size=2)
 SENTIMENTS = ["negative", "neutral", "positive"]
@@ -56,9 +56,9 @@ def logits(model: BertForSequenceClassification, folder: Path) -> torch.Tensor:
         return torch.cat([model(input_ids=torch.tensor([row])).logits for row in rows]).double()
 
 
-def create(spec: str) -> ClassReward:
+def create(spec: str) -> LogProbability:
     reward = load_plugins().create(spec, OFFLINE).reward
-    assert isinstance(reward, ClassReward)
+    assert isinstance(reward, LogProbability)
     return reward
 
 

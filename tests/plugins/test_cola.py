@@ -15,9 +15,9 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
-from fktext.rewards import Reward, RewardContext
+from fktext.rewards import LogProbability, Reward, RewardContext
 from fktext.testing import RewardConformance
-from fktext_plugins.cola import EMBEDDED, EMPTY, KNOWN, Acceptability, acceptable_index, cola
+from fktext_plugins.cola import EMBEDDED, EMPTY, KNOWN, acceptable_index, cola
 
 OFFLINE = RewardContext(offline=True, batch_size=4)
 TEXTS = ["good food", "bad", "the food was bad the food was good"]
@@ -62,14 +62,14 @@ def logits(model: BertForSequenceClassification, folder: Path) -> torch.Tensor:
         return torch.cat([model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits for text in TEXTS]).double()
 
 
-def create(spec: str) -> Acceptability:
+def create(spec: str) -> LogProbability:
     reward = load_plugins().create(spec, OFFLINE).reward
-    assert isinstance(reward, Acceptability)
+    assert isinstance(reward, LogProbability)
     return reward
 
 
 @functools.cache
-def judge(model: str) -> Acceptability:
+def judge(model: str) -> LogProbability:
     return cola(OFFLINE, model=model)
 
 
@@ -91,10 +91,12 @@ def test_log_softmax_of_a_class_named_by_its_index(tmp_path: Path, index: int) -
 
 def test_where_p_is_near_one_no_digit_is_lost() -> None:
     class Sure:
+        label = "acceptable"
+
         def log_odds(self, texts: list[str]) -> torch.Tensor:
             return torch.tensor([50.0, -800.0], dtype=torch.float64)
 
-    values = Acceptability(Sure(), "sure").score(["a", "b"])
+    values = LogProbability(Sure(), "sure", "goal").score(["a", "b"])
     assert values[0] < 0  # log(p) of p rounded to 1 would be 0
     assert values[1] == -800
 

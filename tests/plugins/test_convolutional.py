@@ -14,8 +14,7 @@ from torch.nn.functional import logsigmoid
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
-from fktext.rewards import Reward, RewardContext
-from fktext_plugins.classes import ClassReward
+from fktext.rewards import LogProbability, Reward, RewardContext
 from fktext_plugins.convolutional import MODEL_TYPE, ConvolutionalJudge, GatedConvolutions
 
 
@@ -60,7 +59,7 @@ def save(folder: Path, **changes: object) -> None:
 def test_a_folder(tmp_path: Path) -> None:
     save(tmp_path)
     reward = create(f"sentiment:model={tmp_path}")
-    assert isinstance(reward, ClassReward)
+    assert isinstance(reward, LogProbability)
     assert isinstance(reward.judge, ConvolutionalJudge)
     ids = torch.tensor([[1, 2, 1, 1]])  # cut at four tokens
     torch.testing.assert_close(reward.score(["a b a a b"]), logsigmoid(reward.judge.network(ids).detach().double()))

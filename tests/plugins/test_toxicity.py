@@ -24,10 +24,10 @@ from transformers import (
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
-from fktext.rewards import RewardContext, Scorer, Weighted
+from fktext.rewards import LogProbability, RewardContext, Scorer, Weighted
 from fktext_plugins.classifiers import Classifier, load_detoxify
 from fktext_plugins.ngram import Features
-from fktext_plugins.toxicity import Toxicity, toxicity
+from fktext_plugins.toxicity import toxicity
 
 OFFLINE = RewardContext(offline=True, batch_size=4)
 CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]  # as released checkpoints spell them
@@ -204,15 +204,16 @@ def test_log_probabilities_at_extreme_logits() -> None:
     """log p(not toxic) at z = 200 is -200; log(1 - sigmoid(200)) would be -inf, and -0 at z = -200 keeps its digits."""
     z = (200.0, -200.0, 40.0)
     assert torch.log(1 - torch.tensor(z[0]).double().sigmoid()) == -torch.inf
-    away = Toxicity(Fixed(*z), "fixed", "nontoxic").score(["", "", ""])
+    away = LogProbability(Fixed(*z), "fixed", "goal", opposite=True).score(["", "", ""])
     assert away.tolist() == pytest.approx([-200, -1.383896526736737e-87, -40], rel=1e-12)
-    towards = Toxicity(Fixed(*z), "fixed", "toxic").score(["", "", ""])
+    towards = LogProbability(Fixed(*z), "fixed", "goal").score(["", "", ""])
     assert towards.tolist() == pytest.approx([-1.383896526736737e-87, -200, -4.248354255291589e-18], rel=1e-12)
 
 
 def test_goal() -> None:
-    assert Toxicity(Fixed(), "tiny", "toxic").goal == "towards toxic text: log p(toxicity) by tiny"
-    assert Toxicity(Fixed(), "tiny", "nontoxic").goal == "away from toxic text: log p(not toxicity) by tiny"
+    assert toxicity(OFFLINE).goal == "towards toxic text: log p(toxicity) by tiny-toxicity"
+    away = toxicity(OFFLINE, model="heldout-toxicity", target="nontoxic")
+    assert away.goal == "away from toxic text: log p(not toxicity) by heldout-toxicity"
 
 
 def test_softmax_classifier(tmp_path: Path) -> None:
