@@ -30,15 +30,15 @@ SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from `fk
 @app.command()
 def ls() -> None:
     """List the suites, those of plugins too."""
-    from fktext_evals import suite
+    from fktext_evals import catalogue
 
-    registry, embedded = load_registry(), suite.names()
+    registry, embedded = load_registry(), catalogue.names()
     taken = Counter([*embedded, *(entry.name for entry in registry.suites)])
     others = [entry.name if taken[entry.name] == 1 else f"{entry.distribution}:{entry.name}" for entry in registry.suites]
     found = []
     for name in [*embedded, *others]:
         try:
-            found.append(suite.summary(name, registry))
+            found.append(catalogue.summary(name, registry))
         except UsageError as error:  # a plugin's file; it hides no other
             found.append({"name": name, "texts": None, "description": f"cannot be read: {' '.join(str(error).split())}"})
     width = max(len(item["name"]) for item in found)
@@ -50,21 +50,21 @@ def ls() -> None:
 @app.command()
 def show(name: SuiteName) -> None:
     """Print a suite's file: a start for one of your own."""
-    from fktext_evals import suite
+    from fktext_evals import catalogue
 
-    print(suite.source(name), end="")
+    print(catalogue.source(name), end="")
 
 
 @app.command()
 def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.")]) -> None:
     """Check suites without running them: keys, values, rewards and judges."""
-    from fktext_evals import suite
+    from fktext_evals import catalogue
 
     registry = load_registry()
     for name in names:
-        found = suite.load(name, registry)
+        found = catalogue.load(name, registry)
         with contextlib.redirect_stdout(sys.stderr):
-            suite.check(found, registry)
+            catalogue.check(found, registry)
         methods = ", ".join(f"{method.name} N={method.settings.particles}" for method in found.methods)
         print(f"{name}: ok, {len(found.prompts)} prompts, {methods}; {len(found.judges)} judges, {found.texts} texts")
 

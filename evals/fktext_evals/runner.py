@@ -18,8 +18,9 @@ import fktext
 from fktext.errors import RewardError, UsageError, shorten
 from fktext.files.writing import to_json
 from fktext_evals import lineage, results
+from fktext_evals.catalogue import load
 from fktext_evals.results import Key, Results, Row, RowFile
-from fktext_evals.suite import Method, Suite, load
+from fktext_evals.suite import Method, Suite
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
@@ -80,7 +81,7 @@ def run(
     costs are its share of its batch's, and do depend on them a little.
 
     Args:
-        suite: a `Suite`, or a name or path for `fktext_evals.suite.load`.
+        suite: a `Suite`, or a name or path for `fktext_evals.catalogue.load`.
         model: in place of the suite's: a name or folder for `fktext.models.load`, or a loaded model.
         out: the run's folder, made where there is none; by default `runs/` and the suite's name.
         device, dtype, offline: see `fktext.models.load`; "cuda" is the process's own under torchrun (LOCAL_RANK).

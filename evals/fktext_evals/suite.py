@@ -2,6 +2,7 @@
 
     name = "mine"
     description = "one line"
+    extends = "toxicity"                   # where there is another to take keys from, see `fktext_evals.catalogue`
     prompts = ["The book", "The city"]     # or a .txt, .jsonl or .csv file beside the suite, or a table for `datasets`
     rewards = ["toxicity"]                 # what steers, as `fktext generate --reward` takes it
     samples = 10                           # texts per prompt, seed and method
@@ -34,59 +35,34 @@ needed a table
     scheduler = "ddim"                     # in the place of the pipeline's own, as `fktext image generate --scheduler` takes it
     eta = 1.0                              # this and others are handed to the pipeline's call, such as guidance_scale
 
-Keys and settings are listed in `Suite`, `Judge`, `prompts_of` and `fktext.settings.Settings`. Suites come with fktext, from
-plugins (the hook `fktext_register_suites`), or from a path.
+Keys and settings are listed in `Suite`, `Judge`, `fktext_evals.prompts.prompts_of` and `fktext.settings.Settings`.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-import tomllib
 import typing
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from fktext.errors import UsageError, shorten, unknown_name
+import pydantic
+
+from fktext.errors import UsageError
 from fktext.plugins.specs import parse_spec
-from fktext.texts.prompts import KEYS, read_prompts
-
-if TYPE_CHECKING:  # these import torch
-    from fktext.plugins.registry import Registry
-    from fktext.settings import Run, Settings
+from fktext.settings import Run, Settings
+from fktext_evals.prompts import prompts_of
+from fktext_evals.tables import STRICT, Table, checked
 
 Returns = Literal["best", "draw"]
 Kind = Literal["share", "perplexity", "mean"]
 Modality = Literal["text", "image"]
 
-_SUITE = {
-    "name": str,
-    "description": str,
-    "modality": Modality,
-    "pipeline": dict[str, Any],
-    "warning": str,
-    "prompts": list[str] | str | dict[str, Any],
-    "rewards": list[str],
-    "model": str,
-    "samples": int,
-    "seeds": list[int],
-    "return": Returns,
-    "judge_tokens": int,
-    "settings": dict[str, Any],
-    "methods": list[dict[str, Any]],
-    "judges": list[dict[str, Any]],
-}
-_JUDGE = {"name": str, "reward": str, "label": str, "threshold": float, "kind": Kind}
-_PROMPTS = {"file": str, "hub": str, "config": str, "split": str, "column": str, "first": int, "shuffle": int, "revision": str}
-_OURS = ("particles", "samples", "seed")  # settings that a suite gives in other places
 
-
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Judge:
     """Who says what a text is like.
 
@@ -133,8 +109,6 @@ class Method:
         Raises:
             TypeError: a model has resolved them already.
         """
-        from fktext.settings import Settings
-
         if not isinstance(self.settings, Settings):
             raise TypeError(f"method {self.name!r} has settings that a model has resolved")
         return self.settings
@@ -217,30 +191,26 @@ class Suite:
         return _whatever_part(judge.reward) in map(_whatever_part, self.rewards)
 
     def as_table(self) -> dict[str, Any]:
-        """The suite as its file could have it, every setting spelled out; `parse` reads it."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            **({"warning": self.warning} if self.warning else {}),
-            "prompts": list(self.prompts),
-            "rewards": list(self.rewards),
-            "model": self.model,
-            "samples": self.samples,
-            "seeds": list(self.seeds),
-            **({"judge_tokens": self.judge_tokens} if self.judge_tokens else {}),
-            **({"modality": self.modality} if self.modality != "text" else {}),
-            **({"pipeline": dict(self.pipeline)} if self.pipeline else {}),
+        """Spell the suite out as its file could have it, with every setting; `parse` reads it."""
+        table: dict[str, Any] = {"name": self.name, "description": self.description}
+        table |= {"warning": self.warning} if self.warning else {}
+        table |= {"prompts": list(self.prompts), "rewards": list(self.rewards), "model": self.model}
+        table |= {"samples": self.samples, "seeds": list(self.seeds)}
+        table |= {"judge_tokens": self.judge_tokens} if self.judge_tokens else {}
+        table |= {"modality": self.modality} if self.modality != "text" else {}
+        table |= {"pipeline": dict(self.pipeline)} if self.pipeline else {}
+        return table | {
             "methods": [
-                {
-                    "name": method.name,
-                    "particles": method.settings.particles,
-                    "return": method.returns,
-                    **_set(asdict(method.settings), _OURS),
-                }
+                {"name": method.name, "particles": method.settings.particles, "return": method.returns, **_spelled(method.settings)}
                 for method in self.methods
             ],
             "judges": [asdict(judge) for judge in self.judges],
         }
+
+
+def _spelled(settings: Settings | Run) -> dict[str, Any]:
+    """The settings that a method's table has, but for None, which TOML cannot say."""
+    return {name: value for name, value in asdict(settings).items() if name in _SETTINGS and value is not None}
 
 
 def _whatever_part(reward: str) -> tuple[str, Mapping[str, str]]:
@@ -249,257 +219,96 @@ def _whatever_part(reward: str) -> tuple[str, Mapping[str, str]]:
     return spec.name, {name: value for name, value in spec.options if name not in ("part", "trim", "empty", "max_tokens")}
 
 
-def names() -> list[str]:
-    """The suites that come with fktext, sorted."""
-    return sorted(item.name.removesuffix(".toml") for item in _folder().iterdir() if item.name.endswith(".toml"))
+class _File(Table):
+    """A suite's file: `given` says what stands in it. What its tables hold is checked one by one."""
+
+    name: str
+    description: str
+    prompts: list[str] | str | dict[str, Any]
+    rewards: list[str]
+    methods: list[dict[str, Any]]
+    judges: list[dict[str, Any]]
+    extends: None = None  # the catalogue has put the two together; it is here for the hint where it is misspelt
+    modality: Modality = "text"
+    pipeline: dict[str, Any] = pydantic.Field(default_factory=dict)
+    warning: str = ""
+    model: str = Suite.model
+    samples: int = Suite.samples
+    seeds: list[int] = pydantic.Field(default_factory=list)
+    returns: Returns = pydantic.Field("best", alias="return")
+    judge_tokens: int = 1
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
-def source(name: str, registry: Registry | None = None) -> str:
-    """The TOML text of a suite; see `load`."""
-    return _read(_path(name, registry))
-
-
-def load(name: str, registry: Registry | None = None) -> Suite:
-    """Read a suite by name, or by the path of a `.toml` file.
-
-    Args:
-        name: of an embedded suite, of a plugin's (as `distribution:suite` where several have one of that name), or a path.
-        registry: the installed plugins, asked for names that are not embedded; by default they are loaded then.
-
-    Raises:
-        UsageError: an unknown suite, key or value; says where, and which name is near.
-    """
-    path = _path(name, registry)
-    where = str(path) if name.endswith(".toml") else f"suite {name}"
-    return parse(_table(path), where, path.parent if isinstance(path, Path) else Path())
-
-
-def summary(name: str, registry: Registry | None = None) -> dict[str, Any]:
-    """Name, description and, where they are in the file itself, number of `texts` of a suite; prompts are not fetched.
-
-    Raises:
-        UsageError: see `load`.
-    """
-    path = _path(name, registry)
-    table = _table(path)
-    if isinstance(table.get("prompts"), dict):
-        return {"name": name, "description": table.get("description", ""), "texts": None}
-    found = load(name, registry)
-    return {"name": name, "description": found.description, "texts": found.texts}
+# What `fktext.settings` declares, but for what a suite gives in other places
+_SETTINGS: dict[str, Any] = {
+    name: (kind, None) for name, kind in typing.get_type_hints(Settings).items() if name not in ("particles", "samples", "seed")
+}
+_Shared = pydantic.create_model("_Shared", __base__=Table, **{name: kind for name, kind in _SETTINGS.items() if name != "method"})
+_Method = pydantic.create_model(
+    "_Method",
+    __base__=Table,
+    name=(str, ...),
+    particles=(int | list[int], None),
+    returns=(Returns, pydantic.Field(None, alias="return")),
+    **_SETTINGS,
+)
 
 
 def parse(table: Mapping[str, Any], where: str, folder: Path = Path()) -> Suite:
-    """A suite from the content of its file.
+    """Make a suite of the content of its file.
 
     Args:
         table: what TOML gives.
         where: for messages.
         folder: where its prompts file is sought.
+
+    Raises:
+        UsageError: an unknown key or a bad value; says where.
     """
-    given = _checked(table, _SUITE, where, ("name", "description", "prompts", "rewards", "methods", "judges"))
-    prompts = prompts_of(given.pop("prompts"), where, folder)
-    returns = given.pop("return", "best")
-    kinds = _setting_kinds()
-    shared = _checked(given.pop("settings", {}), _set(kinds, ("method",)), f"{where} [settings]")
-    guesses = {"x0_samples": 1} if given.get("modality") == "image" else {}  # a pipeline has one guess of x0
+    file = checked(_File, table, where)
+    prompts = prompts_of(file.prompts, where, folder)
+    shared = checked(_Shared, file.settings, f"{where} [settings]").given()
+    with _said_of(f"{where} [settings]"):
+        Settings(**shared)
+    if file.modality == "image":
+        shared = {"x0_samples": 1, **shared}  # a pipeline has one guess of x0
     methods = [
         method
-        for number, item in enumerate(given.pop("methods"), 1)
-        for method in _methods(item, kinds, {"return": returns, **guesses, **shared}, f"{where} [[methods]] {number}")
+        for number, item in enumerate(file.methods, 1)
+        for method in _methods(item, {"return": file.returns, **shared}, f"{where} [[methods]] {number}")
     ]
-    judges = [
-        Judge(**_checked(item, _JUDGE, f"{where} [[judges]] {number}", ("name", "reward", "label")))
-        for number, item in enumerate(given.pop("judges"), 1)
-    ]
-    given |= {"prompts": prompts, "methods": methods, "judges": judges}
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    try:
-        return Suite(**fields)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+    judges = [checked(Judge, item, f"{where} [[judges]] {number}") for number, item in enumerate(file.judges, 1)]
+    found: dict[str, Any] = file.given("prompts", "settings", "returns") | {
+        "prompts": prompts,
+        "methods": methods,
+        "judges": judges,
+    }
+    with _said_of(where):
+        return Suite(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
 
 
-def prompts_of(given: Sequence[str] | str | Mapping[str, Any], where: str, folder: Path = Path()) -> list[str]:
-    """The prompts that a suite's key `prompts` names.
-
-    Args:
-        given: a list of texts; the name of a `.txt`, `.jsonl` or `.csv` (see `fktext.texts.prompts`); or a table for Hugging Face
-            `datasets`: `file` (.jsonl, .json, .csv, .parquet, or any other as a text per line) or `hub` (an id, with `config` and
-            `revision` where needed), `split` (default "train"), `column` (default "prompt", "text" or "context_string", whichever
-            comes first; "a.b" is b inside a), and after a `shuffle` with that seed the `first` so many.
-        where: for messages.
-        folder: where files are sought.
-
-    Raises:
-        UsageError: no such file, data set, split or column, or a value that is no text.
-    """
-    if isinstance(given, str):
-        try:
-            return [prompt.text for prompt in read_prompts(folder / given)]
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-    if not isinstance(given, Mapping):
-        return list(given)
-    table = _checked(given, _PROMPTS, f"{where} prompts")
-    if ("file" in table) == ("hub" in table):
-        raise UsageError(f"{where} prompts: expected either file or hub")
-    name = table.get("hub") or str(folder / table["file"])
-    rows = _dataset(table, folder, where)
-    if "shuffle" in table:
-        rows = rows.shuffle(seed=table["shuffle"])
-    if "first" in table:
-        if not 1 <= table["first"] <= len(rows):
-            raise UsageError(f"{where} prompts: first is {table['first']}; {name} has {len(rows)} rows")
-        rows = rows.select(range(table["first"]))
-    column = table.get("column") or next((key for key in KEYS if key in rows.column_names), None)
-    if column is None or column.split(".")[0] not in rows.column_names:
-        raise UsageError(
-            f"{where} prompts: {name} has no column {column or ' or '.join(KEYS)}; it has {', '.join(rows.column_names)}"
-        )
-    prompts: list[Any] = rows[column.split(".")[0]]
-    for key in column.split(".")[1:]:
-        prompts = [value.get(key) if isinstance(value, dict) else None for value in prompts]
-    prompts = list(prompts)
-    if wrong := [number for number, prompt in enumerate(prompts) if not isinstance(prompt, str)]:
-        raise UsageError(f"{where} prompts: {column} of row {wrong[0]} of {name} is {_short(prompts[wrong[0]])}; expected a text")
-    return prompts
-
-
-def _dataset(table: Mapping[str, Any], folder: Path, where: str) -> Any:
-    """The rows of one split, by Hugging Face `datasets`."""
-    import datasets
-
-    split, kinds = table.get("split", "train"), {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        if "hub" in table:
-            return datasets.load_dataset(table["hub"], table.get("config"), split=split, revision=table.get("revision"))
-        path = folder / table["file"]
-        if not path.is_file():
-            raise UsageError(f"{where} prompts: there is no file {str(path)!r}")
-        with tempfile.TemporaryDirectory() as cache:  # a prompts file is small: nothing of it stays in the user's cache
-            return datasets.load_dataset(
-                kinds.get(path.suffix, "text"), data_files=str(path), split=split, cache_dir=cache, keep_in_memory=True
-            )
-    except UsageError:
-        raise
-    except Exception as error:  # of the hub client, of pyarrow, of datasets itself
-        reason = next((line for line in map(str.strip, str(error).splitlines()) if line), "")
-        raise UsageError(
-            f"{where} prompts: cannot read {table.get('hub') or table['file']!r}: {type(error).__name__}: {reason[:200]}"
-        ) from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def check(suite: Suite, registry: Registry) -> None:
-    """Whether a suite's rewards and judges exist and take the options they are given.
-
-    Raises:
-        UsageError, PluginError: they do not.
-    """
-    for text in (*suite.rewards, *(judge.reward for judge in suite.judges)):
-        spec = registry.parse(text)
-        entry = registry.resolve(spec.name)
-        if entry.modality != suite.modality:
-            raise UsageError(f"reward {entry.name!r} scores {entry.modality}s, and suite {suite.name!r} is of {suite.modality}s")
-        entry.convert(dict(spec.options))
-
-
-def _methods(item: Mapping[str, Any], kinds: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Iterable[Method]:
-    """One table of `[[methods]]`: a method for each number of particles."""
-    from fktext.settings import Settings
-
-    own = _checked(item, {"name": str, "particles": int | list[int], "return": Returns, **kinds}, where, ("name",))
-    name, particles = own.pop("name"), own.pop("particles", None)
+def _methods(item: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Iterator[Method]:
+    """A method for each number of particles of one table of `[[methods]]`."""
+    own = checked(_Method, item, where).given()
+    name, particles = own.pop("name"), own.pop("particles", [])
     settings = {**shared, **own}
     returns = settings.pop("return")
     if own.get("method") == "base":
-        if particles not in (None, 1):
+        if particles not in ([], 1):
             raise UsageError(f"{where}: method 'base' has one particle, got {particles}")
         particles = 1
-    if particles is None or particles == []:
+    if particles == []:
         raise UsageError(f"{where}: particles is missing; expected a number, or a list of them")
     for number in particles if isinstance(particles, list) else [particles]:
-        try:
+        with _said_of(where):
             yield Method(name, Settings(particles=number, **settings), returns)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
 
 
-def _checked(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: Sequence[str] = ()) -> dict[str, Any]:
-    """The table, if it has known keys with values of the right types."""
-    import pydantic
-
-    for key, value in table.items():
-        if key not in kinds:
-            raise unknown_name(f"key of {where}:", key, kinds)
-        try:
-            pydantic.TypeAdapter(kinds[key]).validate_python(value, strict=True)
-        except pydantic.ValidationError:
-            raise UsageError(f"{where}: {key} is {_short(value)}; expected {_expected(kinds[key])}") from None
-    if missing := [key for key in required if key not in table]:
-        raise UsageError(f"{where}: {missing[0]} is missing")
-    return dict(table)
-
-
-def _setting_kinds() -> dict[str, Any]:
-    """The settings a suite may give, by name, with their types."""
-    from fktext.settings import Settings
-
-    return _set(typing.get_type_hints(Settings), _OURS)
-
-
-def _set(table: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    """The table without some keys and without what is None, which TOML cannot say."""
-    return {key: value for key, value in table.items() if key not in without and value is not None}
-
-
-def _expected(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(repr, typing.get_args(kind)))
-    text = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-    return text.replace(" | None", "").replace("dict[str, typing.Any]", "table").replace(" | ", " or ")
-
-
-def _short(value: Any) -> str:
-    return shorten(repr(value), 60)
-
-
-def _path(name: str, registry: Registry | None = None) -> Any:
-    """Where a suite is: a path, a resource of this package, or a plugin's file."""
-    if name.endswith(".toml"):
-        return Path(name).expanduser()
-    if name in names():
-        return _folder() / f"{name}.toml"
-    if registry is None:
-        from fktext.plugins import load_plugins
-
-        registry = load_plugins()
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Let an error say where it is."""
     try:
-        return Path(registry.suite(name, names()).path)
+        yield
     except UsageError as error:
-        hint = f"; a file's name ends in .toml: {name}" if os.sep in name else ""
-        raise UsageError(f"{error}{hint}") from error
-
-
-def _read(path: Any) -> str:
-    try:
-        return str(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read suite {str(path)!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"suite {str(path)!r} is not UTF-8") from error
-
-
-def _table(path: Any) -> dict[str, Any]:
-    try:
-        return tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"suite {str(path)!r}: not TOML: {error}") from error
-
-
-def _folder() -> Any:
-    return resources.files("fktext_evals") / "suites"
+        raise UsageError(f"{where}: {error}") from error

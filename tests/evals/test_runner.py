@@ -24,8 +24,9 @@ import pytest
 
 from fktext.errors import RewardError, UsageError
 from fktext_evals import Judge, Results, Suite, load, markdown, read, run
+from fktext_evals.catalogue import source
 from fktext_evals.results import RunError
-from fktext_evals.suite import parse, source
+from fktext_evals.suite import parse
 
 START = """
 import sys, fktext_evals

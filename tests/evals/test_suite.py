@@ -12,20 +12,20 @@ from uuid import uuid4
 import pytest
 
 from fktext.errors import UsageError
-from fktext_evals import suite
+from fktext_evals import catalogue, suite
 
 
 def test_the_embedded_suites_load_and_say_who_they_are() -> None:
     whats = ("toxicity", "cola", "perplexity", "sentiment")
-    assert {*whats, *(f"paper-{what}" for what in whats), "toxicity-smoke", "cola-smoke"} <= set(suite.names())
-    for name in suite.names():
-        found = suite.load(name)
+    assert {*whats, *(f"paper-{what}" for what in whats), "toxicity-smoke", "cola-smoke"} <= set(catalogue.names())
+    for name in catalogue.names():
+        found = catalogue.load(name)
         assert found.name == name
         assert suite.parse(json.loads(json.dumps(found.as_table())), "again") == found
 
 
 def test_the_main_suite() -> None:
-    found = suite.load("toxicity")
+    found = catalogue.load("toxicity")
     assert [method.key for method in found.methods] == [
         ("base", 1),
         *(("best-of-n", n) for n in (2, 4, 8, 16, 32)),
@@ -38,16 +38,16 @@ def test_the_main_suite() -> None:
     assert drawn == [("importance", 16)]
 
 
-@pytest.mark.parametrize("name", suite.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_every_suite_has_a_judge_that_does_not_steer(name: str) -> None:
-    found = suite.load(name)
+    found = catalogue.load(name)
     assert {judge.reward for judge in found.judges} - set(found.rewards)
     assert ("toxic" in found.description) == bool(found.warning)
 
 
 @pytest.mark.parametrize("name", ["toxicity-smoke", "cola-smoke", "perplexity-smoke", "sentiment-smoke"])
 def test_smoke_suites_have_every_method(name: str) -> None:
-    methods = {(method.settings.method, method.returns, method.settings.potential) for method in suite.load(name).methods}
+    methods = {(method.settings.method, method.returns, method.settings.potential) for method in catalogue.load(name).methods}
     steered = {("fk", "best", potential) for potential in ("difference", "max", "sum")}
     others = {(method, "best", "difference") for method in ("base", "best-of-n")}
     assert methods == steered | others | {("best-of-n", "draw", "difference")}
@@ -68,7 +68,7 @@ JUDGES = {
 
 @pytest.mark.parametrize("what", JUDGES)
 def test_the_paper_s_settings(what: str) -> None:
-    found = suite.load(f"paper-{what}")
+    found = catalogue.load(f"paper-{what}")
     assert found.texts == 15 * 20 * 3 * 7
     assert (found.model, found.seeds, found.judge_tokens) == ("mdlm-owt", (1234, 2345, 3456), 50)
     for method in found.methods:
@@ -91,7 +91,7 @@ def test_the_paper_s_perplexity_reward_is_in_bits() -> None:
     """Its code takes 2 to the power of a loss in nats, and the logarithm of that."""
     from fktext.plugins.specs import parse_spec
 
-    [reward] = suite.load("paper-perplexity").rewards
+    [reward] = catalogue.load("paper-perplexity").rewards
     assert parse_spec(reward).weight == pytest.approx(math.log(2), rel=1e-15)
 
 
@@ -99,7 +99,7 @@ def test_prompts_from_a_file(suite_file: Path) -> None:
     (suite_file.parent / "p.jsonl").write_text('"she"\n{"prompt": "he"}\n')
     text = suite_file.read_text().replace('prompts = ["the book", "the city", "she"]', 'prompts = "p.jsonl"')
     suite_file.write_text(text)
-    assert suite.load(str(suite_file)).prompts == ("she", "he")
+    assert catalogue.load(str(suite_file)).prompts == ("she", "he")
 
 
 ROWS = [
@@ -130,7 +130,7 @@ def test_prompts_by_datasets(suite_file: Path, table: str, prompts: tuple[str, .
     (folder / "p.csv").write_text('prompt,other\nshe,"1"\n"he, they","2"\n'.replace('"1"', "a").replace('"2"', "b"))
     (folder / "p.txt").write_text("the lake\nin here\n")
     expected = tuple({"1": "a", "2": "b"}.get(prompt, prompt) for prompt in prompts)
-    found = suite.load(str(with_prompts(suite_file, table)))
+    found = catalogue.load(str(with_prompts(suite_file, table)))
     assert found.prompts == expected
     assert found.as_table()["prompts"] == list(expected)  # what a run writes down says what was run, not where it lay
 
@@ -142,7 +142,7 @@ def test_prompts_are_shuffled_by_a_seed(suite_file: Path) -> None:
     found = []
     for seed in (1, 1, 2):
         suite_file.write_text(text)
-        found.append(suite.load(str(with_prompts(suite_file, f'{{file = "p.txt", shuffle = {seed}, first = 10}}'))).prompts)
+        found.append(catalogue.load(str(with_prompts(suite_file, f'{{file = "p.txt", shuffle = {seed}, first = 10}}'))).prompts)
     assert found[0] == found[1] != found[2]
     assert len(set(found[0]) & set(rows)) == 10
     assert found[0] != tuple(rows[:10])
@@ -168,21 +168,21 @@ def test_mistakes_in_prompts(suite_file: Path, table: str, message: str) -> None
     (suite_file.parent / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (suite_file.parent / "bad.jsonl").write_text("{nothing\n")
     with pytest.raises(UsageError, match=message) as caught:
-        suite.load(str(with_prompts(suite_file, table)))
+        catalogue.load(str(with_prompts(suite_file, table)))
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_method_returns(suite_file: Path) -> None:
     text = suite_file.read_text().replace('potential = "max"', 'potential = "max"\nreturn = "best"')
     suite_file.write_text(text.replace('model = "', 'return = "draw"\nmodel = "'))
-    found = suite.load(str(suite_file))
+    found = catalogue.load(str(suite_file))
     assert [method.returns for method in found.methods] == ["draw", "draw", "best", "best"]
     assert suite.parse(found.as_table(), "again") == found
 
 
 def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
     suite_file.write_text(suite_file.read_text().replace('potential = "max"', 'potential = "max"\nsteps = 4'))
-    base, _, fk, _ = suite.load(str(suite_file)).methods
+    base, _, fk, _ = catalogue.load(str(suite_file)).methods
     assert (base.settings.steps, fk.settings.steps, fk.settings.potential) == (6, 4, "max")
 
 
@@ -194,6 +194,11 @@ def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
         ('potential = "max"', 'potentail = "max"', r"\[\[methods\]\] 3: 'potentail': did you mean 'potential'"),
         ("steps = 6", "step = 6", r"\[settings\]: 'step': did you mean 'steps'"),
         ("steps = 6", "particles = 6", r"\[settings\]: 'particles'"),
+        ("steps = 6", "steps = 0", r"\[settings\]: steps must be at least 1, got 0"),
+        ("steps = 6", 'steps = 6\nresampler = "sistematic"', r"\[settings\]: unknown resampler .* did you mean 'systematic'"),
+        ("steps = 6", "steps = 6.5", r"\[settings\]: steps is 6.5; expected int"),
+        ('potential = "max"', 'potential = "max"\nx0_average = "men"', "x0_average is 'men'; expected 'tilt' or 'reward'"),
+        ("particles = [2, 3]", 'particles = "2"', r"particles is '2'; expected int or list\[int\]"),
         ("samples = 2", 'samples = "2"', r"samples is '2'; expected int"),
         ("samples = 2", "samples = 0", "samples must be at least 1, got 0"),
         ("samples = 2", "samples = true", "samples is True; expected int"),
@@ -222,28 +227,28 @@ def test_mistakes(suite_file: Path, old: str, new: str, message: str) -> None:
     assert old in text
     suite_file.write_text(text.replace(old, new, 1))
     with pytest.raises(UsageError, match=message) as caught:
-        suite.load(str(suite_file))
+        catalogue.load(str(suite_file))
     assert "words" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_suites(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'toxicity'"):
-        suite.load("toxcity")
+        catalogue.load("toxcity")
     with pytest.raises(UsageError, match="No such file"):
-        suite.load(str(tmp_path / "mine.toml"))
+        catalogue.load(str(tmp_path / "mine.toml"))
     with pytest.raises(UsageError, match=r"ends in \.toml"):
-        suite.load(str(tmp_path / "mine"))
+        catalogue.load(str(tmp_path / "mine"))
 
 
 def test_check_knows_rewards_and_their_options(suite_file: Path) -> None:
     from fktext.plugins import load_plugins
 
-    found, registry = suite.load(str(suite_file)), load_plugins()
-    suite.check(found, registry)
+    found, registry = catalogue.load(str(suite_file)), load_plugins()
+    catalogue.check(found, registry)
     for spec, message in (("leters", "did you mean 'letters'"), ("letters:leter=a", "did you mean 'letter'")):
         with pytest.raises(UsageError, match=message):
-            suite.check(replace(found, rewards=(spec,)), registry)
+            catalogue.check(replace(found, rewards=(spec,)), registry)
 
 
 PLUGIN = """
@@ -286,21 +291,21 @@ def test_suites_of_plugins(brings: Callable[..., Path]) -> None:
     brings("fk-two", "both.toml")
     registry = load_plugins()
     assert registry.problems() == []
-    assert suite.load("mine").description == suite.load("fk_one:mine", registry).description == "of fk-one"
-    assert suite.load("fk-two:both", registry).description == "of fk-two"
-    assert suite.load("toxicity", registry).name == "toxicity"  # no plugin takes an embedded suite's name
-    assert suite.load("fk-one:toxicity", registry).description == "of fk-one"
-    assert suite.source("mine", registry).startswith("\nname = ")
+    assert catalogue.load("mine").description == catalogue.load("fk_one:mine", registry).description == "of fk-one"
+    assert catalogue.load("fk-two:both", registry).description == "of fk-two"
+    assert catalogue.load("toxicity", registry).name == "toxicity"  # no plugin takes an embedded suite's name
+    assert catalogue.load("fk-one:toxicity", registry).description == "of fk-one"
+    assert catalogue.source("mine", registry).startswith("\nname = ")
     with pytest.raises(UsageError, match="several distributions: write fk-one:both or fk-two:both"):
-        suite.load("both", registry)
+        catalogue.load("both", registry)
     with pytest.raises(UsageError, match="did you mean 'mine'"):
-        suite.load("mne", registry)
+        catalogue.load("mne", registry)
 
 
 def test_a_prompts_file_of_a_plugin_lies_beside_its_suite(brings: Callable[..., Path], suite_file: Path) -> None:
     folder = brings("fk-one", "mine.toml", text=with_prompts(suite_file, '"p.txt"').read_text())
     (folder / "p.txt").write_text("he\n")
-    assert suite.load("mine").prompts == ("he",)
+    assert catalogue.load("mine").prompts == ("he",)
 
 
 @pytest.mark.parametrize("files", [("absent",), ("a b.toml",), ("same.toml", "same.toml")])
@@ -328,4 +333,92 @@ def test_ls_lists_suites_of_plugins_and_those_that_cannot_be_read(brings: Callab
     assert lines["mine"].endswith("48 texts  of fk-one")
     assert "cannot be read: suite" in lines["bad"]
     assert lines["far"].endswith("? texts  of fk-three")  # nothing is fetched for a list
-    assert set(suite.names()) < set(lines)
+    assert set(catalogue.names()) < set(lines)
+
+
+EXTENDS = 'extends = "{other}"\nname = "mine"\ndescription = "of my own"\n'
+
+
+@pytest.fixture
+def extends(suite_file: Path) -> Callable[..., Path]:
+    """Write a suite that extends another, by default the test suite, beside it."""
+
+    def write(more: str, other: str = "words.toml", name: str = "mine.toml") -> Path:
+        path = suite_file.parent / name
+        path.write_text(EXTENDS.replace("{other}", other) + more)
+        return path
+
+    return write
+
+
+def test_a_suite_takes_over_what_it_does_not_say(extends: Callable[..., Path], suite_file: Path) -> None:
+    other, found = catalogue.load(str(suite_file)), catalogue.load(str(extends("")))
+    assert (found.name, found.description) == ("mine", "of my own")
+    assert replace(found, name="words", description="a test") == other
+
+
+def test_a_key_replaces_the_other_s_and_settings_are_put_together(extends: Callable[..., Path], suite_file: Path) -> None:
+    other = catalogue.load(str(suite_file))
+    found = catalogue.load(str(extends('prompts = ["he"]\n[settings]\nsteps = 4\nlam = 3.0\n')))
+    assert found.prompts == ("he",)
+    assert found.judges == other.judges
+    settings = [method.settings for method in found.methods]
+    assert {(each.steps, each.lam, each.length, each.resample_every) for each in settings} == {(4, 3.0, 8, 2)}
+    found = catalogue.load(str(extends('[[methods]]\nname = "fk"\nparticles = 5\n')))
+    assert [(method.key, method.settings.steps) for method in found.methods] == [(("fk", 5), 6)]  # of its methods none is left
+
+
+def test_suites_extend_in_a_chain_and_by_name(extends: Callable[..., Path]) -> None:
+    extends("[settings]\nlam = 3.0\nsteps = 5", name="middle.toml")
+    found = catalogue.load(str(extends("[settings]\nlam = 4.0", other="middle.toml")))
+    assert {(each.settings.lam, each.settings.steps, each.settings.length) for each in found.methods} == {(4.0, 5, 8)}
+    path = extends('warning = ""\nsamples = 3', other="toxicity")
+    other, found = catalogue.load("toxicity"), catalogue.load(str(path))
+    assert (found.samples, found.warning, found.methods, found.prompts) == (3, "", other.methods, other.prompts)
+    assert catalogue.summary(str(path))["texts"] == found.texts
+
+
+def test_a_prompts_file_lies_beside_the_suite_that_names_it(extends: Callable[..., Path], suite_file: Path) -> None:
+    (suite_file.parent / "p.txt").write_text("far\n")
+    with_prompts(suite_file, '"p.txt"')
+    (suite_file.parent / "below").mkdir()
+    path = extends("", other="../words.toml", name="below/mine.toml")
+    assert catalogue.load(str(path)).prompts == ("far",)
+    (path.parent / "p.txt").write_text("near\n")
+    assert catalogue.load(str(path)).prompts == ("far",)
+    assert catalogue.load(str(extends('prompts = "p.txt"', other="../words.toml", name="below/mine.toml"))).prompts == ("near",)
+
+
+@pytest.mark.parametrize(
+    ("more", "other", "message"),
+    [
+        ("", "mine.toml", r"mine.toml, which extends '\S+mine.toml': it extends itself: \S+mine.toml -> \S+mine.toml$"),
+        ("", "round.toml", r"it extends itself: \S+mine.toml -> \S+round.toml -> \S+mine.toml$"),
+        ("", "toxcity", r"mine.toml, which extends 'toxcity': unknown suite 'toxcity': did you mean 'toxicity'"),
+        ("", "gone.toml", "cannot read suite"),
+        ("", "bad.toml", r"which extends '\S+bad.toml': \S+bad.toml \[\[methods\]\] 1: particles must be at least 1, got 0"),
+        ("samples = 0", "words.toml", "mine.toml: suite 'mine': samples must be at least 1"),
+        ("settings = 3", "words.toml", "mine.toml: settings is 3; expected table"),
+        ("[settings]\nstep = 3", "words.toml", r"mine.toml \[settings\]: 'step': did you mean 'steps'"),
+        ("extend = 3", "words.toml", "mine.toml: 'extend': did you mean 'extends'"),
+    ],
+)
+def test_mistakes_of_suites_that_extend(extends: Callable[..., Path], more: str, other: str, message: str) -> None:
+    extends("", other="mine.toml", name="round.toml")
+    extends('[[methods]]\nname = "fk"\nparticles = 0', name="bad.toml")
+    with pytest.raises(UsageError, match=message) as caught:
+        catalogue.load(str(extends(more, other=other)))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_extended_is_named_by_a_text(suite_file: Path) -> None:
+    suite_file.write_text("extends = 3\n" + suite_file.read_text())
+    with pytest.raises(UsageError, match="extends is 3; expected the name of a suite"):
+        catalogue.load(str(suite_file))
+
+
+def test_a_suite_of_a_plugin_extends_and_is_extended(brings: Callable[..., Path], extends: Callable[..., Path]) -> None:
+    folder = brings("fk-one", "mine.toml", "base.toml")
+    (folder / "mine.toml").write_text(EXTENDS.replace("{other}", "base.toml") + "samples = 5\n")
+    assert catalogue.load("mine").samples == 5
+    assert catalogue.load(str(extends("seeds = [1]", other="fk-one:mine"))).texts == 5 * 3 * 4

@@ -12,7 +12,7 @@ from fktext.errors import UsageError
 from fktext.images import pipelines
 from fktext.images.generate import resolve
 from fktext.plugins import load_plugins
-from fktext_evals import suite as suites
+from fktext_evals import catalogue
 from fktext_evals.report import as_csv
 
 from .conftest import FLOW, LATENT, pixels, sd3, sd15, sdxl
@@ -112,8 +112,8 @@ def test_a_suite_runs_on_pipelines_of_each_kind(kind, tmp_path, monkeypatch):
 
 
 def test_the_papers_image_suite():
-    found = suites.load("paper-image")
-    suites.check(found, load_plugins())
+    found = catalogue.load("paper-image")
+    catalogue.check(found, load_plugins())
     assert found.modality == "image"
     assert found.pipeline == {"scheduler": "ddim", "eta": 1.0, "guidance_scale": 7.5}
     assert [method.key for method in found.methods] == [("base", 1), ("best-of-n", 4), ("fk", 4)]
@@ -134,14 +134,14 @@ def test_mistakes(tmp_path):
             assert old in changed
             changed = changed.replace(old, new)
         path.write_text(changed)
-        return suites.load(str(path))
+        return catalogue.load(str(path))
 
     with pytest.raises(UsageError, match="is of texts, which have no pipeline"):
         load(('modality = "image"', ""), ("[pipeline]", "[pipeline]\neta = 1.0"))
     with pytest.raises(UsageError, match="is of images, which have no judge_tokens"):
         load(("samples = 2", "samples = 2\njudge_tokens = 3"))
     with pytest.raises(UsageError, match="reward 'toxicity' scores texts, and suite 'small' is of images"):
-        suites.check(load(('rewards = ["brightness"]', 'rewards = ["toxicity"]')), load_plugins())
+        catalogue.check(load(('rewards = ["brightness"]', 'rewards = ["toxicity"]')), load_plugins())
     for change, message in (
         (("[pipeline]", "[pipeline]\neta = 1.0"), "DDPMScheduler takes no eta"),
         (("steps = 5", "steps = 5\nlength = 8"), "length is a setting of texts"),
