@@ -162,31 +162,61 @@ class MaskedDiffusion:
         """The noise time that the network is asked at for a position that its clock reveals at `when`, in `step`."""
         return self._times[step - 1]
 
-    def _jumps(self, reveal: Tensor, moment: Tensor, k_next: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The window's network calls, planned at once: (active rows, and row and column of each position to reveal).
+    @staticmethod
+    def _jumps(reveal: Tensor, moment: Tensor, k_next: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Plan the window's network calls at once: (active rows, and row and column of each position to reveal).
 
         The i-th call takes every row to the i-th of its distinct moments: as many calls as the busiest row has moments.
+
+        Example:
+            Two rows of three positions, T = 4, a window up to step 3. The first row has two moments, 1.0 for two positions and
+            0.5 for one; the second has three, of which its last position's, 0.25 in step 4, is beyond the window.
+
+            >>> reveal = torch.tensor([[1, 3, 1], [2, 3, 4]])
+            >>> moment = torch.tensor([[1.0, 0.5, 1.0], [0.75, 0.5, 0.25]])
+            >>> for active, row, column in MaskedDiffusion._jumps(reveal, moment, 3):
+            ...     print(active.tolist(), list(zip(row.tolist(), column.tolist())))
+            [0, 1] [(0, 0), (0, 2), (1, 0)]
+            [0, 1] [(0, 1), (1, 1)]
         """
         ordered, order = moment.sort(-1, descending=True)
+        # place of a position's moment among its row's, from 0: in the example [[0, 1, 0], [0, 1, 2]]
         rank = torch.zeros_like(order).scatter_(-1, order, (ordered.diff(dim=-1, prepend=ordered[:, :1]) < 0).cumsum(-1))
         row, column = (reveal <= k_next).nonzero(as_tuple=True)
         jump = rank[row, column]
         by_jump = jump.argsort(stable=True)
         row, column, jump = row[by_jump], column[by_jump], jump[by_jump]
-        calls = torch.unique_consecutive(jump * len(reveal) + row)  # one (jump, row) pair per row of a network call
+        # one number per row of a network call, jump * M + row: [0, 1, 2, 3]
+        calls = torch.unique_consecutive(jump * len(reveal) + row)
         sizes = torch.stack([torch.bincount(jump), torch.bincount(calls // len(reveal))]).tolist()
         positions = zip(row.split(sizes[0]), column.split(sizes[0]), strict=True)
         for active, (rows, columns) in zip((calls % len(reveal)).split(sizes[1]), positions, strict=True):
             yield active, rows, columns
 
     def _refresh(self, state: State, active: Tensor, t: Tensor) -> State:
-        """Bring `hidden` of the active rows up to date; rows that are equal share one forward."""
+        """Bring `hidden` of the active rows up to date; rows that are equal, at equal times, share one forward.
+
+        Example:
+            Three rows of two positions, where 9 is the mask; a network that says tokens times noise time runs on two of them.
+
+            >>> class Echo:
+            ...     mask_id, vocab_size, time_dependent = 9, 10, True
+            ...     def encode(self, ids, t):
+            ...         return (ids * t[:, None])[..., None]
+            >>> process = MaskedDiffusion(Echo(), torch.full((1, 2), 9), 3, 4, decode=list)
+            >>> state = process.start(torch.tensor([[9, 1], [9, 2], [9, 1]]))
+            >>> t = torch.full((3,), 0.5, dtype=torch.float64)
+            >>> process._refresh(state, torch.arange(3), t).hidden[..., 0].tolist()
+            [[4.5, 0.5], [4.5, 1.0], [4.5, 0.5]]
+            >>> process.ledger.denoiser_rows
+            2
+        """
         if not self.denoiser.time_dependent:
             stale = ~state.known[active]
             active, t = active[stale], torch.ones_like(t[stale])
         if not len(active):
             return state
-        seen = torch.cat([state.ids[active], t[:, None].view(torch.int64)], 1)
+        seen = torch.cat([state.ids[active], t[:, None].view(torch.int64)], 1)  # the bits of t as one more column, to be compared
         unique, inverse = torch.unique(seen, dim=0, return_inverse=True)
         fresh = self._encode(unique[:, :-1], unique[:, -1].view(torch.float64))
         hidden = state.hidden
