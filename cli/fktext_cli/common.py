@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 import fktext
 from fktext.errors import UsageError
-from fktext_cli.options import MOST_BATCH
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.plugins.registry import Modality, Registry
     from fktext.rewards import Weighted
-    from fktext.settings import Method, Run, Settings
+    from fktext.settings import Method, Run
 
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -37,49 +35,6 @@ def group(about: str) -> typer.Typer:
             raise typer.Exit(2)
 
     return app
-
-
-def asked(values: Mapping[str, Any], **more: Any) -> Settings:
-    """The settings among a command's own values, each by its name, and some that it has no option for.
-
-    Args:
-        values: the command's `locals()`: every parameter that is named like a field of `Settings` is one.
-        more: settings that the command itself decides.
-    """
-    from fktext.settings import Settings
-
-    return Settings(**{item.name: values[item.name] for item in fields(Settings) if item.name in values}, **more)
-
-
-def parse_batch_size(value: str) -> int | None:
-    """`--batch-size`: a number, or None for auto."""
-    if value == "auto":
-        return None
-    if not value.isascii() or not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= MOST_BATCH:
-        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_BATCH}")
-    return int(value)
-
-
-def go_offline(offline: bool) -> None:
-    """Tell libraries that rewards use, before they are imported, to touch no network."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def resolve_device(name: str) -> str:
-    """A device that can be used here; "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        UsageError: torch does not know it, or cannot use it here.
-    """
-    import torch
-
-    from fktext.batches import usable_device
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    usable_device(name)
-    return name
 
 
 def load_registry() -> Registry:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.common import go_offline, group, load_registry, parse_batch_size, resolve_device
-from fktext_cli.options import Threads, Verbose, use_threads
+from fktext_cli.common import group, load_registry
+from fktext_cli.options import RUN, BatchSize, Compiled, Dtype, Where, unfolded
 from fktext_cli.output import the_dead
 from fktext_cli.streams import visible
 
@@ -70,6 +70,7 @@ def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help
 
 
 @app.command()
+@unfolded()
 def run(
     name: SuiteName,
     out: Annotated[
@@ -77,21 +78,17 @@ def run(
         typer.Option("--out", "-o", help="The run's folder; an unfinished run goes on.", show_default="runs/SUITE"),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="In place of the suite's.", show_default="the suite's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's network.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the network: minutes first, faster then.")] = False,
-    batch_size: Annotated[
-        int | None,
+    *,
+    where: Where,
+    dtype: Dtype = "float32",
+    compiled: Compiled = False,
+    batch_size: BatchSize = None,
+    shard: Annotated[
+        str | None,
         typer.Option(
-            metavar="auto|N", parser=parse_batch_size, help="Particles computed at once; changes no text.", show_default="auto"
+            metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all", rich_help_panel=RUN
         ),
     ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
-    threads: Threads = None,
-    verbose: Verbose = False,
 ) -> None:
     """Run a suite and print its report. The same command goes on with a run that was interrupted.
 
@@ -105,8 +102,7 @@ def run(
         if not (found := re.fullmatch(r"(\d+)/(\d+)", shard)):
             raise UsageError(f"--shard is {shard!r}; expected I/N, such as 1/4")
         part = int(found[1]), int(found[2])
-    go_offline(offline)
-    use_threads(threads, verbose)
+    device = where.ready()
     registry = load_registry()
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         suite = fktext_evals.load(name, registry)
@@ -116,11 +112,11 @@ def run(
                 suite,
                 model,
                 out=folder,
-                device=resolve_device(device),
+                device=device,
                 dtype=dtype,
                 compiled=compiled,
                 batch_size=batch_size,
-                offline=offline,
+                offline=where.offline,
                 shard=part,
                 registry=registry,
             )

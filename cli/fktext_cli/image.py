@@ -7,38 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fktext.errors import UsageError
+from fktext.settings import Settings
 from fktext_cli import output, tracing
-from fktext_cli.common import asked, check_rewards, create_rewards, go_offline, group, provenance, resolve_device, steering
-from fktext_cli.options import (
-    MOST_BATCH,
-    MOST_PIXELS,
-    MOST_SAMPLES,
-    MOST_SCALE,
-    MOST_STEPS,
-    OUT,
-    RUN,
-    SAMPLE,
-    STEER,
-    EssThreshold,
-    Lambda,
-    MethodName,
-    Particles,
-    PotentialName,
-    PseudoCount,
-    ResampleEvery,
-    ResamplerName,
-    RewardSpecs,
-    Threads,
-    Verbose,
-    use_threads,
-)
+from fktext_cli.common import check_rewards, create_rewards, group, provenance, steering
+from fktext_cli.options import MOST_BATCH, OUT, RUN, SAMPLE, STEER, Dtype, RewardSpecs, Where, Which, unfolded
 from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
@@ -48,24 +27,19 @@ if TYPE_CHECKING:  # these import torch
     from fktext_evals.image_comparison import ImageJudge
 
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
+MOST_PIXELS = 16_384
+MOST_SCALE = 1_000.0
+Pixels = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
+]
 app = group("Steer diffusers pipelines of images.")
 
 
-@app.command()
-def generate(
-    prompt: Annotated[
-        str, typer.Argument(metavar="[PROMPT]", help="What to show; none for a pipeline that takes none.", show_default=False)
-    ] = "",
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.", rich_help_panel=SAMPLE),
-    ] = "tiny-digits",
-    samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Populations.", rich_help_panel=SAMPLE)] = 1,
-    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Reverse diffusion steps.", rich_help_panel=SAMPLE)] = 50,
-    scheduler: Annotated[
-        Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
-        typer.Option(help="The sampler; it must draw noise on the way.", show_default="the model's", rich_help_panel=SAMPLE),
-    ] = None,
+@dataclass(frozen=True)
+class Call:
+    """What a pipeline is called with; None is its own."""
+
     guidance_scale: Annotated[
         float | None,
         typer.Option(
@@ -75,31 +49,21 @@ def generate(
             show_default="the pipeline's",
             rich_help_panel=SAMPLE,
         ),
-    ] = None,
+    ] = None
     eta: Annotated[
         float | None,
         typer.Option(
             min=0, max=1, help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it", rich_help_panel=SAMPLE
         ),
-    ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed, the same images.", rich_help_panel=SAMPLE)] = 0,
-    reward: RewardSpecs = None,
-    particles: Particles = 4,
-    method: MethodName = "fk",
-    lam: Lambda = 10.0,
-    potential: PotentialName = "difference",
-    resample_every: ResampleEvery = None,
-    ess_threshold: EssThreshold = 0.5,
-    resampler: ResamplerName = "systematic",
-    pseudo_count: PseudoCount = 0.1,
+    ] = None
+    height: Pixels = None
+    width: Pixels = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether methods are compared, and by what."""
+
     compare: Annotated[
         bool | None,
         typer.Option(
@@ -108,7 +72,7 @@ def generate(
             show_default="where a reward has its own second opinion, as digit",
             rich_help_panel=STEER,
         ),
-    ] = None,
+    ] = None
     judge: Annotated[
         str | None,
         typer.Option(
@@ -117,11 +81,65 @@ def generate(
             show_default="the reward's own second opinion",
             rich_help_panel=STEER,
         ),
+    ] = None
+
+    def check(self, method: Method) -> None:
+        """Refuse what contradicts itself."""
+        if self.compare and method != "fk":
+            raise UsageError(f"--compare runs every method, and came with --method {method}")
+        if self.judge and (self.compare is False or method != "fk"):
+            raise UsageError("--judge is for --compare")
+
+    def by(self, terms: Sequence[Weighted], method: Method, device: str, offline: bool) -> ImageJudge | None:
+        """A reward that has not steered; None where nothing is compared.
+
+        Raises:
+            UsageError: the one given steers, or none is given and the rewards have no second opinion.
+        """
+        from fktext_evals.image_comparison import ImageJudge
+
+        if method != "fk" or self.compare is False:
+            return None
+        if self.judge is not None:
+            (term,) = create_rewards([self.judge], device, offline, None, "image")
+            if term.name in {other.name for other in terms}:
+                raise UsageError(f"--judge {self.judge!r} is what steers: judge by another reward")
+            return ImageJudge(term.name, term.reward)
+        for term in terms:
+            if (opinion := getattr(term.reward, "second_opinion", lambda: None)()) is not None:
+                return ImageJudge(f"{term.name} as {opinion.model} sees it", opinion)
+        if self.compare:
+            raise UsageError("--compare needs a --judge: these rewards have no second opinion of their own")
+        return None
+
+
+@app.command()
+@unfolded(
+    *("samples", "steps", "seed", "particles", "method", "lam", "potential", "resample_every", "ess_threshold", "resampler"),
+    "pseudo_count",
+    particles=4,
+    steps=50,
+    x0_samples=1,
+)
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to show; none for a pipeline that takes none.", show_default=False)
+    ] = "",
+    *,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.", rich_help_panel=SAMPLE),
+    ] = "tiny-digits",
+    scheduler: Annotated[
+        Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
+        typer.Option(help="The sampler; it must draw noise on the way.", show_default="the model's", rich_help_panel=SAMPLE),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)] = "auto",
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's networks.", rich_help_panel=RUN)
-    ] = "float32",
+    call: Call,
+    reward: RewardSpecs = None,
+    asked: Settings,
+    comparison: Comparison,
+    where: Where,
+    dtype: Dtype = "float32",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -132,15 +150,7 @@ def generate(
             rich_help_panel=RUN,
         ),
     ] = None,
-    threads: Threads = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)
-    ] = False,
-    verbose: Verbose = False,
-    which: Annotated[
-        output.Return,
-        typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT),
-    ] = "best",
+    which: Which = "best",
     folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where files go.", rich_help_panel=OUT)] = Path(
         "images"
     ),
@@ -158,29 +168,20 @@ def generate(
 
     Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
     """
+    method = asked.method
     check_rewards(reward, method)
-    if compare and method != "fk":
-        raise UsageError(f"--compare runs every method, and came with --method {method}")
-    if judge and (compare is False or method != "fk"):
-        raise UsageError("--judge is for --compare")
+    comparison.check(method)
     _check_folder(folder, overwrite)
-    go_offline(offline)
-    use_threads(threads, verbose)
-    stdout = sys.stdout
+    device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.images import generate as images
         from fktext.images import pipelines
 
-        device = resolve_device(device)
-        pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=offline, scheduler=scheduler)
-        settings = images.resolve(asked(locals(), x0_samples=1))
-        options = images.call_options(pipeline, guidance_scale=guidance_scale, eta=eta, height=height, width=width)
-        terms = create_rewards(reward or [], device, offline, batch_size, "image")
-        opinion = None
-        if method == "fk" and compare is not False:
-            opinion = _judge(judge, terms, device, offline, batch_size)
-            if opinion is None and compare:
-                raise UsageError("--compare needs a --judge: these rewards have no second opinion of their own")
+        pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=where.offline, scheduler=scheduler)
+        settings = images.resolve(asked)
+        options = images.call_options(pipeline, **asdict(call))
+        terms = create_rewards(reward or [], device, where.offline, batch_size, "image")
+        opinion = comparison.by(terms, method, device, where.offline)
         for line in steering(terms, settings):
             print(line, file=sys.stderr)
         kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
@@ -292,22 +293,3 @@ def _left(folder: Path) -> list[Path]:
     """The files of a run."""
     patterns = ("sample-*-particle-*.png", "sample-*-population.png", "rows.jsonl", "trace.html", "trace.json")
     return [file for pattern in patterns for file in folder.glob(pattern)]
-
-
-def _judge(spec: str | None, terms: Sequence[Weighted], device: str, offline: bool, batch_size: int | None) -> ImageJudge | None:
-    """A reward that has not steered; None where none is given and the rewards have no second opinion.
-
-    Raises:
-        UsageError: the one given steers.
-    """
-    from fktext_evals.image_comparison import ImageJudge
-
-    if spec is not None:
-        (term,) = create_rewards([spec], device, offline, batch_size, "image")
-        if term.name in {other.name for other in terms}:
-            raise UsageError(f"--judge {spec!r} is what steers: judge by another reward")
-        return ImageJudge(term.name, term.reward)
-    for term in terms:
-        if (opinion := getattr(term.reward, "second_opinion", lambda: None)()) is not None:
-            return ImageJudge(f"{term.name} as {opinion.model} sees it", opinion)
-    return None

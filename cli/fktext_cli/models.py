@@ -7,18 +7,18 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.common import Form, Json, load_registry, print_table, resolve_device
+from fktext_cli.common import Form, Json, load_registry, print_table
+from fktext_cli.options import Device, Dtype, Offline, resolve_device
 from fktext_cli.streams import visible
 
 app = typer.Typer(add_completion=False, invoke_without_command=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a folder, a .ckpt file or a hub id.", show_default=False)]
-Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")]
 
 
 @app.callback()
@@ -96,8 +96,8 @@ def check(
         str | None,
         typer.Option("--as", metavar="NAME", help="The published model it should be.", show_default="NAME, where it is one"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     offline: Offline = False,
     form: Form = "text",

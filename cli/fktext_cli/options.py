@@ -1,22 +1,154 @@
-"""What several commands are told: how to steer, with how many threads, and how much of anything is too much."""
+"""Options that several commands have: those of the settings, made from `fktext.settings`, and those of where to run."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
+import os
 import sys
-from typing import Annotated, Literal
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
-SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
+from fktext.settings import BOUNDS, CHOICES, WEIGHINGS, Settings
+from fktext_cli.output import Return
 
-# More than anybody has a use for, and little enough to be refused or begun at once, not after minutes of making lists. The noise
-# counts particles, steps and positions in 32 bits.
-MOST_PARTICLES = MOST_BATCH = 1_000_000
-MOST_SAMPLES = MOST_TOKENS = MOST_STEPS = 100_000
-MOST_GUESSES = 1_000
-MOST_PIXELS = 16_384
-MOST_PSEUDO_COUNT = 1_000.0
-MOST_SCALE = 1_000.0  # infinity is not JSON, which rows are
+SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
+MOST_BATCH, MOST_SAMPLES, MOST_STEPS = (int(BOUNDS[name][1]) for name in ("particles", "samples", "steps"))
+
+
+class Words(NamedTuple):
+    """How a setting is told: the panel of the help, a line, what its default is called where that is None, and its flags."""
+
+    panel: str
+    help: str
+    unset: str = ""
+    flags: tuple[str, ...] = ()
+
+
+SETTINGS = {
+    "samples": Words(SAMPLE, "Populations per prompt."),
+    "length": Words(SAMPLE, "Tokens per text, prompt included.", "the model's"),
+    "stride": Words(SAMPLE, "How far the window moves in texts longer than the model.", "half the model's length"),
+    "steps": Words(SAMPLE, "Reverse diffusion steps.", "the model's"),
+    "temperature": Words(SAMPLE, "Of the model's p(x0).", "the model's"),
+    "top_p": Words(SAMPLE, "Nucleus of the model's p(x0).", "the model's"),
+    "kernel": Words(SAMPLE, "Reverse process, such as ancestral or remdm-cap.", "the model's"),
+    "seed": Words(SAMPLE, "The same seed gives the same results."),
+    "particles": Words(STEER, "Particles per population.", flags=("--particles", "-n")),
+    "method": Words(STEER, "Steer on the way, choose at the end, or neither."),
+    "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),
+    "potential": Words(STEER, "How rewards on the way become weights."),
+    "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),
+    "ess_threshold": Words(STEER, "Resample below this share of effective particles; above 1 always."),
+    "resampler": Words(STEER, "How offspring are drawn."),
+    "x0_samples": Words(STEER, "Finished samples guessed per weighing."),
+    "x0_average": Words(STEER, "Of these guesses, average exp(lambda reward), or exp(reward)."),
+    "pseudo_count": Words(STEER, "How much to doubt guesses of reward -inf: as much as so many more guesses without. Above 0."),
+}
+
+
+def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of those of its parameters that are dataclasses.
+
+    Args:
+        names: the fields of `Settings` that the command has options for; none are all.
+        defaults: of fields of `Settings` for which the command does not take the library's.
+
+    Returns:
+        A decorator. The command's other parameters stay as they are, but all are passed by name.
+    """
+
+    def unfold(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        made: dict[str, tuple[Any, list[str]]] = {}
+        hints = get_type_hints(command, include_extras=True)
+        for parameter in inspect.signature(command).parameters.values():
+            hint = hints[parameter.name]
+            if is_dataclass(hint):
+                options = _settings(names or tuple(SETTINGS), defaults) if hint is Settings else _fields(hint)
+                made[parameter.name] = hint, [option.name for option in options]
+                parameters += options
+            else:
+                parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+
+        def run(**values: Any) -> None:
+            for name, (kind, inside) in made.items():
+                given = {each: values.pop(each) for each in inside}
+                values[name] = kind(**(defaults | given if kind is Settings else given))
+            command(**values)
+
+        functools.update_wrapper(run, command)
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010  what Typer reads
+        return run
+
+    return unfold
+
+
+def _fields(kind: Any) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass whose annotations are options."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [_parameter(item.name, hints[item.name], item.default) for item in fields(kind)]
+
+
+def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    """A parameter for each of these settings, with the bounds, choices and defaults of the library."""
+    hints, literal = get_type_hints(Settings), Literal  # type: Any, Any
+    library = {item.name: item.default for item in fields(Settings)}
+    found = []
+    for name in sorted(names, key=list(SETTINGS).index):
+        words, default = SETTINGS[name], defaults.get(name, library[name])
+        least, most = BOUNDS.get(name, (-math.inf, math.inf))
+        option = typer.Option(
+            *words.flags,
+            min=0 if name == "lam" else _round(least),
+            max=_round(most),
+            help=words.help,
+            show_default=words.unset if default is None else True,
+            rich_help_panel=words.panel,
+        )
+        found.append(_parameter(name, Annotated[literal[CHOICES[name]] if name in CHOICES else hints[name], option], default))
+    return found
+
+
+def _round(bound: float) -> float | None:
+    """A bound as the help shows it; None for one, such as 1e-30, that only the library's own error is to tell."""
+    return bound if abs(bound) <= 1e6 and bound == round(bound) else None
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def resolve_device(name: str) -> str:
+    """Return a device that can be used here; "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        UsageError: torch does not know it, or cannot use it here.
+    """
+    import torch
+
+    from fktext.batches import usable_device
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    usable_device(name)
+    return name
+
+
+def parse_batch_size(value: str) -> int | None:
+    """Return the number, or None for auto."""
+    if value == "auto":
+        return None
+    if not value.isascii() or not value.isdecimal() or len(value) > 20 or not 1 <= int(value) <= MOST_BATCH:
+        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_BATCH}")
+    return int(value)
+
 
 RewardSpecs = Annotated[
     list[str] | None,
@@ -28,59 +160,54 @@ RewardSpecs = Annotated[
         rich_help_panel=STEER,
     ),
 ]
-Particles = Annotated[
-    int, typer.Option("--particles", "-n", min=1, max=MOST_PARTICLES, help="Particles per population.", rich_help_panel=STEER)
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's weights.", rich_help_panel=RUN)]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Let torch compile the network: minutes first, faster then.", rich_help_panel=RUN)
 ]
-MethodName = Annotated[
-    Literal["fk", "best-of-n", "base"],
-    typer.Option(help="Steer on the way, choose at the end, or neither.", rich_help_panel=STEER),
-]
-Lambda = Annotated[float, typer.Option("--lambda", min=0, help="Strength of the tilt exp(lambda reward).", rich_help_panel=STEER)]
-PotentialName = Annotated[
-    Literal["difference", "max", "sum", "terminal"],
-    typer.Option(help="How rewards on the way become weights.", rich_help_panel=STEER),
-]
-ResampleEvery = Annotated[
+BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_STEPS, help="Steps between weighings.", show_default="20 weighings in all", rich_help_panel=STEER),
-]
-EssThreshold = Annotated[
-    float,
     typer.Option(
-        min=0, max=MOST_SCALE, help="Resample below this share of effective particles; above 1 always.", rich_help_panel=STEER
+        metavar="auto|N",
+        parser=parse_batch_size,
+        help="Particles computed at once; changes no result. auto: 64 on a CPU, else 1024, halved until memory holds them.",
+        show_default="auto",
+        rich_help_panel=RUN,
     ),
 ]
-PseudoCount = Annotated[
-    float,
-    typer.Option(
-        max=MOST_PSEUDO_COUNT,
-        help="How much to doubt guesses with a reward of -inf: as much as so many more guesses without. Above 0.",
-        rich_help_panel=STEER,
-    ),
-]
-ResamplerName = Annotated[
-    Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"],
-    typer.Option(help="How offspring are drawn.", rich_help_panel=STEER),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="CPU threads; change no text.", show_default="a thread per free core", rich_help_panel=RUN),
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say on stderr how many threads there are, and why.", rich_help_panel=RUN)
+Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)]
+Which = Annotated[
+    Return, typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT)
 ]
 
 
-def use_threads(wanted: int | None, verbose: bool) -> None:
-    """Settle how many threads torch uses, and say it where that is asked for.
+@dataclass(frozen=True)
+class Where:
+    """Where a command runs."""
 
-    Raises:
-        UsageError: more threads are wanted than there are cores.
-    """
-    from fktext.threads import settle
+    device: Device = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads; change no text.", show_default="a thread per free core", rich_help_panel=RUN),
+    ] = None
+    offline: Offline = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say on stderr how many threads there are, and why.", rich_help_panel=RUN)
+    ] = False
 
-    why = settle(wanted).why
-    if verbose:
-        import torch
+    def ready(self) -> str:
+        """Settle network and threads before anything is loaded, and return the device to use.
 
-        print(f"threads: {torch.get_num_threads()} ({why})", file=sys.stderr)
+        Raises:
+            UsageError: there are fewer cores than threads are wanted, or the device cannot be used.
+        """
+        from fktext.threads import settle
+
+        if self.offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # for the libraries that rewards use, which read it when they are imported
+        why = settle(self.threads).why
+        if self.verbose:
+            import torch
+
+            print(f"threads: {torch.get_num_threads()} ({why})", file=sys.stderr)
+        return resolve_device(self.device)

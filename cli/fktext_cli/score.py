@@ -16,8 +16,8 @@ import typer
 from fktext.errors import RewardError, UsageError
 from fktext.texts.prompts import csv_rows
 from fktext_cli import output
-from fktext_cli.common import create_rewards, go_offline, resolve_device
-from fktext_cli.options import MOST_BATCH, Threads, Verbose, use_threads
+from fktext_cli.common import create_rewards
+from fktext_cli.options import MOST_BATCH, RUN, Where, unfolded
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.rewards import Scorer
@@ -38,6 +38,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@unfolded()
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt, .jsonl or .csv file, or - for standard input.")],
     reward: Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="Repeatable.")],
@@ -46,11 +47,9 @@ def score(
         typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text"),
     ] = None,
     form: Annotated[output.Format, typer.Option("--format", "-f", help="text is the value, a tab, and the text.")] = "jsonl",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Texts scored at once.")] = 64,
-    offline: Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")] = False,
-    threads: Threads = None,
-    verbose: Verbose = False,
+    *,
+    where: Where,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Texts scored at once.", rich_help_panel=RUN)] = 64,
 ) -> None:
     """Score texts that exist, to look at a reward before steering by it.
 
@@ -58,15 +57,13 @@ def score(
 
     Example: fktext score texts.txt --reward toxicity
     """
-    stdout = sys.stdout
-    go_offline(offline)
-    use_threads(threads, verbose)
+    device, stdout = where.ready(), sys.stdout
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what rewards and plugins may print is no result
         source = sys.stdin.buffer if file == "-" else stack.enter_context(_open(file))
         from fktext.rewards import Scorer
 
-        scorer = Scorer(create_rewards(reward, resolve_device(device), offline, batch_size))
+        scorer = Scorer(create_rewards(reward, device, where.offline, batch_size))
         models = {term.name: term.provenance() for term in scorer.terms}
         name = "stdin" if file == "-" else file
         lines = _lines(source, name, read or _input(file))

@@ -10,15 +10,15 @@ from typing import Annotated
 
 import typer
 
-from fktext_cli.common import Form, resolve_device
-from fktext_cli.options import MOST_SAMPLES
+from fktext_cli.common import Form
+from fktext_cli.options import MOST_SAMPLES, Device, resolve_device
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def selftest(
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Device = "auto",
     populations: Annotated[
         int, typer.Option(min=1000, max=MOST_SAMPLES, help="Independent populations per check; more sees smaller errors.")
     ] = 1000,

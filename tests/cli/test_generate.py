@@ -284,7 +284,7 @@ BAD = [
     (2, ["-r", "letters", "--temperature", "0"], ["temperature", "0"]),
     (2, ["-r", "letters", "--temperature", "1e-45"], ["temperature must be at least 1e-30, got 1e-45"]),
     (2, ["-r", "letters", "--temperature", "1e308"], ["temperature must be at most 1e+30, got 1e+308"]),
-    (2, ["-r", "letters", "--top-p", "1.5"], ["top_p", "1.5"]),
+    (2, ["-r", "letters", "--top-p", "1.5"], ["'--top-p'", "less than or equal to 1, got '1.5'"]),
     (2, ["-r", "letters", "--kernel", "remdm"], ["unknown kernel", "'remdm'", "ancestral", "remdm-cap"]),
     (2, ["-r", "letters", "--dtype", "int8"], ["--dtype", "'int8'"]),
     (2, ["-r", "letters", "--device", "gpu"], ["device 'gpu'"]),

@@ -17,7 +17,9 @@ import typer
 from typer.models import OptionInfo
 from typer.testing import Result
 
+from fktext.settings import Settings
 from fktext_cli.app import COMMANDS, app
+from fktext_cli.options import Where, unfolded
 
 
 def seconds_of(program: str, **more: str) -> tuple[float, subprocess.CompletedProcess[str]]:
@@ -121,7 +123,6 @@ def test_the_default_model_is_the_library_s() -> None:
 
 
 def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
-    from fktext.settings import Settings
     from fktext_cli import generate, image
     from fktext_evals.suite import parse
 
@@ -147,7 +148,7 @@ def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
 
 
 def test_settings_name_what_the_engine_has() -> None:
-    from fktext.settings import CHOICES, Settings
+    from fktext.settings import CHOICES
     from fktext.smc import RESAMPLERS
     from fktext.smc.lookahead import PSEUDO_COUNT
     from fktext.smc.potentials import POTENTIALS
@@ -180,18 +181,26 @@ def test_the_bounds_of_the_options_are_those_of_the_library() -> None:
                 found[command.__name__, name] = option.min, option.max
     assert {name for _, name in found} == set(BOUNDS)
     for (command_name, name), (least, most) in found.items():
-        unbounded = name in ("lam", "temperature", "top_p")  # the library refuses what is beyond
+        unbounded = name in ("lam", "temperature")  # the library refuses what is beyond
         assert most == (None if unbounded else BOUNDS[name][1]), (command_name, name)
         assert least in (None, BOUNDS[name][0]) or name == "lam", (command_name, name)
 
 
-def test_settings_are_a_command_s_values_by_name() -> None:
-    from fktext.settings import Settings
-    from fktext_cli.common import asked
+def test_a_command_gets_the_dataclasses_its_options_were_made_of() -> None:
+    got = []
 
-    wanted = Settings(particles=3, lam=2.0, kernel="remdm-cap", seed=5, potential="max")
-    assert asked({**asdict(wanted), "prompt": ["the"], "device": "cpu"}) == wanted
-    assert asked({"steps": 7, "prompt": "a"}, x0_samples=1) == Settings(steps=7, x0_samples=1)
+    @unfolded("steps", "lam", steps=50, x0_samples=1)
+    def command(prompt: str = "a", *, asked: Settings, where: Where) -> None:
+        got.append((prompt, asked, where))
+
+    assert [*inspect.signature(command).parameters] == ["prompt", "steps", "lam", "device", "threads", "offline", "verbose"]
+    defaults = {name: item.default for name, item in inspect.signature(command).parameters.items()}
+    command(**defaults)
+    command(**{**defaults, "prompt": "b", "lam": 2.0, "device": "cpu"})
+    assert got == [
+        ("a", Settings(steps=50, x0_samples=1), Where()),
+        ("b", Settings(steps=50, x0_samples=1, lam=2.0), Where(device="cpu")),
+    ]
 
 
 def test_version(call: Callable[..., Result]) -> None:
