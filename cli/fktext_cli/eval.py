@@ -15,7 +15,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli.common import group, load_registry
-from fktext_cli.options import RUN, BatchSize, Compiled, Dtype, Where, unfolded
+from fktext_cli.options import BatchSize, Compiled, Dtype, Where, run_option, unfolded
 from fktext_cli.output import the_dead
 from fktext_cli.streams import visible
 
@@ -74,8 +74,7 @@ def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help
 def run(
     name: SuiteName,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The run's folder; an unfinished run goes on.", show_default="runs/SUITE"),
+        Path | None, typer.Option("--out", "-o", help="The run's folder; an unfinished run goes on.", show_default="runs/SUITE")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="In place of the suite's.", show_default="the suite's")] = None,
     *,
@@ -84,10 +83,7 @@ def run(
     compiled: Compiled = False,
     batch_size: BatchSize = None,
     shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all", rich_help_panel=RUN
-        ),
+        str | None, run_option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
     ] = None,
 ) -> None:
     """Run a suite and print its report. The same command goes on with a run that was interrupted.

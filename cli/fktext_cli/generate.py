@@ -16,7 +16,18 @@ from fktext.settings import Settings
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.common import check_rewards, create_rewards, provenance, steering
-from fktext_cli.options import OUT, RUN, SAMPLE, BatchSize, Compiled, Dtype, RewardSpecs, Where, Which, unfolded
+from fktext_cli.options import (
+    BatchSize,
+    Compiled,
+    Dtype,
+    RewardSpecs,
+    Where,
+    Which,
+    out_option,
+    run_option,
+    sample_option,
+    unfolded,
+)
 from fktext_cli.progress import Tally, follow
 
 if TYPE_CHECKING:  # these import torch
@@ -35,24 +46,16 @@ class Out:
     """What to print, and where to."""
 
     which: Which = "best"
-    path: Annotated[Path | None, typer.Option("--output", "-o", help="Write here.", show_default="stdout", rich_help_panel=OUT)] = (
-        None
-    )
-    form: Annotated[
-        output.Format | None,
-        typer.Option("--format", "-f", show_default="jsonl if --output ends so, else text", rich_help_panel=OUT),
-    ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --output file.", rich_help_panel=OUT)] = False
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the --output file of an interrupted run.", rich_help_panel=OUT)
-    ] = False
+    path: Annotated[Path | None, out_option("--output", "-o", help="Write here.", show_default="stdout")] = None
+    form: Annotated[output.Format | None, out_option("--format", "-f", show_default="jsonl if --output ends so, else text")] = None
+    overwrite: Annotated[bool, out_option("--overwrite", help="Replace the --output file.")] = False
+    resume: Annotated[bool, out_option("--resume", help="Go on with the --output file of an interrupted run.")] = False
     trace: Annotated[
         Path | None,
-        typer.Option(
+        out_option(
             metavar="FILE",
             help="Also write which particles descend from which: .html to look at, .json as data.",
             show_default=False,
-            rich_help_panel=OUT,
         ),
     ] = None
 
@@ -92,16 +95,11 @@ class Out:
 class Given:
     """Texts to continue or to fill that are not arguments."""
 
-    prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False, rich_help_panel=SAMPLE)
-    ] = None
+    prompts: Annotated[Path | None, sample_option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False)] = None
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help='A text to fill, {n} for n tokens: "The {5} sat on the {3}."; repeatable.',
-            show_default=False,
-            rich_help_panel=SAMPLE,
+        sample_option(
+            metavar="TEXT", help='A text to fill, {n} for n tokens: "The {5} sat on the {3}."; repeatable.', show_default=False
         ),
     ] = None
 
@@ -127,9 +125,7 @@ class Network:
     dtype: Dtype = "float32"
     device_map: Annotated[
         Literal["auto"] | None,
-        typer.Option(
-            help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default=False, rich_help_panel=RUN
-        ),
+        run_option(help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default=False),
     ] = None
     compiled: Compiled = False
 
@@ -148,22 +144,15 @@ def generate(
         list[str] | None, typer.Argument(metavar="PROMPT", help="Texts to continue; none for texts from scratch.")
     ] = None,
     *,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.", rich_help_panel=SAMPLE)
-    ] = "tiny-mdlm",
+    model: Annotated[str, sample_option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.")] = "tiny-mdlm",
     given: Given,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put prompts into the model's chat template; texts are answers.", rich_help_panel=SAMPLE)
-    ] = False,
+    chat: Annotated[bool, sample_option("--chat", help="Put prompts into the model's chat template; texts are answers.")] = False,
     reward: RewardSpecs = None,
     asked: Settings,
     where: Where,
     network: Network,
     batch_size: BatchSize = None,
-    spread: Annotated[
-        bool,
-        typer.Option("--spread", help="Under torchrun: share each population's particles between GPUs.", rich_help_panel=RUN),
-    ] = False,
+    spread: Annotated[bool, run_option("--spread", help="Under torchrun: share each population's particles between GPUs.")] = False,
     out: Out,
 ) -> None:
     """Generate texts that score high.

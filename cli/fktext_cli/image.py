@@ -17,7 +17,18 @@ from fktext.errors import UsageError
 from fktext.settings import Settings
 from fktext_cli import output, tracing
 from fktext_cli.common import check_rewards, create_rewards, group, provenance, steering
-from fktext_cli.options import MOST_BATCH, OUT, RUN, SAMPLE, STEER, Dtype, RewardSpecs, Where, Which, unfolded
+from fktext_cli.options import (
+    MOST_BATCH,
+    Dtype,
+    RewardSpecs,
+    Where,
+    Which,
+    out_option,
+    run_option,
+    sample_option,
+    steer_option,
+    unfolded,
+)
 from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
@@ -29,10 +40,7 @@ if TYPE_CHECKING:  # these import torch
 COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
 MOST_PIXELS = 16_384
 MOST_SCALE = 1_000.0
-Pixels = Annotated[
-    int | None,
-    typer.Option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's", rich_help_panel=SAMPLE),
-]
+Pixels = Annotated[int | None, sample_option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's")]
 app = group("Steer diffusers pipelines of images.")
 
 
@@ -42,19 +50,10 @@ class Call:
 
     guidance_scale: Annotated[
         float | None,
-        typer.Option(
-            min=-MOST_SCALE,
-            max=MOST_SCALE,
-            help="Of classifier-free guidance.",
-            show_default="the pipeline's",
-            rich_help_panel=SAMPLE,
-        ),
+        sample_option(min=-MOST_SCALE, max=MOST_SCALE, help="Of classifier-free guidance.", show_default="the pipeline's"),
     ] = None
     eta: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it", rich_help_panel=SAMPLE
-        ),
+        float | None, sample_option(min=0, max=1, help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it")
     ] = None
     height: Pixels = None
     width: Pixels = None
@@ -66,20 +65,18 @@ class Comparison:
 
     compare: Annotated[
         bool | None,
-        typer.Option(
+        steer_option(
             "--compare/--no-compare",
             help="Also run best-of-n, and let a judge measure base, best-of-n and fk.",
             show_default="where a reward has its own second opinion, as digit",
-            rich_help_panel=STEER,
         ),
     ] = None
     judge: Annotated[
         str | None,
-        typer.Option(
+        steer_option(
             metavar="NAME[:option=value,...]",
             help="What --compare measures by; not what steers.",
             show_default="the reward's own second opinion",
-            rich_help_panel=STEER,
         ),
     ] = None
 
@@ -127,12 +124,11 @@ def generate(
     ] = "",
     *,
     model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.", rich_help_panel=SAMPLE),
+        str, sample_option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.")
     ] = "tiny-digits",
     scheduler: Annotated[
         Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
-        typer.Option(help="The sampler; it must draw noise on the way.", show_default="the model's", rich_help_panel=SAMPLE),
+        sample_option(help="The sampler; it must draw noise on the way.", show_default="the model's"),
     ] = None,
     call: Call,
     reward: RewardSpecs = None,
@@ -142,21 +138,11 @@ def generate(
     dtype: Dtype = "float32",
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_BATCH,
-            help="Images computed at once, a population at least.",
-            show_default="by model",
-            rich_help_panel=RUN,
-        ),
+        run_option(min=1, max=MOST_BATCH, help="Images computed at once, a population at least.", show_default="by model"),
     ] = None,
     which: Which = "best",
-    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where files go.", rich_help_panel=OUT)] = Path(
-        "images"
-    ),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier run left in --output.", rich_help_panel=OUT)
-    ] = False,
+    folder: Annotated[Path, out_option("--output", "-o", metavar="DIR", help="Where files go.")] = Path("images"),
+    overwrite: Annotated[bool, out_option("--overwrite", help="Replace what an earlier run left in --output.")] = False,
 ) -> None:
     """Generate images that score high, and print the names of their files.
 

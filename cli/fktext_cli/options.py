@@ -16,7 +16,10 @@ import typer
 from fktext.settings import BOUNDS, CHOICES, WEIGHINGS, Settings
 from fktext_cli.output import Return
 
-SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"
+SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"  # panels of the help
+sample_option, steer_option, run_option, out_option = (
+    functools.partial(typer.Option, rich_help_panel=panel) for panel in (SAMPLE, STEER, RUN, OUT)
+)
 MOST_BATCH, MOST_SAMPLES, MOST_STEPS = (int(BOUNDS[name][1]) for name in ("particles", "samples", "steps"))
 
 
@@ -152,33 +155,22 @@ def parse_batch_size(value: str) -> int | None:
 
 RewardSpecs = Annotated[
     list[str] | None,
-    typer.Option(
-        "--reward",
-        "-r",
-        metavar="NAME[:option=value,...][=weight]",
-        help="What to steer by; repeatable.",
-        rich_help_panel=STEER,
-    ),
+    steer_option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="What to steer by; repeatable."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=RUN)]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model's weights.", rich_help_panel=RUN)]
-Compiled = Annotated[
-    bool, typer.Option("--compile", help="Let torch compile the network: minutes first, faster then.", rich_help_panel=RUN)
-]
+Device = Annotated[str, run_option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], run_option(help="Of the model's weights.")]
+Compiled = Annotated[bool, run_option("--compile", help="Let torch compile the network: minutes first, faster then.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
+    run_option(
         metavar="auto|N",
         parser=parse_batch_size,
         help="Particles computed at once; changes no result. auto: 64 on a CPU, else 1024, halved until memory holds them.",
         show_default="auto",
-        rich_help_panel=RUN,
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.", rich_help_panel=RUN)]
-Which = Annotated[
-    Return, typer.Option("--return", help="Of each population: the best, one drawn by weight, or all.", rich_help_panel=OUT)
-]
+Offline = Annotated[bool, run_option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")]
+Which = Annotated[Return, out_option("--return", help="Of each population: the best, one drawn by weight, or all.")]
 
 
 @dataclass(frozen=True)
@@ -187,13 +179,10 @@ class Where:
 
     device: Device = "auto"
     threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads; change no text.", show_default="a thread per free core", rich_help_panel=RUN),
+        int | None, run_option(min=1, help="CPU threads; change no text.", show_default="a thread per free core")
     ] = None
     offline: Offline = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say on stderr how many threads there are, and why.", rich_help_panel=RUN)
-    ] = False
+    verbose: Annotated[bool, run_option("--verbose", "-v", help="Say on stderr how many threads there are, and why.")] = False
 
     def ready(self) -> str:
         """Settle network and threads before anything is loaded, and return the device to use.

@@ -17,7 +17,7 @@ from fktext.errors import RewardError, UsageError
 from fktext.texts.prompts import csv_rows
 from fktext_cli import output
 from fktext_cli.common import create_rewards
-from fktext_cli.options import MOST_BATCH, RUN, Where, unfolded
+from fktext_cli.options import MOST_BATCH, Where, run_option, unfolded
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.rewards import Scorer
@@ -43,13 +43,12 @@ def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt, .jsonl or .csv file, or - for standard input.")],
     reward: Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="Repeatable.")],
     read: Annotated[
-        Input | None,
-        typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text"),
+        Input | None, typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text")
     ] = None,
     form: Annotated[output.Format, typer.Option("--format", "-f", help="text is the value, a tab, and the text.")] = "jsonl",
     *,
     where: Where,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Texts scored at once.", rich_help_panel=RUN)] = 64,
+    batch_size: Annotated[int, run_option(min=1, max=MOST_BATCH, help="Texts scored at once.")] = 64,
 ) -> None:
     """Score texts that exist, to look at a reward before steering by it.
 
