@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from fktext.errors import ModelError
+from fktext.families import Checkpoint
 from fktext.files import hub
 from fktext.files.catalogue import catalogue
-from fktext.files.weights import digest, read_tensors, tensor_shapes, weight_files
-from fktext.masked import sedd
-from fktext.masked.dit import PUBLISHED_LENGTH
-from fktext.models.config import SIMPLEX_FILES, defaults, no_weights, read_settings
-from fktext.models.find import HUB_ID, find
-from fktext.models.loading import DTYPES, KERNELS
+from fktext.files.weights import digest
+from fktext.models.find import HUB_ID, family_of, find
+from fktext.models.loading import DTYPES, weighed
 from fktext.plugins import load_plugins
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -76,18 +71,13 @@ def facts(name: str) -> Facts:
         if "stay offline" not in str(error):
             raise
         return replace(known, why=f"not on this machine; `fktext models pull {name}` fetches it")
-    files = weight_files(path)
-    if not files:
-        raise no_weights(path)
-    settings, family = read_settings(path, files)
-    if known.family == "ssdlm":
-        family = "ssdlm"
-    parameters, most = _sizes(path, files, settings, family)
-    if family == "ssdlm":
-        files = [*files, *(path / layer for layer in SIMPLEX_FILES if (path / layer).is_file())]
+    checkpoint = Checkpoint.read(path)
+    family = family_of(name, checkpoint)
+    parameters, most = family.parameters(checkpoint), family.most(checkpoint)
+    files = weighed(checkpoint, family)
     return replace(
         known,
-        family=family,
+        family=family.name,
         licence=_licence(path) if known.licence == "not stated" else known.licence,
         files=path,
         size=sum(file.stat().st_size for file in files),
@@ -95,8 +85,8 @@ def facts(name: str) -> Facts:
         parameters=parameters,
         memory={dtype: parameters * BYTES[dtype] for dtype in DTYPES},
         most=most,
-        defaults=defaults(settings, family, most),
-        kernels=KERNELS[family],
+        defaults=family.defaults(checkpoint, most),
+        kernels=family.kernels,
     )
 
 
@@ -118,28 +108,3 @@ def _licence(path: Path) -> str:
     """What the front matter of a folder's README.md says."""
     card = (path if path.is_dir() else path.parent) / "README.md"
     return hub.front_matter(card).get("license") or "not stated"
-
-
-def _sizes(path: Path, files: Sequence[Path], settings: Mapping[str, Any], family: str) -> tuple[int, int]:
-    """How many parameters the network has, and how many tokens it takes."""
-    if family in ("mlm", "ssdlm"):
-        import torch
-        from transformers import AutoConfig, AutoModelForMaskedLM
-
-        from fktext.masked.mlm import positions
-
-        try:
-            with torch.device("meta"):  # it knows which of its tensors are one
-                model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(path, local_files_only=True))
-        except Exception as error:  # transformers raises many kinds
-            raise ModelError(f"{path} cannot be described: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-        layers = [layer for layer in SIMPLEX_FILES if family == "ssdlm" and (path / layer).is_file()]
-        extra = sum(tensor.numel() for layer in layers for tensor in read_tensors(path / layer).values())
-        return sum(tensor.numel() for tensor in model.parameters()) + extra, positions(model)
-    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
-    parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith("inv_freq"))
-    if family == "sedd":
-        settings = sedd.settings(settings, path)
-    names = {"llada": "max_sequence_length", "dream": "max_position_embeddings"}
-    most = settings.get(names.get(family, "model_length"), PUBLISHED_LENGTH)
-    return parameters, int(most)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
+from fktext.families import FAMILIES, Checkpoint, Family, recognise
+from fktext.families.tokenizer import tokenizer_file
 from fktext.files import hub
 from fktext.files.catalogue import catalogue
-from fktext.models.config import SIMPLEX_FILES, no_weights, read_settings
-from fktext.models.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from fktext.plugins.entries import ModelEntry
 
 
 DEFAULT = "tiny-mdlm"
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", *SIMPLEX_FILES)
+_LAYERS = chain.from_iterable(family.layers for family in FAMILIES.values())
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", *_LAYERS)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -46,14 +48,20 @@ def pull(name: str, *, offline: bool = False) -> list[Path]:
     Raises:
         UsageError, ModelError, PluginError: see `find`.
     """
-    from fktext.files.weights import weight_files
-
     path = find(name, offline=offline)
-    if not (files := weight_files(path)):
-        raise no_weights(path)
-    _, family = read_settings(path, files)
-    tokenizer = tokenizer_file(path if path.is_dir() else path.parent, family, offline)
+    checkpoint = Checkpoint.read(path)
+    tokenizer = tokenizer_file(checkpoint.folder, family_of(name, checkpoint), offline)
     return [path, *([tokenizer] if tokenizer is not None and tokenizer.parent != path else [])]
+
+
+def family_of(name: str, checkpoint: Checkpoint) -> Family:
+    """The family that a model of our list is said to be of, or else the one that its files tell.
+
+    Raises:
+        ModelError: the files are of no known family.
+    """
+    said = next((entry.family for entry in catalogue() if name in (entry.name, entry.source)), "")
+    return FAMILIES[said] if said else recognise(checkpoint)
 
 
 def plugin_entry(name: str) -> ModelEntry | None:

@@ -6,35 +6,21 @@ the local hub cache comes before the hub. torch and transformers are imported on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fktext.errors import FktextError, ModelError, UsageError, unknown_name
-from fktext.files.catalogue import catalogue
-from fktext.models.config import SIMPLEX_FILES, defaults, no_weights, read_settings
-from fktext.models.find import locate, plugin_entry
-from fktext.models.tokenizer import load_tokenizer
-from fktext.models.words import Words
-from fktext.simplex.model import BLOCK, SimplexModel
-from fktext.texts.model import TextModel
+from fktext.errors import ModelError, UsageError, unknown_name
+from fktext.families import FAMILIES, Checkpoint, Family
+from fktext.families.tokenizer import load_tokenizer
+from fktext.families.words import Words
+from fktext.models.find import family_of, locate, plugin_entry
 
 if TYPE_CHECKING:
-    import torch
-
-    from fktext.masked.denoiser import Network
+    from fktext.plugins.entries import ModelEntry
+    from fktext.texts.model import TextModel
 
 DTYPES = ("float32", "bfloat16", "float16")
-_REMASKING = ("remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop")
-_CONFIDENCE = ("confidence", "confidence-maskgit-plus", "confidence-topk-margin", "confidence-entropy")
-KERNELS = {
-    "dit": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
-    "sedd": ("sedd-analytic", "sedd-normalised", *_REMASKING, *_CONFIDENCE),
-    "mlm": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
-    "llada": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
-    "dream": ("ancestral", "first-hitting", *_REMASKING, *_CONFIDENCE),
-    "ssdlm": ("simplex-sampling", "simplex-even", "simplex-uneven"),
-}
 
 
 def load(
@@ -71,7 +57,7 @@ def load(
     import torch
 
     from fktext.batches import usable_device
-    from fktext.files.weights import digest, weight_files
+    from fktext.files.weights import digest
 
     place = usable_device(device)
     entry = plugin_entry(name)
@@ -81,92 +67,69 @@ def load(
         if device_map or chat:
             raise UsageError(f"model {entry.qualified!r} is made by its plugin, which takes no device map or chat template")
         return entry.create(ModelContext(name, device, dtype, offline, length))
-    path = locate(name, entry, offline)
-    folder = path if path.is_dir() else path.parent
-    files = weight_files(path)
-    if not files:
-        raise no_weights(path)
-    settings, family = read_settings(path, files)
-    if any(name in (entry.name, entry.source) and entry.family == "ssdlm" for entry in catalogue()):
-        family = "ssdlm"  # also where its layers are missing: without them it would be taken for a plain RoBERTa
-    if entry is not None and entry.family and entry.family != family:
-        raise ModelError(f"model {entry.qualified!r}: its plugin says family {entry.family!r}, its files are of family {family!r}")
-    if device_map and family not in ("llada", "dream"):
-        raise UsageError(f"a device map is for LLaDA and Dream; model {name!r} is of family {family!r}: choose one device")
-    if chat and family == "ssdlm":
-        raise UsageError(f"model {name!r} has no chat template: SSD-LM continues texts")
-    tokenizer = load_tokenizer(folder, family, offline)
-    words = Words(tokenizer, folder, settings, family)
-    denoiser = _denoiser(family, path, files, settings, words, getattr(torch, dtype), place, bool(device_map))
-    words.check(denoiser.vocab_size, str(path))
-    if family == "ssdlm":
-        files = [*files, *(folder / layer for layer in SIMPLEX_FILES if (folder / layer).is_file())]
-    own = defaults(settings, family, denoiser.max_length)
+    checkpoint = Checkpoint.read(locate(name, entry, offline))
+    family = family_of(name, checkpoint)
+    _check_family(name, entry, family, spread=device_map is not None, chat=chat)
+    words = Words(load_tokenizer(checkpoint.folder, family, offline), checkpoint.folder, checkpoint.section)
+    frame = family.frame(words)
+    network = family.network(checkpoint, words, getattr(torch, dtype), place, spread=device_map is not None)
+    _check_vocabulary(checkpoint, family, words, network.vocab_size)
+    own = family.defaults(checkpoint, network.max_length)
     own_length = length or own["length"]
-    if not 1 < own_length <= denoiser.max_length:
-        raise UsageError(f"length {own_length} is out of range: model {name!r} takes 2 to {denoiser.max_length} tokens")
-    common: dict[str, Any] = {
-        "name": name,
-        "family": family,
-        "denoiser": denoiser,
-        "tokenizer": tokenizer,
-        "digest": digest(files),
-        "default_length": own_length,
-        "default_steps": own["steps"],
-        "kernels": KERNELS[family],
-        "bos_id": words.bos,
-        "end_id": words.end,
-        "pad_id": words.pad,
-        "closing_id": words.closing,
-        "forbidden": words.forbidden(denoiser.mask_id, denoiser.vocab_size),
-        "default_temperature": own["temperature"],
-        "default_top_p": own["top_p"],
-    }
-    if family == "ssdlm":
-        return SimplexModel(**common, block=words.section.get("block", BLOCK), start_id=words.start)
-    if chat:
-        from fktext.texts.chat import ChatModel, chat_template
-
-        return ChatModel(**common, chat=chat_template(folder, name))
-    return TextModel(**common)
+    if not 1 < own_length <= network.max_length:
+        raise UsageError(f"length {own_length} is out of range: model {name!r} takes 2 to {network.max_length} tokens")
+    model = family.model(
+        checkpoint,
+        frame,
+        name=name,
+        family=family.name,
+        denoiser=network,
+        tokenizer=words.tokenizer,
+        digest=digest(weighed(checkpoint, family)),
+        default_length=own_length,
+        default_steps=own["steps"],
+        kernels=family.kernels,
+        bos_id=frame.bos,
+        end_id=frame.end,
+        pad_id=frame.pad,
+        closing_id=frame.closing,
+        forbidden=tuple(sorted(family.forbidden(words, frame, network.mask_id, network.vocab_size))),
+        default_temperature=own["temperature"],
+        default_top_p=own["top_p"],
+    )
+    return _chatting(model, checkpoint.folder) if chat else model
 
 
-def _denoiser(
-    family: str,
-    path: Path,
-    files: list[Path],
-    settings: Mapping[str, Any],
-    words: Words,
-    dtype: torch.dtype,
-    device: torch.device,
-    spread: bool,
-) -> Network:
-    if family == "ssdlm":
-        from fktext.simplex import ssdlm
+def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
+    """The files that a model's numbers are in, those beside the weights included."""
+    return [*checkpoint.files, *(checkpoint.folder / name for name in family.layers if checkpoint.has(name))]
 
-        return ssdlm.load(path, tied=words.tied).to(device, dtype)
-    if family in ("dit", "sedd"):
-        from fktext.files.weights import read_tensors
-        from fktext.masked import dit, sedd
 
-        if family == "sedd":
-            settings = sedd.settings(settings, path)
-        tensors = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
-        return dit.from_tensors(tensors, settings, path).eval().requires_grad_(False).to(device, dtype)
-    if family == "mlm":
-        from fktext.masked import mlm
+def _check_family(name: str, entry: ModelEntry | None, family: Family, *, spread: bool, chat: bool) -> None:
+    """Whether the family is the one a plugin says, and has a use for the options."""
+    if entry is not None and entry.family and entry.family != family.name:
+        raise ModelError(
+            f"model {entry.qualified!r}: its plugin says family {entry.family!r}, its files are of family {family.name!r}"
+        )
+    if spread and not family.spreads:
+        able = ", ".join(one.name for one in FAMILIES.values() if one.spreads)
+        raise UsageError(f"a device map is for families {able}; model {name!r} is of family {family.name!r}: choose one device")
+    if chat and not family.chats:
+        raise UsageError(f"model {name!r} has no chat template: family {family.name!r} continues texts")
 
-        return mlm.load(path, words.mask).to(device, dtype)
-    from fktext.masked import llm
 
-    mask = settings.get("mask_token_id")
-    if not isinstance(mask, int):
-        raise ModelError(f"{path / 'config.json'} names no mask_token_id")
-    kind = {"llada": llm.load_llada, "dream": llm.load_dream}[family]
-    try:
-        return kind(files, settings, mask, dtype, device, spread=spread)
-    except (FktextError, MemoryError, OSError, RuntimeError):
-        raise
-    except Exception as error:  # what transformers' configurations raise is of many kinds
-        line = " ".join(str(error).split())[:300]
-        raise ModelError(f"{path / 'config.json'} does not describe a network of family {family!r}: {line}") from error
+def _check_vocabulary(checkpoint: Checkpoint, family: Family, words: Words, vocab_size: int) -> None:
+    """Whether tokenizer and network can belong together."""
+    size = words.tokenizer.get_vocab_size()
+    if not vocab_size - family.spare(vocab_size) <= size <= vocab_size:
+        raise ModelError(
+            f"{checkpoint.path}: the tokenizer has {size} tokens, which contradicts the network's vocabulary of {vocab_size}"
+        )
+
+
+def _chatting(model: TextModel, folder: Path) -> TextModel:
+    """The model with the chat template of its folder around prompts."""
+    from fktext.texts.chat import ChatModel, chat_template
+
+    kept = {field.name: getattr(model, field.name) for field in fields(model)}
+    return ChatModel(**kept, chat=chat_template(folder, model.name))

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fktext.errors import FktextError, ModelError, PluginError
+from fktext.families import FAMILIES
 from fktext.plugins.specs import NAME
 
 if TYPE_CHECKING:  # imports torch
     from fktext.texts.model import TextModel
-
-FAMILIES = ("dit", "sedd", "mlm", "llada", "dream", "ssdlm")
-"""The families that fktext runs from files; a plugin's factory may return a model of another one."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class RegisterModel(Protocol):
             summary: one line.
             source: a folder or a hub id in a format that fktext reads.
             factory: `factory(context: ModelContext) -> TextModel`, or "module:attribute" of one, imported on first use.
-            family: of a source one of `FAMILIES`, "" to tell it from the files; of a factory whatever its models say.
+            family: of a source a name in `fktext.families.FAMILIES`, "" to tell it from the files; of a factory any.
             licence: of the weights.
         """
 

@@ -104,7 +104,7 @@ WRONG = [
     (
         "mlm",
         remote_code,
-        r"cannot tell how to run .*model_type 'mystery'.*Looked for a config\.json with model_type 'mdlm', 'llada'",
+        r"cannot tell how to run .*model_type 'mystery'.*Looked for a config\.json with model_type 'mdlm'.*'llada'",
     ),
     ("ssdlm", lambda folder: (folder / "embed_sum_layer.pt").unlink(), r"has no embed_sum_layer\.pt: an SSD-LM is RoBERTa with"),
     ("ssdlm", lambda folder: (folder / "timestep_layer.pt").unlink(), r"has no timestep_layer\.pt"),

@@ -3,29 +3,28 @@
 import builtins
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.masked import llm
 from fktext.models import load
 
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 LOAD = {"llada_tiny": llm.load_llada, "dream_tiny": llm.load_dream}
 
 
 def spread(name: str, device: str = "cpu") -> llm.FullAttentionLM:
-    config = json.loads((GOLDEN / name / "config.json").read_text())
-    files = [GOLDEN / name / "model.safetensors"]
+    config = json.loads((tiny.GOLDEN / name / "config.json").read_text())
+    files = [tiny.GOLDEN / name / "model.safetensors"]
     return LOAD[name](files, config, config["mask_token_id"], torch.float32, torch.device(device), spread=True)
 
 
 def compare(model: llm.FullAttentionLM, name: str, device: str = "cpu") -> None:
-    golden = load_file(GOLDEN / f"{name}.io.safetensors")
+    golden = load_file(tiny.GOLDEN / f"{name}.io.safetensors")
     ids = golden["input_ids"].to(device)
     expected = golden["logits"] if name == "llada_tiny" else golden["logits_unshifted"]
     if name == "dream_tiny":
@@ -85,7 +84,7 @@ def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_device_map_is_for_large_models() -> None:
-    with pytest.raises(UsageError, match="a device map is for LLaDA and Dream; model 'tiny-mdlm' is of family 'mlm'"):
+    with pytest.raises(UsageError, match="a device map is for families llada, dream; model 'tiny-mdlm' is of family 'mlm'"):
         load("tiny-mdlm", device_map="auto")
     with pytest.raises(UsageError, match="unknown device map 'balance'"):
         load("tiny-mdlm", device_map="balance")

@@ -12,10 +12,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders
 
+import tiny
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.files.catalogue import catalogue
@@ -24,7 +24,6 @@ from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.texts.generate import Population, generate
 
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [
     *SPECIAL,
@@ -45,49 +44,17 @@ PIECES = [
 
 
 def wordpiece(pieces: list[str] = PIECES) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.add_special_tokens(SPECIAL)
-    return tokenizer
-
-
-def words(size: int, special: list[str], at: int = 0) -> Tokenizer:
-    """A word-level tokenizer of `size` words "w0" "w1" ..., with special tokens from id `at` on."""
-    vocabulary = {f"w{index}": index for index in range(size)}
-    for index, token in enumerate(special, at):
-        del vocabulary[f"w{index}"]
-        vocabulary[token] = index
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(special)
-    return tokenizer
-
-
-def edit(file: Path, **changes: object) -> None:
-    settings = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in (settings | changes).items() if value is not None}))
+    return tiny.word_piece(pieces, SPECIAL, ("[CLS]", "[SEP]"))
 
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
     """A folder in the format of the embedded language model: float16, tied decoder left out."""
     folder = tmp_path / "tiny-bert"
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-    )
-    model = transformers.BertForMaskedLM(config)
+    model = tiny.network("BertForMaskedLM", vocab_size=len(PIECES), max_position_embeddings=24)
     model.config.save_pretrained(folder)
     section = {"bos_token": "[CLS]", "end_token": "[SEP]", "pad_token": "[PAD]", "default_length": 16, "default_steps": 40}
-    edit(folder / "config.json", architectures=["BertForMaskedLM"], fktext=section)
+    tiny.edit(folder / "config.json", architectures=["BertForMaskedLM"], fktext=section)
     weights = {name: tensor.half() for name, tensor in model.state_dict().items() if "cls.predictions.decoder" not in name}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     wordpiece().save(str(folder / "tokenizer.json"))
@@ -97,10 +64,7 @@ def bert(tmp_path: Path) -> Path:
 @pytest.fixture
 def mdlm(tmp_path: Path) -> Path:
     """The golden MDLM with a tokenizer."""
-    folder = tmp_path / "tiny-mdlm-folder"
-    shutil.copytree(GOLDEN / "mdlm_tiny", folder)
-    words(100, ["<|endoftext|>"], 99).save(str(folder / "tokenizer.json"))
-    return folder
+    return tiny.golden("dit", tmp_path / "tiny-mdlm-folder")
 
 
 @pytest.fixture
@@ -225,7 +189,7 @@ def test_embedded_format(bert: Path) -> None:
 def test_digest_is_of_the_weights(bert: Path, tmp_path: Path) -> None:
     before = load(str(bert)).digest
     shutil.copytree(bert, tmp_path / "copy")
-    edit(tmp_path / "copy" / "config.json", comment="another")
+    tiny.edit(tmp_path / "copy" / "config.json", comment="another")
     assert load(str(tmp_path / "copy")).digest == before
     tensors = load_file(bert / "model.safetensors")
     tensors["bert.embeddings.LayerNorm.bias"][0] += 1
@@ -234,7 +198,7 @@ def test_digest_is_of_the_weights(bert: Path, tmp_path: Path) -> None:
 
 
 def test_plain_masked_lm_closes_its_sentences(bert: Path) -> None:
-    edit(bert / "config.json", fktext=None)
+    tiny.edit(bert / "config.json", fktext=None)
     model = load(str(bert))
     assert (model.bos_id, model.end_id, model.pad_id, model.closing_id) == (2, 3, None, 3)
     assert model.forbidden == (0, 1, 2, 3, 4)
@@ -249,7 +213,7 @@ def test_mdlm_folder(mdlm: Path) -> None:
     assert (model.denoiser.mask_id, model.forbidden, model.default_length, model.default_steps) == (100, (100,), 24, 1000)
     assert model.template("w5 w6", 6).tolist() == [99, 5, 6, 100, 100, 100]
     assert not model.denoiser.time_dependent
-    edit(mdlm / "config.json", time_conditioning=True)
+    tiny.edit(mdlm / "config.json", time_conditioning=True)
     assert load(str(mdlm)).denoiser.time_dependent
 
 
@@ -263,14 +227,14 @@ def test_mdlm_without_a_config(mdlm: Path) -> None:
 def test_lightning_checkpoint(mdlm: Path, whole_folder: bool) -> None:
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
         (mdlm / name).unlink()
-    shutil.copy(GOLDEN / "mdlm_tiny_hparams.ckpt", mdlm / "last.ckpt")
+    shutil.copy(tiny.GOLDEN / "mdlm_tiny_hparams.ckpt", mdlm / "last.ckpt")
     model = load(str(mdlm if whole_folder else mdlm / "last.ckpt"))
     assert (model.family, model.denoiser.max_length, model.denoiser.time_dependent) == ("dit", 24, False)
 
 
 def test_gpt2_tokenizer_comes_from_the_cache(cache: Path, mdlm: Path, tmp_path: Path) -> None:
     (mdlm / "tokenizer.json").rename(tmp_path / "tokenizer.json")
-    with pytest.raises(ModelError, match=r"put GPT-2's tokenizer\.json into the folder"):
+    with pytest.raises(ModelError, match=r"put openai-community/gpt2's tokenizer\.json into the folder"):
         load(str(mdlm), offline=True)
     (tmp_path / "gpt2").mkdir()
     (tmp_path / "tokenizer.json").rename(tmp_path / "gpt2" / "tokenizer.json")
@@ -281,8 +245,8 @@ def test_gpt2_tokenizer_comes_from_the_cache(cache: Path, mdlm: Path, tmp_path: 
 @pytest.mark.parametrize(("name", "mask"), [("llada_tiny", 63), ("dream_tiny", 62)])
 def test_large_model_folders(name: str, mask: int, tmp_path: Path) -> None:
     folder = tmp_path / name
-    shutil.copytree(GOLDEN / name, folder)
-    words(63, ["<|endoftext|>"], 61).save(str(folder / "tokenizer.json"))
+    shutil.copytree(tiny.GOLDEN / name, folder)
+    tiny.numbered(63, ["<|endoftext|>"], 61).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))
     model = load(str(folder), length=12)
     assert (model.family, model.denoiser.mask_id, model.end_id, model.bos_id) == (name.removesuffix("_tiny"), mask, 61, None)
@@ -295,7 +259,7 @@ def test_tokenizers_in_older_files(bert: Path, tmp_path: Path) -> None:
     (bert / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
     assert load(str(bert)).template("the cats", 5).tolist() == [2, *(PIECES.index(piece) for piece in ("the", "cat", "##s")), 4]
     folder = tmp_path / "dream"
-    shutil.copytree(GOLDEN / "dream_tiny", folder)
+    shutil.copytree(tiny.GOLDEN / "dream_tiny", folder)
     pieces = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456.", "th"]
     (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\nt h\n")
@@ -419,7 +383,7 @@ def test_no_weights(bert: Path) -> None:
 
 @pytest.mark.parametrize("size", [90, 99, 102])
 def test_a_tokenizer_that_contradicts_the_network(mdlm: Path, size: int) -> None:
-    words(size, []).save(str(mdlm / "tokenizer.json"))
+    tiny.numbered(size, []).save(str(mdlm / "tokenizer.json"))
     with pytest.raises(ModelError, match=f"the tokenizer has {size} tokens, which contradicts the network's vocabulary of 101"):
         load(str(mdlm))
 
@@ -431,14 +395,14 @@ def test_a_broken_tokenizer(bert: Path) -> None:
 
 
 def test_a_section_that_names_no_token(bert: Path) -> None:
-    edit(bert / "config.json", fktext={"end_token": "[END]"})
+    tiny.edit(bert / "config.json", fktext={"end_token": "[END]"})
     with pytest.raises(ModelError, match=r"names end_token '\[END\]', which its tokenizer does not have"):
         load(str(bert))
 
 
 def test_a_tokenizer_without_a_mask(bert: Path) -> None:
-    words(len(PIECES), ["[SEP]"], 3).save(str(bert / "tokenizer.json"))
-    edit(bert / "config.json", fktext=None)
+    tiny.numbered(len(PIECES), ["[SEP]"], 3).save(str(bert / "tokenizer.json"))
+    tiny.edit(bert / "config.json", fktext=None)
     with pytest.raises(ModelError, match="has no mask token"):
         load(str(bert))
 
@@ -446,7 +410,7 @@ def test_a_tokenizer_without_a_mask(bert: Path) -> None:
 def test_a_checkpoint_of_another_objective(mdlm: Path) -> None:
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
         (mdlm / name).unlink()
-    value = torch.load(GOLDEN / "mdlm_tiny.ckpt", weights_only=True)
+    value = torch.load(tiny.GOLDEN / "mdlm_tiny.ckpt", weights_only=True)
     torch.save(value | {"hyper_parameters": {"config": {"parameterization": "sedd"}}}, mdlm / "sedd.ckpt")
     with pytest.raises(ModelError, match="parameterization 'sedd'; masked diffusion needs 'subs'"):
         load(str(mdlm))
@@ -455,12 +419,12 @@ def test_a_checkpoint_of_another_objective(mdlm: Path) -> None:
 @pytest.mark.parametrize("change", [{"default_steps": 10**9}, {"default_length": 10**9}, {"default_temperature": 1e31}])
 def test_defaults_beyond_any_use_are_refused(bert: Path, change: dict[str, object]) -> None:
     section = json.loads((bert / "config.json").read_text())["fktext"]
-    edit(bert / "config.json", fktext=section | change)
+    tiny.edit(bert / "config.json", fktext=section | change)
     with pytest.raises(ModelError, match=f"config.json has fktext.{next(iter(change))}"):
         load(str(bert))
 
 
 def test_a_whole_number_is_a_temperature(bert: Path) -> None:
     section = json.loads((bert / "config.json").read_text())["fktext"]
-    edit(bert / "config.json", fktext=section | {"default_temperature": 10**20})
+    tiny.edit(bert / "config.json", fktext=section | {"default_temperature": 10**20})
     assert isinstance(load(str(bert)).default_temperature, float)

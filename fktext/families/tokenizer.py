@@ -11,27 +11,26 @@ from fktext.files import hub
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from fktext.families.family import Family
 
-_TOKENIZERS = ("gpt2", "openai-community/gpt2")  # where GPT-2's tokenizer is, by its old name and its present one
 
-
-def tokenizer_file(folder: Path, family: str, offline: bool) -> Path | None:
+def tokenizer_file(folder: Path, family: Family, offline: bool) -> Path | None:
     """The model's tokenizer.json, fetched if need be and allowed; None where the folder has a tokenizer in older files."""
     if (own := folder / "tokenizer.json").is_file():
         return own
-    if family not in ("dit", "sedd"):
+    if not family.tokenizers:
         return None
-    # The repositories of MDLM and SEDD leave their tokenizer to GPT-2's.
-    file = next((found for repo in _TOKENIZERS if (found := hub.cached(repo, "tokenizer.json"))), None)
+    repo = family.tokenizers[-1]
+    file = next((found for repo in family.tokenizers if (found := hub.cached(repo, "tokenizer.json"))), None)
     if file is None and (offline or hub.is_offline()):
         raise ModelError(
-            f"{folder} has no tokenizer.json, GPT-2's is not in the local hub cache, and fktext is told to stay offline: put "
-            "GPT-2's tokenizer.json into the folder"
+            f"{folder} has no tokenizer.json, that of {repo} is not in the local hub cache, and fktext is told to stay offline: "
+            f"put {repo}'s tokenizer.json into the folder"
         )
-    return file or hub.download(_TOKENIZERS[-1], ("tokenizer.json",)) / "tokenizer.json"
+    return file or hub.download(repo, ("tokenizer.json",)) / "tokenizer.json"
 
 
-def load_tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
+def load_tokenizer(folder: Path, family: Family, offline: bool) -> Tokenizer:
     """The model's tokenizer, without padding or truncation."""
     from tokenizers import Tokenizer
 
@@ -44,8 +43,7 @@ def load_tokenizer(folder: Path, family: str, offline: bool) -> Tokenizer:
 
             from fktext.files.pretrained import quiet
 
-            # Dream's tokenizer is Qwen2's under a class of its own, which would be remote code.
-            kind = transformers.Qwen2TokenizerFast if family == "dream" else transformers.AutoTokenizer
+            kind = getattr(transformers, family.tokenizer_class)
             with quiet():
                 tokenizer = kind.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except Exception as error:  # tokenizers raises plain Exception, transformers many kinds
