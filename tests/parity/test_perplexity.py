@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 
+import tiny
 from fktext.rewards import RewardContext
 from fktext.text import Text, Tokens
 from fktext_plugins.causal import NetworkLM, load
@@ -24,9 +24,8 @@ EOS, HEADS = 119, 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference's GPT-2 as a folder; token i is written ti, and the last one ends and begins texts."""
     path = tmp_path_factory.mktemp("gpt2")
-    tokenizer = Tokenizer(models.WordLevel({f"t{index}": index for index in range(120)}, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=f"t{EOS}", eos_token=f"t{EOS}").save_pretrained(path)
+    tokens = [f"t{index}" for index in range(120)]
+    tiny.save_fast(tiny.word_level(tokens, "t0"), path, bos_token=f"t{EOS}", eos_token=f"t{EOS}")
     weights = {name.removeprefix("gpt2."): tensor for name, tensor in GOLDEN.items() if name.startswith("gpt2.")}
     layers = len({name.split(".")[2] for name in weights if ".h." in name})
     positions, width = weights["transformer.wpe.weight"].shape

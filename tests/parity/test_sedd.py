@@ -1,15 +1,14 @@
 """SEDD's network, scores and analytic kernel against the reference implementation (float32, CPU)."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+import tiny
 from fktext.errors import ModelError
 from fktext.files.weights import read_tensors
 from fktext.masked import dit, sedd
@@ -116,14 +115,7 @@ def test_another_sedd_is_refused(change: dict[str, object], message: str, folder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "sedd"
-    shutil.copytree(TINY, place)
-    vocabulary = {f"w{index}": index for index in range(59)} | {"<|endoftext|>": 59}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(place / "tokenizer.json"))
-    return place
+    return tiny.golden("sedd", tmp_path / "sedd")
 
 
 class Fives:

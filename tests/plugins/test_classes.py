@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+import tiny
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.files.provenance import weights_digest
@@ -22,30 +21,6 @@ from fktext_plugins.classes import EMBEDDED
 OFFLINE = RewardContext(offline=True, batch_size=2)
 SENTIMENTS = ["negative", "neutral", "positive"]
 TEXTS = ["good food", "bad", "", "the food was bad the food was good"]
-
-
-def save(folder: Path, labels: list[str] | int, **more: Any) -> BertForSequenceClassification:
-    """A tiny BERT with such labels, saved in a folder."""
-    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "the", "food", "was", "good", "bad"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    names = {"num_labels": labels} if isinstance(labels, int) else {"id2label": dict(enumerate(labels))}
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-        **names,
-        **more,
-    )
-    model = BertForSequenceClassification(config).eval()
-    model.save_pretrained(folder)
-    return model
 
 
 def logits(model: BertForSequenceClassification, folder: Path) -> torch.Tensor:
@@ -64,7 +39,7 @@ def create(spec: str) -> LogProbability:
 
 @pytest.mark.parametrize(("activation", "kind"), [("config", "single_label_classification"), ("softmax", None)])
 def test_softmax(tmp_path: Path, activation: str, kind: str | None) -> None:
-    model = save(tmp_path, SENTIMENTS, problem_type=kind)
+    model = tiny.classifier(tmp_path, SENTIMENTS, problem_type=kind)
     reward = create(f"classifier:model={tmp_path},label=Neutral,activation={activation}")
     torch.testing.assert_close(reward.score(TEXTS), logits(model, tmp_path).log_softmax(1)[:, 1], atol=1e-5, rtol=1e-5)
     assert reward.goal == f"towards neutral: log p(neutral) by {tmp_path}"
@@ -76,7 +51,7 @@ def test_softmax(tmp_path: Path, activation: str, kind: str | None) -> None:
 )
 def test_max_tokens_is_what_the_tokenizer_cuts(tmp_path: Path, spec: str) -> None:
     """As the published experiments cut texts; the prompt's are among those that are counted."""
-    model = save(tmp_path, SENTIMENTS, problem_type="single_label_classification")
+    model = tiny.classifier(tmp_path, SENTIMENTS, problem_type="single_label_classification")
     text, tokenizer = "good bad good bad good bad", PreTrainedTokenizerFast.from_pretrained(tmp_path)
     values: dict[int | None, float] = {}
     for limit in (4, 5, None):
@@ -99,14 +74,14 @@ def test_max_tokens_needs_tokens() -> None:
 
 @pytest.mark.parametrize(("activation", "kind"), [("config", "multi_label_classification"), ("sigmoid", None)])
 def test_sigmoid(tmp_path: Path, activation: str, kind: str | None) -> None:
-    model = save(tmp_path, SENTIMENTS, problem_type=kind)
+    model = tiny.classifier(tmp_path, SENTIMENTS, problem_type=kind)
     reward = create(f"classifier:model={tmp_path},label=positive,activation={activation}")
     expected = torch.nn.functional.logsigmoid(logits(model, tmp_path)[:, 2])
     torch.testing.assert_close(reward.score(TEXTS), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_labels_without_a_meaning_need_an_index(tmp_path: Path) -> None:
-    model = save(tmp_path, 2)
+    model = tiny.classifier(tmp_path, 2)
     with pytest.raises(UsageError, match=r"'LABEL_1' .* does not say what it means: .* write label=1"):
         create(f"classifier:model={tmp_path},label=LABEL_1")
     with pytest.raises(UsageError, match=r"needs label=; .* has 0 \(LABEL_0\), 1 \(LABEL_1\)"):
@@ -116,7 +91,7 @@ def test_labels_without_a_meaning_need_an_index(tmp_path: Path) -> None:
 
 
 def test_wrong_labels(tmp_path: Path) -> None:
-    save(tmp_path, SENTIMENTS)
+    tiny.classifier(tmp_path, SENTIMENTS)
     for label, message in (("positiv", "did you mean 'positive'"), ("3", "unknown label"), ("-1", "unknown label")):
         with pytest.raises(UsageError, match=message):
             create(f"classifier:model={tmp_path},label={label},activation=softmax")
@@ -125,13 +100,13 @@ def test_wrong_labels(tmp_path: Path) -> None:
 
 
 def test_softmax_over_one_label(tmp_path: Path) -> None:
-    save(tmp_path, ["rude"], problem_type="multi_label_classification")
+    tiny.classifier(tmp_path, ["rude"], problem_type="multi_label_classification")
     with pytest.raises(ModelError, match="a softmax over it is always 1"):
         create(f"classifier:model={tmp_path},label=rude,activation=softmax")
 
 
 def test_sentiment(tmp_path: Path) -> None:
-    model = save(tmp_path, SENTIMENTS)
+    model = tiny.classifier(tmp_path, SENTIMENTS)
     expected = logits(model, tmp_path).log_softmax(1)
     for index, label in enumerate(SENTIMENTS):
         values = create(f"sentiment:model={tmp_path},label={label}").score(TEXTS)
@@ -139,21 +114,11 @@ def test_sentiment(tmp_path: Path) -> None:
     torch.testing.assert_close(create(f"sentiment:model={tmp_path}").score(TEXTS), expected[:, 2], atol=1e-5, rtol=1e-5)
 
 
-class Code:
-    """Unpickling this writes a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.target, "executed"))
-
-
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
-    model = save(tmp_path, SENTIMENTS)
+    model = tiny.classifier(tmp_path, SENTIMENTS)
     (tmp_path / "model.safetensors").unlink()
     proof = tmp_path / "proof"
-    torch.save(model.state_dict() | {"extra": Code(proof)}, tmp_path / "pytorch_model.bin")
+    torch.save(model.state_dict() | {"extra": tiny.Code(proof)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="a pickle of more than tensors; nothing was executed"):
         create(f"sentiment:model={tmp_path}")
     assert not proof.exists()
@@ -165,7 +130,7 @@ def test_code_beside_a_model_runs_only_where_it_is_asked_for(tmp_path: Path, mon
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "model"
-    save(folder, SENTIMENTS, problem_type="single_label_classification")
+    tiny.classifier(folder, SENTIMENTS, problem_type="single_label_classification")
     proof = tmp_path / "proof"
     (folder / "own_code.py").write_text(
         "from pathlib import Path\nfrom transformers import BertConfig, BertForSequenceClassification\n"
@@ -189,10 +154,10 @@ def test_provenance_is_a_digest_of_a_folder_and_the_revision_of_a_hub_s_model(
 ) -> None:
     revision, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub"
     repo = cache / "models--some--model"
-    save(repo / "snapshots" / revision, SENTIMENTS)
+    tiny.classifier(repo / "snapshots" / revision, SENTIMENTS)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(revision)
-    save(tmp_path / "folder", SENTIMENTS)
+    tiny.classifier(tmp_path / "folder", SENTIMENTS)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     folder = load_plugins().create(f"sentiment:model={tmp_path / 'folder'}", OFFLINE).provenance()
     assert sorted(folder) == ["digest", "model", "plugin"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
@@ -31,28 +31,6 @@ PAIRS = [  # well-formed, and not
     ("My brother wants to become a doctor.", "My brother want to becoming a doctor."),
     ("The old man sat down and told a story.", "The old man sat and down told and a."),
 ]
-
-
-def save(folder: Path, labels: list[str] | None = None) -> BertForSequenceClassification:
-    """A tiny BERT with such labels, or LABEL_0 and LABEL_1, saved in a folder."""
-    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "the", "food", "was", "good", "bad"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-        id2label=dict(enumerate(labels or ["LABEL_0", "LABEL_1"])),
-    )
-    model = BertForSequenceClassification(config).eval()
-    model.save_pretrained(folder)
-    return model
 
 
 def logits(model: BertForSequenceClassification, folder: Path) -> torch.Tensor:
@@ -83,7 +61,7 @@ class TestEmbedded(RewardConformance):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_log_softmax_of_a_class_named_by_its_index(tmp_path: Path, index: int) -> None:
-    model = save(tmp_path)
+    model = tiny.classifier(tmp_path, 2)
     values = create(f"cola:model={tmp_path},label={index}").score(["", *TEXTS])
     torch.testing.assert_close(values[1:], logits(model, tmp_path).log_softmax(1)[:, index], atol=1e-5, rtol=1e-5)
     assert values[0] == EMPTY
@@ -102,7 +80,7 @@ def test_where_p_is_near_one_no_digit_is_lost() -> None:
 
 
 def test_a_class_named_acceptable_needs_no_label(tmp_path: Path) -> None:
-    model = save(tmp_path, ["Acceptable", "unacceptable"])
+    model = tiny.classifier(tmp_path, ["Acceptable", "unacceptable"])
     values = create(f"cola:model={tmp_path}").score(TEXTS)
     torch.testing.assert_close(values, logits(model, tmp_path).log_softmax(1)[:, 0], atol=1e-5, rtol=1e-5)
     with pytest.raises(UsageError, match=r"did you mean 'unacceptable'.*Known: 0, 1, Acceptable, unacceptable"):
@@ -110,7 +88,7 @@ def test_a_class_named_acceptable_needs_no_label(tmp_path: Path) -> None:
 
 
 def test_bare_labels_are_refused(tmp_path: Path) -> None:
-    save(tmp_path)
+    tiny.classifier(tmp_path, 2)
     with pytest.raises(UsageError, match=rf"LABEL_0, LABEL_1: none says .* write cola:model={tmp_path},label=1"):
         create(f"cola:model={tmp_path}")
 
@@ -132,7 +110,7 @@ def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_int8_weights(tmp_path: Path) -> None:
-    model = save(tmp_path, ["unacceptable", "acceptable"])
+    model = tiny.classifier(tmp_path, ["unacceptable", "acceptable"])
     expected = create(f"cola:model={tmp_path}").score(TEXTS)
     before = create(f"cola:model={tmp_path}").digest
     save_file(quantised(model.state_dict()), tmp_path / "model.safetensors", metadata={"format": "pt"})

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import logsigmoid
 
+import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
@@ -48,9 +48,7 @@ def test_windows_reach_both_ways() -> None:
 
 
 def save(folder: Path, **changes: object) -> None:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "a", "b"])}, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tiny.word_level(["[PAD]", "a", "b"], "a", marks=True).save(str(folder / "tokenizer.json"))
     config = {"model_type": MODEL_TYPE, "label": "positive", "width": 8, "kernel": 3, "dilations": [1, 2], "longest": 4}
     (folder / "config.json").write_text(json.dumps(config | changes))
     save_file(quantised(GatedConvolutions(3, 8, 3, [1, 2]).state_dict()), folder / "model.safetensors")

@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+import tiny
 from fktext.plugins import load_plugins
 from fktext.rewards import Reward, RewardContext
 from fktext.text import Text
@@ -50,25 +49,7 @@ NAMES = sorted(name for name, entry in load_plugins().rewards.items() if (entry.
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
     """A reward by its spec, made once."""
     folder = tmp_path_factory.mktemp("classifier")
-    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", "the"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    labels = {0: "negative", 1: "neutral", 2: "positive"}
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        problem_type="single_label_classification",
-        id2label=labels,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    tiny.classifier(folder, ["negative", "neutral", "positive"], problem_type="single_label_classification")
     (folder / "fuzz_own.py").write_text("def vowels(texts):\n    return [float(text.count('a')) for text in texts]\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
+import tiny
 from fktext.errors import ModelError, PluginError, UsageError
 from fktext.models import find, load
 from fktext.plugins import load_plugins
 
 Make = Callable[..., str]
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 
 ALIAS = """
 @hookimpl
@@ -60,14 +58,7 @@ def fktext_register_models(register):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The golden MDLM with a tokenizer."""
-    place = tmp_path / "weights"
-    shutil.copytree(GOLDEN / "mdlm_tiny", place)
-    vocabulary = {f"w{index}": index for index in range(99)} | {"<|endoftext|>": 99}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(place / "tokenizer.json"))
-    return place
+    return tiny.golden("dit", tmp_path / "weights")
 
 
 def test_an_alias_is_found_and_loaded(fake_dist: Make, folder: Path) -> None:

@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    BertConfig,
     BertLMHeadModel,
-    GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
+import tiny
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.files.weights import quantised
@@ -38,19 +33,14 @@ LENGTH = 16
 
 
 def save_tokenizer(folder: Path, **special: str) -> None:
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **special).save_pretrained(folder)
+    tiny.save_fast(tiny.word_level(WORDS, "[UNK]", marks=True), folder, unk_token="[UNK]", **special)
 
 
 def gpt2(folder: Path, **special: str) -> GPT2LMHeadModel:
     """A tiny random GPT-2, whose logits are far apart, saved in a folder."""
     save_tokenizer(folder, **special)
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(WORDS), n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
-    model = GPT2LMHeadModel(config).eval()
-    model.save_pretrained(folder)
-    return model
+    sizes = {"n_positions": LENGTH, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return tiny.network("GPT2LMHeadModel", folder, vocab_size=len(WORDS), initializer_range=0.5, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -258,15 +248,11 @@ def test_generated_texts_carry_their_tokens() -> None:
 
 
 def test_a_bert_must_be_a_decoder(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {"vocab_size": len(WORDS), "max_position_embeddings": LENGTH, "initializer_range": 0.5}
     for decoder in (True, False):
         path = tmp_path / str(decoder)
         save_tokenizer(path, cls_token="<s>", pad_token="<pad>")
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(WORDS), max_position_embeddings=LENGTH, is_decoder=decoder, initializer_range=0.5, **sizes
-        )
-        BertLMHeadModel(config).save_pretrained(path)
+        tiny.network("BertLMHeadModel", path, is_decoder=decoder, **sizes)
     model = BertLMHeadModel.from_pretrained(tmp_path / "True").eval()
     found = create(f"perplexity:model={tmp_path / 'True'}").score(["the book was red"])  # begins with its cls_token
     assert found.item() == pytest.approx(expected(model, "the book was red").mean().item(), abs=1e-5)
@@ -275,13 +261,9 @@ def test_a_bert_must_be_a_decoder(tmp_path: Path) -> None:
 
 
 def test_int8_folders_load(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     save_tokenizer(tmp_path, bos_token="<s>")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=LENGTH, initializer_range=0.3, **sizes)
-    ).eval()
-    model.save_pretrained(tmp_path)
+    sizes = {"vocab_size": len(WORDS), "max_position_embeddings": LENGTH, "hidden_size": 32, "initializer_range": 0.3}
+    tiny.network("LlamaForCausalLM", tmp_path, **sizes)
     before = create(f"perplexity:model={tmp_path}")
     digest = before.digest
     save_file(quantised(load_file(tmp_path / "model.safetensors")), tmp_path / "model.safetensors", {"format": "pt"})
@@ -304,20 +286,10 @@ def test_wrong_options(folder: Path, tmp_path: Path) -> None:
         create(f"perplexity:model={tmp_path}")
 
 
-class Code:
-    """What a pickle can carry: a call that is made when it is read."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.file,)
-
-
 def test_no_pickle_is_executed(tmp_path: Path) -> None:
     model = gpt2(tmp_path, bos_token="<s>")
     (tmp_path / "model.safetensors").unlink()
-    torch.save(model.state_dict() | {"extra": Code(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    torch.save(model.state_dict() | {"extra": tiny.Code(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="a pickle of more than tensors; nothing was executed"):
         create(f"perplexity:model={tmp_path}")
     assert not (tmp_path / "ran").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext, Weighted
@@ -22,30 +23,14 @@ TEXTS = ["the food was good", "bad", "", "the food was bad the food was good"]
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny BERT of random weights that means its tokens' vectors."""
     library = pytest.importorskip("sentence_transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("encoder")
-    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "the", "food", "was", "good", "bad", "[SEP]"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     from tokenizers.processors import TemplateProcessing
 
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "the", "food", "was", "good", "bad", "[SEP]"]
+    tokenizer = tiny.word_level(words, "[UNK]", marks=True)
     tokenizer.post_processor = TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 7)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", sep_token="[SEP]").save_pretrained(
-        folder / "bert"
-    )
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(folder / "bert")
+    tiny.save_fast(tokenizer, folder / "bert", pad_token="[PAD]", unk_token="[UNK]", sep_token="[SEP]")
+    tiny.network("BertModel", folder / "bert", vocab_size=len(words), max_position_embeddings=32, initializer_range=0.5)
     from sentence_transformers.models import Pooling, Transformer
 
     words = Transformer(str(folder / "bert"), max_seq_length=32)

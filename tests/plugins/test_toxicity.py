@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import ByteLevelBPETokenizer, pre_tokenizers
 from torch.nn.functional import logsigmoid
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
+import tiny
 from fktext import embedded
 from fktext.errors import ModelError, UsageError
 from fktext.plugins import load_plugins
@@ -40,11 +40,9 @@ ODD = ["\x00", "\u200b\u202e", "🤡🤡", "é́́́", "ﷺ" * 50, "\uff01\uff1f
 def bert(folder: Path, labels: dict[int, str], **more: Any) -> dict[str, torch.Tensor]:
     """A tiny BERT's configuration and tokenizer in `folder`; returns the weights of the model."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(special + WORDS)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = tiny.word_piece(special + WORDS, (), ("[CLS]", "[SEP]"))
     roles = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)  # model_max_length stays unknown
+    tiny.save_fast(tokenizer, folder, **roles)  # model_max_length stays unknown
     settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "BertTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     torch.manual_seed(0)
@@ -311,20 +309,10 @@ def test_old_position_ids_are_welcome(bert_checkpoint: Path) -> None:
     assert torch.equal(toxicity(OFFLINE, model=str(bert_checkpoint)).score(TEXTS), before)
 
 
-class Code:
-    """Unpickling this writes a file: what `torch.load` without weights_only, so detoxify itself, would do."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.target, "executed"))
-
-
 def test_code_in_a_checkpoint_is_not_executed(bert_checkpoint: Path) -> None:
     content = torch.load(bert_checkpoint, weights_only=True)
     proof = bert_checkpoint.parent / "proof"
-    torch.save(content | {"extra": Code(proof)}, bert_checkpoint)
+    torch.save(content | {"extra": tiny.Code(proof)}, bert_checkpoint)
     with pytest.raises(ModelError, match="carries code"):
         toxicity(OFFLINE, model=str(bert_checkpoint))
     assert not proof.exists()

@@ -1,14 +1,13 @@
 """Chat templates: what an instruct model is asked, and what of its sequence is the answer."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
+import tiny
 from fktext import Template
 from fktext.errors import ModelError, UsageError
 from fktext.models import load
@@ -16,7 +15,6 @@ from fktext.settings import Settings
 from fktext.texts.chat import ChatModel
 from fktext.texts.generate import Population, generate
 
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 SPECIAL = ["<|bos|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"]
 TEMPLATE = (
     "{{ bos_token }} {% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
@@ -27,13 +25,7 @@ TEMPLATE = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The golden LLaDA with a tokenizer whose last five tokens are special."""
-    place = tmp_path / "chat"
-    shutil.copytree(GOLDEN / "llada_tiny", place)
-    vocabulary = {f"w{index}": index for index in range(58)} | {token: 58 + index for index, token in enumerate(SPECIAL)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.save(str(place / "tokenizer.json"))
+    place = tiny.golden("llada", tmp_path / "chat", tiny.numbered(63, SPECIAL, 58))
     write(place, chat_template=TEMPLATE)
     return place
 

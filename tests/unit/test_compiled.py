@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+import tiny
 from fktext.errors import UsageError
 from fktext.masked.compiled import LARGEST, Compiled, pieces
-from fktext.masked.dit import DiT
 from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
@@ -18,8 +18,7 @@ from fktext.text import Text
 
 
 def network(time_conditioning=False):
-    torch.manual_seed(0)
-    net = DiT(30, 16, 1, 2, 8, model_length=10, time_conditioning=time_conditioning).eval().requires_grad_(False)
+    net = tiny.dit(30, 10, time_conditioning=time_conditioning).eval().requires_grad_(False)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return net

@@ -1,15 +1,12 @@
 """`fktext.texts.generate` over every family: prompts of different lengths, texts longer than the model, texts that end."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
+import tiny
 from fktext.errors import FktextError, UsageError
 from fktext.models import load
 from fktext.rewards import Weighted
@@ -26,41 +23,22 @@ SPECIAL = {"<pad>": 0, "<end>": 1, "<start>": 2, "<mask>": 3}
 SECTION = {"bos_token": "<start>", "end_token": "<end>", "pad_token": "<pad>"}
 
 
-def tokenizer(size: int) -> Tokenizer:
-    """Words w4, w5, ... behind four special tokens."""
-    tokenizer = Tokenizer(models.WordLevel(SPECIAL | {f"w{index}": index for index in range(4, size)}))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    return tokenizer
-
-
-def golden(name: str, size: int):
-    def make(folder: Path) -> None:
-        shutil.copytree(GOLDEN / name, folder)
-        tokenizer(size).save(str(folder / "tokenizer.json"))
-
-    return make
+def golden(family: str, size: int):
+    return lambda folder: tiny.golden(family, folder, tiny.numbered(size, list(SPECIAL)))
 
 
 def bert(folder: Path) -> None:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.BertConfig(vocab_size=60, max_position_embeddings=24, initializer_range=0.5, **sizes)
-    model = transformers.BertForMaskedLM(config)
-    model.config.save_pretrained(folder)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items() if "predictions.decoder" not in name}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer(60).save(str(folder / "tokenizer.json"))
+    tiny.masked_lm(folder, tiny.numbered(60, list(SPECIAL)), initializer_range=0.5)
     (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<mask>"}))
 
 
 FAMILIES = {
-    "dit": golden("mdlm_tiny", 100),
-    "sedd": golden("sedd_tiny", 60),
+    "dit": golden("dit", 100),
+    "sedd": golden("sedd", 60),
     "mlm": bert,
-    "llada": golden("llada_tiny", 63),
-    "dream": golden("dream_tiny", 62),
-    "ssdlm": golden("ssdlm_tiny", 97),
+    "llada": golden("llada", 63),
+    "dream": golden("dream", 62),
+    "ssdlm": golden("ssdlm", 97),
 }
 MASKED = [family for family in FAMILIES if family != "ssdlm"]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+import tiny
 from fktext.files.catalogue import published_as
 from fktext.files.weights import read_tensors
 from fktext.masked.dit import DiT, from_tensors
@@ -22,8 +20,6 @@ from fktext.smc.noise import Noise
 from fktext.testing.model_check import YARDSTICKS, Case, Yardstick, measure, run
 from fktext.testing.selftest import Row
 from fktext.texts.model import TextModel
-
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 
 
 class Around:
@@ -40,14 +36,7 @@ class Around:
 def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     """A small random BERT."""
     folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.BertConfig(vocab_size=50, max_position_embeddings=24, initializer_range=0.5, **sizes)
-    transformers.BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(["[MASK]", *map(str, range(49))])}))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["[MASK]"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tiny.masked_lm(folder, tiny.word_level(["[MASK]", *map(str, range(49))], special=["[MASK]"]), initializer_range=0.5)
     return load(str(folder))
 
 
@@ -117,14 +106,14 @@ def test_forbidden_tokens_are_looked_for(model: TextModel) -> None:
 @pytest.fixture(scope="module")
 def golden(model: TextModel) -> tuple[TextModel, Yardstick]:
     """The golden MDLM, and a yardstick of what its reference implementation said."""
-    io = load_file(GOLDEN / "mdlm_tiny.io.safetensors")
+    io = load_file(tiny.GOLDEN / "mdlm_tiny.io.safetensors")
     cases = []
     for ids, logits in zip(io["input_ids"], io["raw_logits"], strict=True):
         place = int((ids == 100).nonzero()[0, 0])
         top = logits[place, :100].topk(3)
         values = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
         cases.append(Case("...", tuple(ids.tolist()), values))
-    dit: DiT = from_tensors(read_tensors(GOLDEN / "mdlm_tiny" / "model.safetensors"), {"model_length": 24}, "it").eval()
+    dit: DiT = from_tensors(read_tensors(tiny.GOLDEN / "mdlm_tiny" / "model.safetensors"), {"model_length": 24}, "it").eval()
     return replace(model, denoiser=dit), Yardstick("the golden file", 1e-3, tuple(cases))
 
 

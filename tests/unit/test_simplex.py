@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
@@ -29,7 +29,7 @@ from fktext.smc.steer import Plan, steer
 from fktext.text import Text
 from fktext.texts.generate import Population, generate
 
-TINY = Path(__file__).parents[1] / "parity" / "golden" / "ssdlm_tiny"
+TINY = tiny.GOLDEN / "ssdlm_tiny"
 KEYS = [population_key(0, name) for name in "abc"]
 
 
@@ -408,10 +408,7 @@ def test_a_model_s_guidance_reaches_its_sampler(folder):
     assert (ids(lambda logits: logits + bonus) == 7).all()
 
     def classifier(vocab_size):
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        config = transformers.RobertaConfig(vocab_size=vocab_size, max_position_embeddings=82, num_labels=3, **sizes)
-        return transformers.RobertaForSequenceClassification(config).eval()
+        return tiny.network("RobertaForSequenceClassification", vocab_size=vocab_size, max_position_embeddings=82, num_labels=3)
 
     guided = ids(ClassifierGuidance(classifier(97), 1, 1e5))
     assert not torch.equal(guided, ids(None))

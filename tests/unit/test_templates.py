@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import tiny
 from fktext.errors import UsageError
-from fktext.masked.dit import DiT
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.texts.generate import Population, generate
@@ -49,21 +49,15 @@ def wordpiece() -> Tokenizer:
     """Such as BERT's."""
     letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), *".,;()"]
     pieces = ["<end>", "<pad>", "[UNK]", *letters, "##ing", "the", "cat", "sat", "on", "rain"]
-    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(["<end>", "<pad>"])
-    return tokenizer
+    return tiny.word_piece(pieces, ["<end>", "<pad>"])
 
 
 TOKENIZERS = {"byte-level": byte_level, "byte-level, prefixed": lambda: byte_level(True), "metaspace": metaspace}
 
 
 def model_of(tokenizer: Tokenizer, length: int = 40, **changes: object) -> TextModel:
-    torch.manual_seed(0)
     size = tokenizer.get_vocab_size()
-    network = DiT(vocab_size=size + 1, hidden_dim=16, n_blocks=1, n_heads=2, cond_dim=8, model_length=length).eval()
+    network = tiny.dit(size + 1, length).eval()
     torch.nn.init.normal_(network.output_layer.linear.weight)
     end, pad = tokenizer.token_to_id("<end>"), tokenizer.token_to_id("<pad>")
     settings = {"bos_id": end, "end_id": end, "pad_id": pad, "closing_id": None, "forbidden": (size,), "kernels": ("ancestral",)}
