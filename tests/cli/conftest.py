@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-NOUNS = ["book", "city", "lake", "horse", "he", "she", "it"]
-OTHERS = ["the", "a", "is", "was", "ran", "sat", "red", "old", "very", "good", "bad", "and", "of", "on", "in", "here", "there"]
-WORDS = ["<end>", "<unk>", *NOUNS, *OTHERS]
+from tiny import mdlm
 
 PLUGIN = """
 import time
@@ -54,28 +51,7 @@ def fktext_register_rewards(register):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a DiT of random weights over a few words."""
-    import torch
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    from fktext.masked.dit import DiT
-
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    folder.mkdir()
-    torch.manual_seed(0)
-    network = DiT(vocab_size=len(WORDS) + 1, hidden_dim=16, n_blocks=1, n_heads=2, cond_dim=8, model_length=12)
-    save_file({f"backbone.{name}": tensor.clone() for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
-    settings = {
-        "model_type": "mdlm",
-        "model_length": 12,
-        "time_conditioning": False,
-        "fktext": {"end_token": "<end>", "default_length": 8, "default_steps": 6},
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return mdlm(tmp_path_factory.mktemp("model") / "tiny", default_length=8, default_steps=6)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import tiny
 from fktext.errors import RewardError, UsageError
 
 TEXTS, PROMPTS = [" is red", " is red", " ran on"], ["she", "she", "he"]
@@ -171,15 +172,10 @@ def test_evaluate_loads_each_by_its_path() -> None:
 
 @pytest.fixture(scope="module")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("gpt") / "features"
     words = ["<unk>", "<end>", *(f"w{number}" for number in range(40))]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<end>", eos_token="<end>").save_pretrained(folder)
-    GPT2Model(GPT2Config(vocab_size=len(words), n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    tiny.save_fast(tiny.word_level(words, "<unk>"), folder, bos_token="<end>", eos_token="<end>")
+    tiny.network("GPT2Model", folder, vocab_size=len(words), n_positions=32, n_embd=16, n_layer=1, n_head=2)
     return folder
 
 
