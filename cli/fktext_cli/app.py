@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import fktext
-from fktext.errors import FktextError
+from fktext.errors import FktextError, shorten
 from fktext_cli.streams import protect, silence, visible
 
 # A command is the `app` of the file of its name, which is imported when it is asked for. Its help begins with the same words.
@@ -78,10 +78,11 @@ def _explain(error: Exception) -> tuple[str, int]:
         wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
         message = error.format_message().replace("Value error, ", "").removesuffix(".")
         came = repr(wrong[0]["input"]) if wrong else ""
-        return (f"{message}, got {_short(came)}" if came not in message else message), 2
+        return (f"{message}, got {shorten(came, 80)}" if came not in message else message), 2
     if isinstance(error, OSError):
-        too_long = error.errno == errno.ENAMETOOLONG
-        return (f"a name is too long for this file system: {_short(str(error.filename))}" if too_long else str(error)), 1 + too_long
+        if error.errno == errno.ENAMETOOLONG:
+            return f"a name is too long for this file system: {shorten(str(error.filename), 80)}", 2
+        return str(error), 1
     if _out_of_memory(error):
         return "memory does not hold this: give fewer particles, a smaller batch size or a shorter length", 1
     return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
@@ -94,10 +95,6 @@ def _out_of_memory(error: Exception) -> bool:
     from fktext.batches import out_of_memory
 
     return out_of_memory(error)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _version(wanted: bool) -> None:

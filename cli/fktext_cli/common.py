@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --he
     from fktext.settings import Method, Run
 
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
+Rows = Sequence[Mapping[str, Any]]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
@@ -33,6 +35,36 @@ def group(about: str) -> typer.Typer:
         if context.invoked_subcommand is None:
             typer.echo(context.get_help())
             raise typer.Exit(2)
+
+    return app
+
+
+def listing(about: str, each: str, rows: Callable[[], Rows], show: Callable[[Rows], None]) -> typer.Typer:
+    """Make a command that lists something, alone or by its command `list`, and may have commands of its own.
+
+    Args:
+        about: what the help says of it.
+        each: what the help says of `list`.
+        rows: what there is, in mappings with equal keys.
+        show: prints it for a reader, as `print_columns` does.
+    """
+    app = typer.Typer(add_completion=False, invoke_without_command=True, help=about)
+
+    @app.callback()
+    def root(context: typer.Context, form: Form = "text") -> None:
+        if context.invoked_subcommand is None:
+            list_all(form)
+
+    @app.command("list", help=each)
+    def list_all(form: Form = "text", as_json: Json = False) -> None:
+        with contextlib.redirect_stdout(sys.stderr):  # plugins may print
+            found = rows()
+        if as_json:
+            print(json.dumps(found, indent=1))
+        elif form == "jsonl":
+            print("".join(json.dumps(row) + "\n" for row in found), end="")
+        else:
+            show(found)
 
     return app
 
@@ -94,12 +126,8 @@ def provenance(model: dict[str, Any], terms: Sequence[Weighted], settings: Run, 
     return cast(dict[str, Any], json.loads(json.dumps(run)))
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], form: str) -> None:
-    """Rows with equal keys as aligned columns, or as JSON lines."""
-    if form == "jsonl":
-        for row in rows:
-            print(json.dumps(row))
-        return
+def print_columns(rows: Rows) -> None:
+    """Print a table, the keys above it."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows] if rows else []
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
@@ -110,3 +138,26 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return visible(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+def report(checks: Iterable[Any], form: str, widths: tuple[int, int, int], device: str) -> None:
+    """Print checks as they are made, each with what is expected and measured, and on stderr how many passed.
+
+    Args:
+        checks: dataclasses with `check`, `expected`, `measured` and `passed`.
+        form: "text" for columns, or "jsonl".
+        widths: of these columns.
+        device: where they are made.
+
+    Raises:
+        typer.Exit: one failed; with exit code 1.
+    """
+    started, passed = time.perf_counter(), []
+    for row in checks:
+        passed.append(row.passed)
+        cells = "".join(f"{cell:<{width}}" for cell, width in zip((row.check, row.expected, row.measured), widths, strict=True))
+        print(json.dumps(asdict(row)) if form == "jsonl" else cells + ("ok" if row.passed else "FAILED"), flush=True)
+    seconds = time.perf_counter() - started
+    print(f"{sum(passed)} of {len(passed)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
+    if not all(passed):
+        raise typer.Exit(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from fktext.errors import UsageError
 from fktext_cli.common import group, load_registry
 from fktext_cli.options import BatchSize, Compiled, Dtype, Where, run_option, unfolded
 from fktext_cli.output import the_dead
+from fktext_cli.progress import Bar
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:
@@ -215,46 +215,18 @@ def _follow(steps: Iterable[Any], name: str) -> Results:
     from fktext_evals.results import Results
     from fktext_evals.runner import Advanced, Note
 
-    progress = None
-    for step in steps:
-        if isinstance(step, Note):
-            _tell([step.text])
-        elif isinstance(step, Advanced):
-            progress = progress or _Progress(name)
-            progress.show(step.done, step.total)
-        elif isinstance(step, Results):
-            if progress:
-                progress.end()
-            _tell(step.notes)
-            return step
-    raise AssertionError("a run ends with its results")
-
-
-class _Progress:
-    """How far it is and how long it may take, on stderr: a line that changes on a terminal, else a line now and then."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._started = name, time.monotonic()
-        self._shown = self._started
-        self._terminal = sys.stderr.isatty()
-
-    def show(self, done: float, total: int) -> None:
-        """How far it is; as often as a reader can bear."""
-        now = time.monotonic()
-        if done and now - self._shown >= (0.2 if self._terminal else 30):
-            self._shown, spent = now, now - self._started
-            left = _clock(spent * (total - done) / done)
-            self._say(f"{done / total:.0%}, {_clock(spent)} so far, about {left} left", end="" if self._terminal else "\n")
-
-    def end(self) -> None:
-        """All is done."""
-        self._say(f"done in {_clock(time.monotonic() - self._started)}", end="\n")
-
-    def _say(self, text: str, end: str) -> None:
-        start = "\r\033[K" if self._terminal else ""
-        print(f"{start}{self._name}: {text}", end=end, file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    moved = False
+    with Bar(name, lines=True) as bar:
+        for step in steps:
+            if isinstance(step, Advanced):
+                moved = True
+                bar.show(step.done, step.total)
+            elif isinstance(step, Note):
+                with bar.away():
+                    _tell([step.text])
+            elif isinstance(step, Results):
+                break
+        else:
+            raise AssertionError("a run ends with its results")
+    _tell([f"{name}: done in {bar.spent()}"] * moved + [*step.notes])
+    return step

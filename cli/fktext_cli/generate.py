@@ -70,7 +70,8 @@ class Out:
         if self.resume and (self.path is None or not self.jsonl or self.overwrite):
             raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
         if self.path is not None:
-            output.check_output(self.path, overwrite=self.overwrite, resume=self.resume)
+            again = "" if self.overwrite or self.resume else "--overwrite replaces it, --resume goes on with it"
+            output.check_file("--output", self.path, again)
         if self.trace is not None:
             tracing.check(self.trace, overwrite=self.overwrite, resume=self.resume)
 

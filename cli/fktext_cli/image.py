@@ -225,10 +225,9 @@ class _Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        from fktext_cli import pictures
 
         if self._rows:
-            pictures.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
+            output.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
             for trace in self._traces:
                 with trace:
                     pass
@@ -243,12 +242,12 @@ class _Files:
         name = f"sample-{population.sample_index:03d}"
         weights = population.log_w.exp().tolist()
         sheet = pictures.sheet([image.pixels for image in population.samples], weights)
-        pictures.write(self._folder / f"{name}-population.png", png(sheet, self._run))
+        output.write(self._folder / f"{name}-population.png", png(sheet, self._run))
         for row in output.rows(population, self._which, self._run):
             path = self._folder / f"{name}-particle-{row['particle']}.png"
             row = {"file": None if population.dead else path.name, **row}
             if not population.dead:
-                pictures.write(path, png(population.samples[row["particle"]].pixels, row))
+                output.write(path, png(population.samples[row["particle"]].pixels, row))
                 print(path, file=self._stdout, flush=True)
             self._rows.append(json.dumps(row, allow_nan=False) + "\n")
         for trace in self._traces:

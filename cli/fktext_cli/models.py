@@ -5,43 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from fktext.errors import UsageError
-from fktext_cli.common import Form, Json, load_registry, print_table
+from fktext_cli.common import Form, Json, listing, load_registry, print_columns, report
 from fktext_cli.options import Device, Dtype, Offline, resolve_device
 from fktext_cli.streams import visible
-
-app = typer.Typer(add_completion=False, invoke_without_command=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a folder, a .ckpt file or a hub id.", show_default=False)]
 
 
-@app.callback()
-def models(context: typer.Context, form: Form = "text") -> None:
-    """List, describe, check and fetch models."""
-    if context.invoked_subcommand is None:
-        print_table(_rows(), form)
-
-
-@app.command("list")
-def list_models(form: Form = "text", as_json: Json = False) -> None:
-    """List the models by name: embedded ones, aliases of public ones, and what plugins bring.
-
-    Example: fktext models list --json
-    """
-    rows = _rows()
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_table(rows, form)
-
-
-def _rows() -> list[dict[str, Any]]:
+def models() -> list[dict[str, Any]]:
+    """A row for each model that has a name."""
     from fktext.files.catalogue import catalogue
 
     own = [
@@ -55,6 +33,17 @@ def _rows() -> list[dict[str, Any]]:
         for name, entry in load_registry().models.items()
     ]
     return [entry._asdict() for entry in catalogue()] + own
+
+
+app = listing(
+    "List, describe, check and fetch models.",
+    """List the models by name: embedded ones, aliases of public ones, and what plugins bring.
+
+    Example: fktext models list --json
+    """,
+    models,
+    print_columns,
+)
 
 
 @app.command()
@@ -121,19 +110,9 @@ def check(
         if wanted is not None and dtype != "float32":
             raise UsageError(f"published numbers are of float32: leave out --dtype {dtype}")
         model = load(name, device=device, dtype=dtype, offline=offline)
-    started, results = time.perf_counter(), []
-    for row in run(model, wanted, seed=seed):
-        results.append(row.passed)
-        if form == "jsonl":
-            print(json.dumps(asdict(row)), flush=True)
-        else:
-            print(f"{row.check:<52}{row.expected:<44}{row.measured:<44}{'ok' if row.passed else 'FAILED'}", flush=True)
     if wanted is not None:
         print(f"published numbers: {wanted.source}; tolerance {wanted.tolerance:g}", file=sys.stderr)
-    seconds = time.perf_counter() - started
-    print(f"{sum(results)} of {len(results)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
-    if not all(results):
-        raise typer.Exit(1)
+    report(run(model, wanted, seed=seed), form, (52, 44, 44), device)
 
 
 @app.command()

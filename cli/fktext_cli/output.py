@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fktext.errors import FktextError, UsageError
+from fktext.files.writing import to_json, write_whole
 from fktext.texts.templates import Template
 from fktext_cli.streams import silence
 
@@ -53,10 +54,10 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
         return {
             "prompt": population.prompt,
             **_said(population, index),
-            "reward": None if index is None else number(population.rewards[index].item()),
-            "rewards": dict(zip(population.names, map(number, values), strict=True)),
-            "log_weight": None if index is None else number(population.log_w[index].item()),
-            "log_z": number(population.log_z),
+            "reward": None if index is None else to_json(population.rewards[index].item()),
+            "rewards": dict(zip(population.names, map(to_json, values), strict=True)),
+            "log_weight": None if index is None else to_json(population.log_w[index].item()),
+            "log_z": to_json(population.log_z),
             "prompt_index": population.prompt_index,
             "sample": population.sample_index,
             "particle": index,
@@ -100,11 +101,6 @@ def as_text(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n\n" if "\n" in text else f"{text}\n" for text in texts)
 
 
-def number(value: float) -> float | None:
-    """The value as JSON has it: null for -inf, the only infinity a reward can be."""
-    return None if value == -math.inf else value
-
-
 @dataclass
 class Sink:
     """Standard output, or a file that holds whole lines at any moment, whatever stops the program.
@@ -128,7 +124,7 @@ class Sink:
             return self
         self._new = not self.path.exists()
         try:
-            # "a" is for devices: a file that exists has been refused (see `check_output`)
+            # "a" is for devices: a file that exists has been refused (see `check_file`)
             mode = "r+" if self.keep is not None else "w" if self.overwrite else "x" if self._new else "a"
             self._file = FileIO(self.path, mode)
             if self.keep is not None:
@@ -177,14 +173,33 @@ class Sink:
             self.path.unlink(missing_ok=True)
 
 
-def check_output(path: Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuse what cannot or should not be written, before anything is computed."""
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the disk is full, say.
+    """
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def check_file(option: str, path: Path, replacing: str = "") -> None:
+    """Refuse a file that cannot or should not be written, before anything is computed.
+
+    Args:
+        option: what named it.
+        path: the file.
+        replacing: what the error says of a file that exists; "" for one that may.
+    """
+    named = f"{option} {str(path)!r}"
     if path.is_dir():
-        raise UsageError(f"--output {str(path)!r} is a folder")
+        raise UsageError(f"{named} is a folder")
     if not path.parent.is_dir():
-        raise UsageError(f"--output {str(path)!r}: there is no folder {str(path.parent)!r}")
-    if path.is_file() and not (overwrite or resume):
-        raise UsageError(f"--output {str(path)!r} exists; --overwrite replaces it, --resume goes on with it")
+        raise UsageError(f"{named}: there is no folder {str(path.parent)!r}")
+    if path.is_file() and replacing:
+        raise UsageError(f"{named} exists; {replacing}")
 
 
 def resume_point(

@@ -1,14 +1,10 @@
-"""A sheet of a whole population of images, and files written whole or not at all."""
+"""A sheet of a whole population of images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
-
-from fktext_cli.output import OutputError
 
 if TYPE_CHECKING:  # these import Pillow and torch
     from PIL.Image import Image as Picture
@@ -47,20 +43,3 @@ def sheet(pixels: Sequence[Tensor], weights: Sequence[float]) -> Picture:
         if (filled := round(width * weights[index] / weights[order[0]])) > 0:
             draw.rectangle((left, top + height, left + filled - 1, top + height + BAR - 1), INK)
     return whole
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OutputError: the disk is full, say.
-    """
-    aside = path.with_name(f".{path.name}-{uuid4().hex}")
-    try:
-        try:
-            aside.write_bytes(data)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 from typing import Any
 
-import typer
-
-from fktext_cli.common import Form, Json, print_table
-
-app = typer.Typer(add_completion=False, invoke_without_command=True)
+from fktext_cli.common import listing, print_columns
 
 
-@app.callback()
-def plugins(context: typer.Context, form: Form = "text") -> None:
-    """List the installed plugins, the broken ones too."""
-    if context.invoked_subcommand is None:
-        print_table(_plugins(), form)
-
-
-@app.command("list")
-def list_plugins(form: Form = "text", as_json: Json = False) -> None:
-    """List the installed plugins: status, version, hooks, and what is wrong with the broken ones.
-
-    Example: fktext plugins list --json
-    """
-    rows = _plugins()
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_table(rows, form)
-
-
-def _plugins() -> list[dict[str, Any]]:
+def plugins() -> list[dict[str, Any]]:
+    """A row for each plugin."""
     from fktext.plugins import load_plugins
 
-    with contextlib.redirect_stdout(sys.stderr):
-        registry = load_plugins()
     return [
         {
             "plugin": f"{plugin.distribution}:{plugin.name}",
@@ -50,5 +22,16 @@ def _plugins() -> list[dict[str, Any]]:
             "models": list(plugin.models),
             "error": plugin.error,
         }
-        for plugin in registry.plugins
+        for plugin in load_plugins().plugins
     ]
+
+
+app = listing(
+    "List the installed plugins, the broken ones too.",
+    """List the installed plugins: status, version, hooks, and what is wrong with the broken ones.
+
+    Example: fktext plugins list --json
+    """,
+    plugins,
+    print_columns,
+)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these import torch
@@ -53,27 +54,33 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
     from fktext.smc.ledger import Ledger
 
     tally = Tally(Ledger())
-    with _shown() as bar:
-        try:
+    try:
+        with Bar("generating") as bar:
             for item in found:
                 if isinstance(item, Progress):
                     bar.show(item.done, item.total)
                     continue
                 with bar.away():
                     tally.add(take(item))
-        except BrokenPipeError:
-            raise
-        except BaseException:
-            bar.close()
-            print(f"stopped: {tally.done} of {wanted} populations were {verb}", file=sys.stderr)
-            raise
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        print(f"stopped: {tally.done} of {wanted} populations were {verb}", file=sys.stderr)
+        raise
     return tally
 
 
-class _Bar:
-    """A progress bar on stderr when that is a terminal, else nothing."""
+class Bar:
+    """How far a run is, on stderr: a bar on a terminal, and elsewhere a line now and then, or nothing.
 
-    def __init__(self) -> None:
+    Args:
+        name: what is said before it.
+        lines: whether there are lines where there is no terminal.
+    """
+
+    def __init__(self, name: str, *, lines: bool = False) -> None:
+        self._name, self._lines = name, lines
+        self._started = self._shown = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -81,31 +88,39 @@ class _Bar:
 
             # stdout stays its own: rich would otherwise send it to the bar's console
             self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-            self._task = self._bar.add_task("generating", total=None)
-            self._bar.start()
+            self._task = self._bar.add_task(name, total=None)
 
-    def show(self, done: int, total: int) -> None:
+    def __enter__(self) -> Bar:
         if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.start()
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+    def show(self, done: float, total: int) -> None:
+        """Say how far it is."""
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+        elif self._lines and done and now - self._shown >= 30:
+            self._shown, left = now, (now - self._started) * (total - done) / done
+            print(
+                f"{self._name}: {done / total:.0%}, {self.spent()} so far, about {_clock(left)} left", file=sys.stderr, flush=True
+            )
+
+    def spent(self) -> str:
+        """Hours, minutes and seconds since the start."""
+        return _clock(time.monotonic() - self._started)
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
         """Take the bar off the terminal while something else is printed."""
-        self.close()
+        self.__exit__()
         yield
-        if self._bar:
-            self._bar.start()
+        self.__enter__()
 
 
-@contextlib.contextmanager
-def _shown() -> Iterator[_Bar]:
-    """A bar for as long as it is in use."""
-    bar = _Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

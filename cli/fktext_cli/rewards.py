@@ -11,32 +11,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fktext.errors import FktextError
-from fktext_cli.common import Form, Json, load_registry
+from fktext_cli.common import Json, Rows, listing, load_registry
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
     from fktext.plugins.registry import Option, RewardEntry
 
-app = typer.Typer(add_completion=False, invoke_without_command=True)
+
+def rewards() -> list[dict[str, Any]]:
+    """A row for each reward."""
+    return [_describe(name, entry) for name, entry in load_registry().rewards.items()]
 
 
-@app.callback()
-def rewards(context: typer.Context, form: Form = "text") -> None:
-    """List the rewards and their options, those of images marked, or `show` one of them."""
+def _print_all(rows: Rows) -> None:
     from fktext.plugins.registry import WINDOW
 
-    if context.invoked_subcommand is not None:
-        return
-    for name, entry in load_registry().rewards.items():
-        with contextlib.redirect_stdout(sys.stderr):
-            row = _describe(name, entry)
-        if form == "jsonl":
-            print(json.dumps(row))
-        else:
-            _print_reward(row)
-    if form == "text":
-        print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
-        print("`fktext rewards show NAME` says more of one")
+    for row in rows:
+        _print_reward(row)
+    print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
+    print("`fktext rewards show NAME` says more of one")
+
+
+app = listing(
+    "List the rewards and their options, those of images marked, or `show` one of them.",
+    """List the rewards and their options, those of images marked.
+
+    Example: fktext rewards list --json
+    """,
+    rewards,
+    _print_all,
+)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple
 
 import typer
 
-from fktext.errors import RewardError, UsageError
+from fktext.errors import RewardError, UsageError, shorten
+from fktext.files.writing import to_json
 from fktext.texts.prompts import csv_rows
 from fktext_cli import output
 from fktext_cli.common import create_rewards
@@ -97,8 +98,8 @@ def _render(line: Line, total: float, values: dict[str, float], models: dict[str
     row = {
         "text": str(line.text),
         "prompt": line.text.prompt,
-        "reward": output.number(total),
-        "rewards": {name: output.number(value) for name, value in values.items()},
+        "reward": to_json(total),
+        "rewards": {name: to_json(value) for name, value in values.items()},
         "line": line.number,
         "reward_models": models,
     }
@@ -137,8 +138,8 @@ def _lines(source: BinaryIO, name: str, form: Input) -> Iterator[Line | None]:
             raise UsageError(f"{where}: {text!a} is not valid Unicode") from error
         if not text.startswith(prompt):
             raise UsageError(
-                f"{where}: the prompt {_short(prompt)} is not what the text {_short(text)} begins with; give it as the text spells "
-                "it, under spelled_prompt, as `fktext generate` does, or give none"
+                f"{where}: the prompt {shorten(prompt)!r} is not what the text {shorten(text)!r} begins with; give it as the text "
+                "spells it, under spelled_prompt, as `fktext generate` does, or give none"
             )
         yield Line(Text(text, prompt), number)
 
@@ -188,7 +189,3 @@ def _parts(value: Any, where: str) -> tuple[str | None, str]:
     if not (isinstance(text, str) and isinstance(prompt, str)):
         raise UsageError(f'{where}: "text", "prompt" and "spelled_prompt" must be strings')
     return text, prompt
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from fktext_cli.common import Form
+from fktext_cli.common import Form, report
 from fktext_cli.options import MOST_SAMPLES, Device, resolve_device
 
 app = typer.Typer(add_completion=False)
@@ -34,15 +30,4 @@ def selftest(
     from fktext.testing.selftest import run
 
     device = resolve_device(device)
-    started = time.perf_counter()
-    results = []
-    for row in run(device=device, seed=seed, populations=populations):
-        results.append(row.passed)
-        if form == "jsonl":
-            print(json.dumps(asdict(row)), flush=True)
-        else:
-            print(f"{row.check:<42}{row.expected:<32}{row.measured:<18}{'ok' if row.passed else 'FAILED'}", flush=True)
-    seconds = time.perf_counter() - started
-    print(f"{sum(results)} of {len(results)} checks passed on {device} in {seconds:.1f} s", file=sys.stderr)
-    if not all(results):
-        raise typer.Exit(1)
+    report(run(device=device, seed=seed, populations=populations), form, (42, 32, 18), device)

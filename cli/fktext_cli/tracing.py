@@ -23,12 +23,7 @@ def check(path: Path, *, overwrite: bool, resume: bool) -> None:
         raise UsageError(f"--trace {str(path)!r}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if resume:
         raise UsageError("--trace has no use with --resume: the lineage of populations that are there already is not known")
-    if path.is_dir():
-        raise UsageError(f"--trace {str(path)!r} is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"--trace {str(path)!r}: there is no folder {str(path.parent)!r}")
-    if path.exists() and not overwrite:
-        raise UsageError(f"--trace {str(path)!r} exists; --overwrite replaces it")
+    output.check_file("--trace", path, "" if overwrite else "--overwrite replaces it")
 
 
 @dataclass

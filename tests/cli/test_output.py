@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fktext.errors import UsageError
-from fktext_cli.output import OutputError, Sink, as_jsonl, as_text, check_output, resume_point
+from fktext_cli.output import OutputError, Sink, as_jsonl, as_text, check_file, resume_point
 
 RUN = {"seed": 0, "model": {"name": "m", "digest": "d"}, "settings": {"particles": 2, "lam": 10.0}}
 
@@ -36,16 +36,16 @@ def test_json_lines_are_ascii_and_refuse_what_json_has_not() -> None:
 def test_a_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("precious\n")
-    with pytest.raises(UsageError, match="--overwrite"):
-        check_output(path, overwrite=False, resume=False)
-    check_output(path, overwrite=True, resume=False)
+    with pytest.raises(UsageError, match="^--output .* exists; --overwrite replaces it$"):
+        check_file("--output", path, "--overwrite replaces it")
+    check_file("--output", path)
     with Sink(path, sys.stdout, overwrite=True) as sink:
         sink.write("new\n")
     assert path.read_text() == "new\n"
     with pytest.raises(UsageError, match="is a folder"):
-        check_output(tmp_path, overwrite=True, resume=False)
+        check_file("--output", tmp_path)
     with pytest.raises(UsageError, match="there is no folder"):
-        check_output(tmp_path / "no" / "out", overwrite=False, resume=False)
+        check_file("--output", tmp_path / "no" / "out")
 
 
 def test_a_run_that_writes_nothing_leaves_no_file(tmp_path: Path) -> None:
