@@ -16,8 +16,6 @@ from torch.nn.functional import logsigmoid
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
 )
 
 import tiny
@@ -45,20 +43,10 @@ def bert(folder: Path, labels: dict[int, str], **more: Any) -> dict[str, torch.T
     tiny.save_fast(tokenizer, folder, **roles)  # model_max_length stays unknown
     settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "BertTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(special + WORDS),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,  # far apart logits
-        id2label=labels,
-        **more,
-    )
-    config.save_pretrained(folder)
-    return BertForSequenceClassification(config).state_dict()
+    sizes = {"vocab_size": len(special + WORDS), "max_position_embeddings": 32, "initializer_range": 0.5}  # far apart logits
+    model = tiny.network("BertForSequenceClassification", **sizes, id2label=labels, **more)
+    model.config.save_pretrained(folder)
+    return model.state_dict()
 
 
 def roberta(folder: Path, classes: int) -> dict[str, torch.Tensor]:
@@ -69,20 +57,10 @@ def roberta(folder: Path, classes: int) -> dict[str, torch.Tensor]:
     }
     ByteLevelBPETokenizer(vocab, []).save_model(str(folder))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=34,  # 32 tokens
-        type_vocab_size=1,
-        initializer_range=0.5,
-        num_labels=classes,
-    )
-    config.save_pretrained(folder)
-    return RobertaForSequenceClassification(config).state_dict()
+    sizes = {"vocab_size": len(vocab), "max_position_embeddings": 34, "type_vocab_size": 1, "initializer_range": 0.5}  # 32 tokens
+    model = tiny.network("RobertaForSequenceClassification", **sizes, num_labels=classes)
+    model.config.save_pretrained(folder)
+    return model.state_dict()
 
 
 def save(path: Path, weights: dict[str, torch.Tensor], model_type: str, family: str = "Bert", classes: list[str] = CLASSES) -> Path:
