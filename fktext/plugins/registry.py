@@ -338,7 +338,7 @@ def _expected(kind: Any) -> str:
         return "|".join(map(str, parts))
     if origin in (typing.Union, types.UnionType):  # None is what an option is that was left out; nobody writes it
         return "|".join(_expected(part) for part in parts if part is not type(None))
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    return kind.__name__.lower() if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
