@@ -12,7 +12,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import fktext
 from fktext.errors import FktextError, shorten
@@ -47,6 +47,7 @@ class Commands(TyperGroup):
         """Put the command itself in the place of its name."""
         if (name := args[0]) in COMMANDS:
             self.commands[name] = typer.main.get_command(importlib.import_module(f"fktext_cli.{name}").app)
+            _without_types(self.commands[name])
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -68,6 +69,15 @@ class Commands(TyperGroup):
                 silence(sys.stdout)
             print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _without_types(command: Any) -> None:
+    """Let the help of a command call its arguments by name alone: Typer would add the type as Python has it, such as list[Path]."""
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+    for each in getattr(command, "commands", {}).values():
+        _without_types(each)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -142,7 +142,7 @@ def report(
         Path | None,
         typer.Option(help="Write a page of its own, with figures and lineages: a .html file, or a folder for report.html."),
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write the figures to a folder, as SVG and PNG; needs fktext[report].")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write the figures here, as SVG and PNG; needs fktext\\[report].")] = None,
     texts: Annotated[
         int | None,
         typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def test_every_command_has_help(call: Callable[..., Result]) -> None:
         result = call(*name.split(), "--help")
         assert (result.exit_code, result.stderr) == (0, "")
         assert f"Usage: fktext {name} " in result.stdout
+        assert not re.search(
+            r"\b(Optional|Union|Literal|list|tuple|dict|str|Path)\[|default: \(\)|\bNone\b|typing\.", result.stdout
+        ), name
+
+
+@pytest.mark.parametrize("command", ["rewards", "rewards show toxicity", "rewards show aesthetic", "models show tiny-mdlm"])
+def test_types_print_as_a_user_reads_them(call: Callable[..., Result], command: str) -> None:
+    text = call(*command.split()).stdout
+    types = re.findall(r"=<([^>]*)>", text)
+    assert ("rewards" in command) == bool(types)
+    assert [kind for kind in types if not re.fullmatch(r"[a-z][a-z0-9|-]*", kind)] == []
+    assert not re.search(r"\bNone\b|\(\)|typing", text)
+
+
+def test_brackets_are_no_markup(call: Callable[..., Result]) -> None:
+    assert "needs fktext[report]" in " ".join(call("eval", "report", "--help").stdout.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(("name", "about"), COMMANDS.items())

@@ -36,7 +36,7 @@ def test_json_lines_are_ascii_and_refuse_what_json_has_not() -> None:
 def test_a_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("precious\n")
-    with pytest.raises(UsageError, match="^--output .* exists; --overwrite replaces it$"):
+    with pytest.raises(UsageError, match=r"^--output .*out.jsonl. exists; --overwrite replaces it$"):
         check_file("--output", path, "--overwrite replaces it")
     check_file("--output", path)
     with Sink(path, sys.stdout, overwrite=True) as sink:
