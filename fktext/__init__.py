@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fktext.errors import FktextError
+    from fktext.masked.model import MaskedModel
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
     from fktext.plugins.entries import ModelContext
@@ -36,6 +37,7 @@ _HOMES = {
     "errors": ("FktextError",),
     "runs": ("Population", "Progress"),
     "plugins.entries": ("ModelContext",),
+    "masked.model": ("MaskedModel",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
     "rewards": ("Reward", "RewardContext", "Weighted"),
@@ -50,6 +52,7 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 
 __all__ = [
     "FktextError",
+    "MaskedModel",
     "ModelContext",
     "Plan",
     "Population",

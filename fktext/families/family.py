@@ -12,8 +12,7 @@ from fktext.families.words import Frame, Words
 if TYPE_CHECKING:
     import torch
 
-    from fktext.masked.denoiser import Network
-    from fktext.texts.model import TextModel
+    from fktext.texts.model import Network, TextModel
 
 REMASKING = ("remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop")
 CONFIDENCE = ("confidence", "confidence-maskgit-plus", "confidence-topk-margin", "confidence-entropy")
@@ -115,6 +114,6 @@ class Family(ABC):
             checkpoint, frame: see above.
             common: the attributes of a `TextModel`.
         """
-        from fktext.texts.model import TextModel
+        from fktext.masked.model import MaskedModel
 
-        return TextModel(**common)
+        return MaskedModel(**common)

@@ -13,7 +13,7 @@ from fktext.families.words import Words
 if TYPE_CHECKING:
     import torch
 
-    from fktext.masked.denoiser import Network
+    from fktext.texts.model import Network
 
 
 class _LLM(Family):

@@ -11,7 +11,7 @@ from fktext.families.words import Frame, Words
 if TYPE_CHECKING:
     import torch
 
-    from fktext.masked.denoiser import Network
+    from fktext.texts.model import Network
 
 
 class MDLM(Family):

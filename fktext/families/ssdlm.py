@@ -12,8 +12,7 @@ from fktext.families.words import Frame, Words
 if TYPE_CHECKING:
     import torch
 
-    from fktext.masked.denoiser import Network
-    from fktext.texts.model import TextModel
+    from fktext.texts.model import Network, TextModel
 
 
 class SSDLM(MaskedLM):

@@ -6,24 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-
-class Network(Protocol):
-    """What is known of every network that a text process runs.
-
-    Attributes:
-        vocab_size: V, the width of its head.
-        mask_id: what marks a place of a sequence that is to be written.
-        max_length: most positions the network takes.
-    """
-
-    vocab_size: int
-    mask_id: int
-    max_length: int
-
-    @property
-    def device(self) -> object:
-        """Where its tensors live."""
-        ...
+from fktext.texts.model import Network
 
 
 class Denoiser(Network, Protocol):

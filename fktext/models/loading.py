@@ -6,7 +6,6 @@ the local hub cache comes before the hub. torch and transformers are imported on
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +57,7 @@ def load(
 
     from fktext.batches import usable_device
     from fktext.files.weights import digest
+    from fktext.texts.chat import Chat
 
     place = usable_device(device)
     entry = plugin_entry(name)
@@ -78,7 +78,7 @@ def load(
     own_length = length or own["length"]
     if not 1 < own_length <= network.max_length:
         raise UsageError(f"length {own_length} is out of range: model {name!r} takes 2 to {network.max_length} tokens")
-    model = family.model(
+    return family.model(
         checkpoint,
         frame,
         name=name,
@@ -96,8 +96,8 @@ def load(
         forbidden=tuple(sorted(family.forbidden(words, frame, network.mask_id, network.vocab_size))),
         default_temperature=own["temperature"],
         default_top_p=own["top_p"],
+        chat=Chat.read(checkpoint.folder, name, words.tokenizer) if chat else None,
     )
-    return _chatting(model, checkpoint.folder) if chat else model
 
 
 def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
@@ -125,11 +125,3 @@ def _check_vocabulary(checkpoint: Checkpoint, family: Family, words: Words, voca
         raise ModelError(
             f"{checkpoint.path}: the tokenizer has {size} tokens, which contradicts the network's vocabulary of {vocab_size}"
         )
-
-
-def _chatting(model: TextModel, folder: Path) -> TextModel:
-    """The model with the chat template of its folder around prompts."""
-    from fktext.texts.chat import ChatModel, chat_template
-
-    kept = {field.name: getattr(model, field.name) for field in fields(model)}
-    return ChatModel(**kept, chat=chat_template(folder, model.name))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from fktext.errors import UsageError
-from fktext.texts.model import Asked, Start, TextModel
-from fktext.texts.templates import Template
+from fktext.texts.model import Asked, TextModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,23 +40,6 @@ class SimplexModel(TextModel):
         if wanted is not None:
             raise UsageError(f"model {self.name!r} writes by blocks of {self.block} tokens: a stride is for masked models")
         return None
-
-    def compiled(self) -> TextModel:
-        """See `TextModel.compiled`."""
-        raise UsageError(f"model {self.name!r} is not compiled: that is for masked models")
-
-    def start(self, prompt: Asked) -> Start:
-        """See `TextModel.start`.
-
-        Raises:
-            UsageError: beside the reasons there, a template.
-        """
-        if isinstance(prompt, Template):
-            raise UsageError(
-                f"model {self.name!r} cannot fill a template: it writes block after block and sees nothing of what comes behind. "
-                "Choose a masked model, or give the beginning as a prompt"
-            )
-        return super().start(prompt)
 
     def template(self, prompt: Asked, length: int) -> Tensor:
         """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
@@ -102,7 +84,7 @@ class SimplexModel(TextModel):
         """As many times the steps of a block as blocks are to be written."""
         from fktext.simplex.process import blocks_needed
 
-        return blocks_needed(template, self.block) * super().num_steps(template, run)
+        return blocks_needed(template, self.block) * run.steps
 
     def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
         """A simplex diffusion; the kernel names its projection."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fktext.errors import ModelError, UsageError
+from fktext.errors import ModelError
 from fktext.files.weights import read_json
-from fktext.texts.model import Asked, Start, TextModel
-from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
-    from fktext.text import Text
+    from tokenizers import Tokenizer
 
 Render = Callable[[list[dict[str, str]], bool], str]
 _MARK = "\u241f"  # stands for an answer, to see what closes it
@@ -69,47 +66,28 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatModel(TextModel):
-    """A model whose prompts are questions, and whose texts are answers: the template is in neither.
+@dataclass(frozen=True)
+class Chat:
+    """A chat template around prompts, so that texts are answers; the template is in neither.
 
     Attributes:
-        chat: see `chat_template`.
+        render: see `chat_template`.
+        closing_id: the special token that the template writes after an answer, such as `<|im_end|>`, or None.
     """
 
-    chat: Render
+    render: Render
+    closing_id: int | None
 
-    def start(self, prompt: Asked) -> Start:
-        """The conversation; see `TextModel.start`.
-
-        Raises:
-            UsageError: beside the reasons there, a template with gaps, which is no question.
-        """
-        if isinstance(prompt, Template):
-            raise UsageError("a chat takes a question: leave out --chat to fill the gaps of a template")
-        return super().start(prompt)
-
-    def _start(self, prompt: str) -> list[int]:
-        """The whole conversation up to where the answer begins."""
-        ids = super()._start(self.chat([{"role": "user", "content": prompt}], True))
-        # A template may begin with the token that every sequence begins with.
-        return ids[1:] if ids[:2] == [self.bos_id, self.bos_id] else ids
-
-    def _texts(self, rows: list[list[int]], start: Start) -> list[Text]:
-        from fktext.text import Text
-
-        answers = []
-        for row in rows:
-            answer = row[len(start.ids) :]
-            ends = [answer.index(token) for token in {self.end_id, self._closing} if token in answer]
-            answers.append(answer[: min(ends, default=len(answer))])
-        return [Text(text.strip(), prompt="") for text in self.tokenizer.decode_batch(answers)]
-
-    @cached_property
-    def _closing(self) -> int | None:
-        """The special token that the template writes after an answer, such as `<|im_end|>`."""
+    @classmethod
+    def read(cls, folder: Path, name: str, tokenizer: Tokenizer) -> Chat:
+        """Take the template from a model's folder; see `chat_template`."""
+        render = chat_template(folder, name)
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
-        rest = self.chat(messages, False).rpartition(_MARK)[2]
-        ids = self.tokenizer.encode(rest.lstrip(), add_special_tokens=False).ids
-        special = {index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        return ids[0] if ids and ids[0] in special else None
+        _, mark, rest = render(messages, False).rpartition(_MARK)
+        ids = tokenizer.encode(rest.lstrip(), add_special_tokens=False).ids if mark else []  # a template may show no answers
+        special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        return cls(render, ids[0] if ids and ids[0] in special else None)
+
+    def ask(self, prompt: str) -> str:
+        """Write the conversation up to where the answer begins."""
+        return self.render([{"role": "user", "content": prompt}], True)

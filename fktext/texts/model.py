@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fktext.errors import UsageError, shorten, unknown_name
 from fktext.text import Tokens, vocabulary_digest
@@ -20,12 +20,29 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from fktext.masked.denoiser import Denoiser, Network
     from fktext.settings import Settings, TextRun
     from fktext.smc.process import ReverseProcess
     from fktext.text import Text
+    from fktext.texts.chat import Chat
 
-_SPACES = ("\u0120", "\u2581")  # how byte-level and SentencePiece tokens write the space they begin with
+
+class Network(Protocol):
+    """What is known of every network that a text process runs.
+
+    Attributes:
+        vocab_size: V, the width of its head.
+        mask_id: what marks a place of a sequence that is to be written.
+        max_length: most positions the network takes.
+    """
+
+    vocab_size: int
+    mask_id: int
+    max_length: int
+
+    @property
+    def device(self) -> object:
+        """Where its tensors live."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ Asked = str | Template | Start
 
 
 @dataclass(frozen=True)
-class TextModel:
+class TextModel(ABC):
     """A loaded text model: the network, its tokenizer, and the conventions of its sequences.
 
     Attributes:
@@ -68,6 +85,7 @@ class TextModel:
         closing_id: a token fixed at the last position, or None: the `[SEP]` without which BERT sees a sentence cut off.
         forbidden: sorted token ids that p(x0) never gives mass: the mask always.
         default_top_p: nucleus of p(x0) where the user names none.
+        chat: puts a prompt as a question, so that texts are answers; None where prompts are continued.
     """
 
     name: str
@@ -85,40 +103,52 @@ class TextModel:
     forbidden: tuple[int, ...]
     default_temperature: float = 1.0
     default_top_p: float = 1.0
+    chat: Chat | None = None
 
+    @abstractmethod
     def stride(self, length: int, wanted: int | None) -> int | None:
-        """How far the window moves where a text is longer than the network (see `fktext.masked.strides`), else None.
+        """Tell how far the window moves where a text is longer than the network, None where none is needed.
 
         Args:
             length: tokens of the whole sequence.
-            wanted: tokens; None takes half of what the network takes.
+            wanted: tokens; None leaves it to the model.
 
         Raises:
             UsageError: there is no use for the one wanted, or it leaves no context.
         """
-        size = self.denoiser.max_length
-        if length <= size:
-            if wanted is not None:
-                raise UsageError(f"stride {wanted} has no use: length {length} fits into the {size} tokens of model {self.name!r}")
-            return None
-        room = size - (self.bos_id is not None) - (self.closing_id is not None)
-        stride = max(1, size // 2) if wanted is None else wanted
-        if not 0 < stride < room:
-            raise UsageError(f"stride {stride} is out of range: model {self.name!r} takes strides of 1 to {room - 1} tokens")
-        return stride
+
+    @abstractmethod
+    def steerable(self, kernel: str) -> bool:
+        """Tell whether one of the model's kernels can be steered."""
+
+    @abstractmethod
+    def num_steps(self, template: Tensor, run: TextRun) -> int:
+        """Count the reverse steps of a run from this template."""
+
+    @abstractmethod
+    def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
+        """Make the reverse process of a population for each template, all of the same length and `num_steps`.
+
+        Args:
+            prompts: of each population, for `decode`: texts or templates, best as `start` made them.
+            templates: what `template` made of them.
+            run: what `resolve` made of the settings.
+            batch_size: most rows per network call.
+
+        Raises:
+            UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
+        """
 
     def compiled(self) -> TextModel:
-        """This model with its network compiled by torch: slow at first, then faster (see `fktext.masked.compiled`).
+        """Return this model with its network compiled by torch: slow at first, then faster.
 
         Raises:
             UsageError: the model is not a masked one.
         """
-        from fktext.masked.compiled import Compiled
-
-        return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
+        raise UsageError(f"model {self.name!r} is not compiled: that is for masked models")
 
     def resolve(self, asked: Settings) -> TextRun:
-        """What is asked for, with the model's own values in the place of None, the cadence and the particles named.
+        """Name all that was not asked for: the model's own values in the place of None, the cadence and the particles named.
 
         Raises:
             UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered.
@@ -149,58 +179,6 @@ class TextModel:
             top_p=asked.top_p or self.default_top_p,
         )
 
-    def steerable(self, kernel: str) -> bool:
-        """Whether one of the model's kernels can be steered."""
-        from fktext.masked.kernels import KERNELS
-
-        return KERNELS[kernel].steerable
-
-    def num_steps(self, template: Tensor, run: TextRun) -> int:
-        """Reverse steps of a run from this template."""
-        return len(self._windows(template, run)) * run.steps
-
-    def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
-        """The reverse process of a population for each template, all of the same length and `num_steps`.
-
-        Args:
-            prompts: of each population, for `decode`: texts or templates, best as `start` made them.
-            templates: what `template` made of them.
-            run: what `resolve` made of the settings.
-            batch_size: most rows per network call.
-
-        Raises:
-            UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
-        """
-        import torch
-
-        from fktext.masked.kernels import KERNELS
-
-        self._check_memory(templates, run)
-        denoiser = cast("Denoiser", self.denoiser)
-        ids, columns = torch.stack(list(templates)), self._windows(templates[0], run)
-        ids = ids.to(torch.device(str(denoiser.device)))
-        starts = [self.start(prompt) for prompt in prompts]
-        infilling = [start for start in starts if isinstance(start.prompt, Template)]
-        process = KERNELS[run.kernel].build(
-            denoiser,
-            ids[:, columns[0].to(ids.device)],
-            run.particles,
-            run.steps,
-            self._decoder(starts),
-            # A template says how long its text is: nothing ends or pads it.
-            forbidden=(*self.forbidden, *(self._endings if infilling else ())),
-            barred=self._barred(infilling, ids) if infilling else None,
-            temperature=run.temperature,
-            top_p=run.top_p,
-            batch_size=batch_size,
-        )
-        if ids.shape[1] == len(columns[0]):
-            return process
-        from fktext.masked.strides import Strides
-
-        decode = self._decoder(starts)
-        return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
-
     def _check_memory(self, templates: Sequence[Tensor], run: TextRun) -> None:
         """Refuse a run whose tokens alone are more than all memory: a system may promise it and then kill the process."""
         import torch
@@ -224,17 +202,6 @@ class TextModel:
         """The tokens behind which nothing belongs to a text, the one to fill it up with last."""
         return tuple(index for index in (self.end_id, self.pad_id) if index is not None)
 
-    def _windows(self, template: Tensor, run: TextRun) -> list[Tensor]:
-        """Columns of each window that a sequence is written in."""
-        import torch
-
-        if run.stride is None or len(template) <= self.denoiser.max_length:
-            return [torch.arange(len(template))]
-        from fktext.masked.strides import windows
-
-        frame = int(self.bos_id is not None), int(self.closing_id is not None)
-        return windows(template, self.denoiser.mask_id, self.denoiser.max_length, run.stride, *frame)
-
     def _decoder(self, prompts: Sequence[Asked]) -> Callable[[Tensor, Tensor], list[Text]]:
         """`decode` for rows of several populations."""
 
@@ -251,15 +218,24 @@ class TextModel:
         """A prompt or a template, encoded; one that has been is returned as it is.
 
         Raises:
-            UsageError: a text the tokenizer cannot express, or a template of more tokens than the network takes.
+            UsageError: a text the tokenizer cannot express, a template of more tokens than the network takes, or one that the model
+                cannot fill.
         """
         if isinstance(prompt, Start):
             return prompt
         if isinstance(prompt, Template):
-            ids, begins = self._infilling(prompt)
-            return Start(prompt, tuple(ids), "", tuple(begins))
+            if self.chat:
+                raise UsageError("a chat takes a question: leave out --chat to fill the gaps of a template")
+            return self._filled(prompt)
         ids = self._start(prompt)
         return Start(prompt, tuple(ids), self.tokenizer.decode(ids))
+
+    def _filled(self, template: Template) -> Start:
+        """A template's start, of a model that can fill one."""
+        raise UsageError(
+            f"model {self.name!r} cannot fill a template: it writes from left to right and sees nothing of what comes behind. "
+            "Choose a masked model, or give the beginning as a prompt"
+        )
 
     def template(self, prompt: Asked, length: int) -> Tensor:
         """The start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
@@ -291,26 +267,29 @@ class TextModel:
         return torch.tensor([*start.ids, *[self.denoiser.mask_id] * room, *closing])
 
     def decode(self, ids: Tensor, prompt: Asked) -> list[Text]:
-        """Sequences as texts, up to the first end or padding token after the prompt, special tokens dropped.
+        """Turn sequences into texts, up to the first end or padding token after the prompt, special tokens dropped.
 
         Args:
-            ids: (R, L) int64. Only one longer than the network may hold masks: its text is what comes before them.
+            ids: (R, L) int64.
             prompt: what `template` was given, best what `start` made of it, or "" where positions were fixed by other means.
 
         Returns:
             R texts; their `prompt` is the prompt as the tokenizer spells it, so that `continuation` is what was generated. The text
-            of a template has none.
+            of a template has none, nor has an answer in a chat.
         """
         rows, mask = ids.tolist(), self.denoiser.mask_id
-        if ids.shape[1] > self.denoiser.max_length:
-            rows = [row[: row.index(mask)] if mask in row else row for row in rows]
-        elif any(mask in row for row in rows):
+        if any(mask in row for row in rows):
             raise ValueError(f"cannot decode ids that hold the mask token {mask}: reveal every position first")
         return self._texts(rows, self.start(prompt))
 
     def _texts(self, rows: list[list[int]], start: Start) -> list[Text]:
         from fktext.text import Text
 
+        if self.chat:
+            stops = {self.end_id, self.chat.closing_id}
+            answers = [row[len(start.ids) :] for row in rows]
+            answers = [row[: next((at for at, token in enumerate(row) if token in stops), None)] for row in answers]
+            return [Text(text.strip(), prompt="") for text in self.tokenizer.decode_batch(answers)]
         if isinstance(start.prompt, Template):
             return [Text(text) for text in self.tokenizer.decode_batch(rows)]
         ends, size = set(self._endings), len(start.ids)
@@ -338,8 +317,11 @@ class TextModel:
         return frozenset(index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
 
     def _start(self, prompt: str) -> list[int]:
-        """BOS and the prompt's tokens."""
-        return ([] if self.bos_id is None else [self.bos_id]) + self._ids(prompt, f"prompt {shorten(prompt)!r}")
+        """BOS and the prompt's tokens; in a chat the whole conversation up to where the answer begins."""
+        first = [] if self.bos_id is None else [self.bos_id]
+        asked = self.chat.ask(prompt) if self.chat else prompt
+        ids = self._ids(asked, f"prompt {shorten(asked)!r}")
+        return ids if self.chat and ids[:1] == first else first + ids  # a chat template may write BOS itself
 
     def _ids(self, text: str, where: str) -> list[int]:
         """The tokens of a text; an error calls it `where`."""
@@ -354,66 +336,3 @@ class TextModel:
         if self.denoiser.mask_id in encoding.ids:
             raise UsageError(f"{where} holds the mask token of model {self.name!r}")
         return encoding.ids
-
-    def _infilling(self, template: Template) -> tuple[list[int], list[int]]:
-        """BOS and the tokens of a template, masks in its gaps; and the places of masks that have to begin a word."""
-        where = f"template {shorten(template.source)!r}"
-        size, most = (self.bos_id is not None) + (self.closing_id is not None), self.denoiser.max_length
-        ids: list[int] = [] if self.bos_id is None else [self.bos_id]
-        begins = []
-        for place, part in enumerate(template.parts):
-            if isinstance(part, int):
-                size += part
-                ids += [self.denoiser.mask_id] * min(part, most)  # a gap of millions is refused below
-                continue
-            # A space before a gap is no token of its own in the texts that models learn from: it belongs to the next word.
-            begin = place + 1 < len(template.parts) and self._ends_in_space(part)
-            literal = self._inside(part[:-1] if begin else part, place, where)
-            size, ids = size + len(literal), ids + literal
-            begins += [len(ids)] if begin else []
-        if size > most:
-            raise UsageError(f"{where} takes {size} tokens, but model {self.name!r} takes {most}")
-        return ids, begins
-
-    def _inside(self, text: str, place: int, where: str) -> list[int]:
-        """The tokens of a part of a template, as they are after a gap where it is not the first.
-
-        A tokenizer may write a beginning text otherwise than one that goes on: with a space, or as a word of its own. So the text
-        is also encoded after a letter, and the tokens taken are those that spell it there.
-        """
-        alone = self._ids(text, where)
-        if place == 0 or not text:
-            return alone
-        for before in "ae1)":
-            with suppress(UsageError):  # not every tokenizer has every letter
-                start, joined = self._ids(before, ""), self._ids(before + text, "")
-                offsets = self.tokenizer.encode(before + text, add_special_tokens=False).offsets
-                cut = next((index for index, (first, _) in enumerate(offsets) if first >= len(before)), len(joined))
-                wanted = (self.tokenizer.decode(start) + text).strip().casefold()
-                for ids in (alone, joined[cut:]):
-                    if self.tokenizer.decode(start + ids).strip().casefold() == wanted:
-                        return ids
-        return alone
-
-    def _ends_in_space(self, text: str) -> bool:
-        """Whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        rest = self.tokenizer.encode(text[:-1], add_special_tokens=False).ids
-        return text.endswith(" ") and ids[:-1] == rest and (self.tokenizer.id_to_token(ids[-1]) if ids else "") in _SPACES
-
-    def _barred(self, infilling: Sequence[Start], ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Places of templates that must begin a word, and the tokens that do not; None where there are none."""
-        import torch
-
-        places = torch.zeros(ids.shape, dtype=torch.bool)
-        for row, start in enumerate(infilling):
-            places[row, list(start.begins)] = True
-        return (places.to(ids.device), self._inner.to(ids.device)) if places.any() else None
-
-    @cached_property
-    def _inner(self) -> Tensor:
-        """(V,) bool: tokens that do not begin with a space."""
-        import torch
-
-        tokens = (self.tokenizer.id_to_token(index) for index in range(self.denoiser.vocab_size))
-        return torch.tensor([token is None or not token.startswith(_SPACES) for token in tokens])

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from fktext.masked.model import MaskedModel
 from fktext.settings import Settings
 from fktext.testing.enumerable import Enumerable
-from fktext.texts.model import TextModel
 from fktext_evals import Judge, Method, Results, Suite, run
 from fktext_evals.report import difference, share
 from fktext_evals.results import Row
@@ -56,7 +56,7 @@ def chances(table: Enumerable) -> list[float]:
 def results(table: Enumerable, plugin_path: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
     tokenizer = Tokenizer(models.WordLevel({str(digit): digit for digit in range(TOKENS)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    model = TextModel(
+    model = MaskedModel(
         name="enumerable",
         family="dit",
         denoiser=table.denoiser,

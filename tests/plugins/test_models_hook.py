@@ -24,7 +24,7 @@ def fktext_register_models(register):
 """
 OWN = """
 import torch
-from fktext import ModelContext, TextModel
+from fktext import MaskedModel, ModelContext
 
 class Even:
     vocab_size, mask_id, max_length, time_dependent = 4, 3, 16, False
@@ -38,7 +38,7 @@ def create(context):
     from tokenizers import Tokenizer, models, pre_tokenizers
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return TextModel(name=context.name, family="even", denoiser=Even(), tokenizer=tokenizer, digest="none",
+    return MaskedModel(name=context.name, family="even", denoiser=Even(), tokenizer=tokenizer, digest="none",
                      default_length=context.length or 6, default_steps=4, kernels=("ancestral",), bos_id=None, end_id=None,
                      pad_id=None, closing_id=None, forbidden=(3,))
 

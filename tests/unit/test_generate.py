@@ -151,7 +151,7 @@ def test_strides_that_make_no_sense(folder):
 @pytest.mark.parametrize("folder", ["ssdlm"], indirect=True)
 def test_what_ssdlm_refuses(folder):
     model = load(str(folder))
-    with pytest.raises(UsageError, match=r"cannot fill a template: it writes block after block"):
+    with pytest.raises(UsageError, match=r"cannot fill a template: it writes from left to right"):
         run(model, [Template("w5 {3} w6")])
     with pytest.raises(UsageError, match=r"writes by blocks of 25 tokens: a stride is for masked models"):
         run(model, ["w5"], stride=5)

@@ -15,11 +15,11 @@ import tiny
 from fktext.files.catalogue import published_as
 from fktext.files.weights import read_tensors
 from fktext.masked.dit import DiT, from_tensors
+from fktext.masked.model import MaskedModel
 from fktext.models import load
 from fktext.smc.noise import Noise
 from fktext.testing.model_check import YARDSTICKS, Case, Yardstick, measure, run
 from fktext.testing.selftest import Row
-from fktext.texts.model import TextModel
 
 
 class Around:
@@ -33,24 +33,24 @@ class Around:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> MaskedModel:
     """A small random BERT."""
     folder = tmp_path_factory.mktemp("bert")
     tiny.masked_lm(folder, tiny.word_level(["[MASK]", *map(str, range(49))], special=["[MASK]"]), initializer_range=0.5)
     return load(str(folder))
 
 
-def failed(model: TextModel, **changes: Callable[..., Tensor]) -> set[str]:
+def failed(model: MaskedModel, **changes: Callable[..., Tensor]) -> set[str]:
     return {row.check for row in run(replace(model, denoiser=Around(model.denoiser, **changes))) if not row.passed}  # type: ignore[arg-type]
 
 
-def test_a_sound_model_passes(model: TextModel) -> None:
+def test_a_sound_model_passes(model: MaskedModel) -> None:
     rows = list(run(model))
     assert all(row.passed for row in rows)
     assert len({row.check for row in rows}) == len(rows) == 8
 
 
-def test_each_check_can_fail(model: TextModel) -> None:
+def test_each_check_can_fail(model: MaskedModel) -> None:
     network: Any = model.denoiser
 
     def mixing(ids: Tensor, t: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def test_each_check_can_fail(model: TextModel) -> None:
     )
 
 
-def test_a_sampler_that_depends_on_when_it_is_weighed_is_caught(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_depends_on_when_it_is_weighed_is_caught(model: MaskedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from fktext.masked.process import MaskedDiffusion
 
     whole = MaskedDiffusion.advance
@@ -88,12 +88,12 @@ def test_a_sampler_that_depends_on_when_it_is_weighed_is_caught(model: TextModel
     assert {row.check for row in run(model) if not row.passed} == {"N = 1 is the plain sampler"}
 
 
-def test_forbidden_tokens_are_looked_for(model: TextModel) -> None:
+def test_forbidden_tokens_are_looked_for(model: MaskedModel) -> None:
     def free(wanted: Iterable[int]) -> list[Row]:
         """Checked for tokens that the process knows nothing of."""
         plain = type(model).process
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TextModel, "process", lambda self, *arguments: plain(model, *arguments))
+            patch.setattr(MaskedModel, "process", lambda self, *arguments: plain(model, *arguments))
             return [row for row in run(replace(model, forbidden=tuple(wanted))) if not row.passed]
 
     some = range(0, model.denoiser.vocab_size, 2)
@@ -104,7 +104,7 @@ def test_forbidden_tokens_are_looked_for(model: TextModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def golden(model: TextModel) -> tuple[TextModel, Yardstick]:
+def golden(model: MaskedModel) -> tuple[TextModel, Yardstick]:
     """The golden MDLM, and a yardstick of what its reference implementation said."""
     io = load_file(tiny.GOLDEN / "mdlm_tiny.io.safetensors")
     cases = []
@@ -117,13 +117,13 @@ def golden(model: TextModel) -> tuple[TextModel, Yardstick]:
     return replace(model, denoiser=dit), Yardstick("the golden file", 1e-3, tuple(cases))
 
 
-def test_the_published_weights_pass(golden: tuple[TextModel, Yardstick]) -> None:
+def test_the_published_weights_pass(golden: tuple[MaskedModel, Yardstick]) -> None:
     rows = list(measure(*golden))
     assert [row.passed for row in rows] == [True] * 3
     assert all(":" in row.expected and ":" in row.measured for row in rows)
 
 
-def test_other_weights_do_not(golden: tuple[TextModel, Yardstick]) -> None:
+def test_other_weights_do_not(golden: tuple[MaskedModel, Yardstick]) -> None:
     model, yardstick = golden
     raw = Around(model.denoiser, logits=lambda hidden: model.denoiser.logits(hidden) + 0.002)  # type: ignore[attr-defined]
     assert not any(row.passed for row in measure(replace(model, denoiser=raw), yardstick))  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import tiny
 from fktext.errors import UsageError
+from fktext.masked.model import MaskedModel
 from fktext.rewards import Weighted
 from fktext.settings import Settings
 from fktext.texts.generate import Population, generate
-from fktext.texts.model import TextModel
 from fktext.texts.templates import Template
 
 TEXTS = [
@@ -55,16 +55,16 @@ def wordpiece() -> Tokenizer:
 TOKENIZERS = {"byte-level": byte_level, "byte-level, prefixed": lambda: byte_level(True), "metaspace": metaspace}
 
 
-def model_of(tokenizer: Tokenizer, length: int = 40, **changes: object) -> TextModel:
+def model_of(tokenizer: Tokenizer, length: int = 40, **changes: object) -> MaskedModel:
     size = tokenizer.get_vocab_size()
     network = tiny.dit(size + 1, length).eval()
     torch.nn.init.normal_(network.output_layer.linear.weight)
     end, pad = tokenizer.token_to_id("<end>"), tokenizer.token_to_id("<pad>")
     settings = {"bos_id": end, "end_id": end, "pad_id": pad, "closing_id": None, "forbidden": (size,), "kernels": ("ancestral",)}
-    return TextModel("tiny", "dit", network.requires_grad_(False), tokenizer, "", length, 8, **{**settings, **changes})
+    return MaskedModel("tiny", "dit", network.requires_grad_(False), tokenizer, "", length, 8, **{**settings, **changes})
 
 
-def fill(model: TextModel, *templates: str, kernel: str = "ancestral", terms=(), **settings) -> list[Population]:
+def fill(model: MaskedModel, *templates: str, kernel: str = "ancestral", terms=(), **settings) -> list[Population]:
     settings = {"particles": 1, "method": "base", "steps": 8, "kernel": kernel, **settings}
     run = generate(model, terms, [Template(text) for text in templates], Settings(**settings))
     return [item for item in run if isinstance(item, Population)]
