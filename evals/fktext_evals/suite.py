@@ -279,13 +279,10 @@ def parse(table: Mapping[str, Any], where: str, folder: Path = Path()) -> Suite:
         for method in _methods(item, {"return": file.returns, **shared}, f"{where} [[methods]] {number}")
     ]
     judges = [checked(Judge, item, f"{where} [[judges]] {number}") for number, item in enumerate(file.judges, 1)]
-    found: dict[str, Any] = file.given("prompts", "settings", "returns") | {
-        "prompts": prompts,
-        "methods": methods,
-        "judges": judges,
-    }
+    found: dict[str, Any] = file.given("settings", "returns") | {"prompts": prompts, "methods": methods, "judges": judges}
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
     with _said_of(where):
-        return Suite(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+        return Suite(**fields)
 
 
 def _methods(item: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Iterator[Method]:
