@@ -1,4 +1,4 @@
-"""How models are run: in batches, smaller where memory ends; judges in those of like length, in half precision where it is fast."""
+"""Run models in batches, smaller where memory ends; judges in those of like length, in half precision where it is fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MEMORY = ("DefaultCPUAllocator", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "St
 
 
 class Batches:
-    """Runs a function on a list, a batch at a time.
+    """Run a function on a list, a batch at a time.
 
     Where a batch does not fit the device's memory it is halved, and what comes after it stays as small.
 
@@ -34,7 +34,7 @@ class Batches:
         self.size = size
 
     def __call__(self, compute: Callable[[Sequence[Item]], Tensor], items: Sequence[Item]) -> Tensor:
-        """(R, ...) what `compute` says of R items, (R', ...) for R' of them, joined in their order; on the CPU in float64.
+        """Return (R, ...) what `compute` says of R items, (R', ...) for R' of them, joined in order; on the CPU in float64.
 
         Raises:
             torch.OutOfMemoryError: memory does not hold a single one; or another error of `out_of_memory`.
@@ -50,7 +50,7 @@ class Batches:
         return torch.cat(parts)
 
     def by_length(self, compute: Callable[[Sequence[Sequence[int]]], Tensor], rows: Sequence[Sequence[int]]) -> Tensor:
-        """The same for rows of token ids, of which those of like length share a batch, so that little work is lost on padding.
+        """Do the same for rows of token ids, of which those of like length share a batch, so that little is lost on padding.
 
         Ties are broken by content: a value may depend, in its last digits, on the other rows of a call, but not on their order.
 
@@ -65,7 +65,7 @@ class Batches:
 
 
 def fits(compute: Callable[[], Tensor], rows: int) -> Tensor | None:
-    """What is computed of a batch, or None where memory does not hold it but may hold half of it.
+    """Compute a batch; return None where memory does not hold it but may hold half of it.
 
     Raises:
         torch.OutOfMemoryError: memory does not hold a single row; or another error of `out_of_memory`.
@@ -82,14 +82,14 @@ def fits(compute: Callable[[], Tensor], rows: int) -> Tensor | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory does not hold something: GPUs have a class for it, a CPU's allocator has words."""
+    """Tell whether an error means that memory ends: GPUs have a class for it, a CPU's allocator has words."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
     )
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of a name, where tensors can be put and read here.
+    """Return the device of a name, after trying that tensors can be put and read there.
 
     Raises:
         UsageError: torch does not know it or was not built for it, it is not there, or it is "meta", which holds no numbers.
@@ -119,7 +119,7 @@ def check_memory(needed: int, device: str | torch.device) -> None:
 
 
 def memory(device: str | torch.device) -> float:
-    """Bytes that a process can have at most: of the GPU, or of the computer and what limits it; infinite where none can be told."""
+    """Return the bytes that a process can have at most: of the GPU, or of the computer and its limits; infinite where unknown."""
     if (place := torch.device(device)).type == "cuda":
         return float(torch.cuda.mem_get_info(place)[1])
     if not hasattr(os, "sysconf"):
@@ -136,7 +136,7 @@ def memory(device: str | torch.device) -> float:
 
 @contextmanager
 def judging(device: str | torch.device) -> Iterator[None]:
-    """No gradients; and on a GPU that computes in bfloat16, matrix products in it, which keep three digits of a logit.
+    """Run without gradients; on a GPU that has bfloat16, with matrix products in it, which keep three digits of a logit.
 
     Weights, softmax and norms stay in float32, and elsewhere everything does.
     """

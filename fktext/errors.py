@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each is one clear line: what came, what was expected, where, what to do."""
+"""Errors that a user can meet say in one clear line what came, what was expected, where, and what to do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PopulationError(FktextError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, "" where it says nothing."""
+    """Return the first line of what an error says, "" where it says nothing."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
@@ -54,7 +54,7 @@ def shorten(text: str, most: int = 40) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name nobody registered, with the nearest known names.
+    """Make the error for a name nobody registered, with the nearest known names.
 
     Example:
         >>> print(unknown_name("reward", "toxicty", ["toxicity", "cola"]))

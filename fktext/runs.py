@@ -24,7 +24,7 @@ from fktext.text import Text
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run is: `done` of `total` units, one unit a population's weighing."""
+    """Tell how far the run is: `done` of `total` units, one unit a population's weighing."""
 
     done: int
     total: int
@@ -82,12 +82,12 @@ class Population:
 
     @property
     def prompt_index(self) -> int:
-        """Which prompt."""
+        """The index of its prompt."""
         return self.member.prompt_index
 
     @property
     def sample_index(self) -> int:
-        """Which of the prompt's populations."""
+        """Its index among the prompt's populations."""
         return self.member.sample_index
 
     @property
@@ -122,7 +122,7 @@ class Population:
         return self.log_z == -math.inf
 
     def best(self) -> int:
-        """The particle with the highest reward, the first among equals.
+        """Return the particle with the highest reward, the first among equals.
 
         Raises:
             PopulationError: the population is dead.
@@ -131,7 +131,7 @@ class Population:
         return int(self.rewards.argmax()) if self.names else 0
 
     def draw(self) -> int:
-        """A particle drawn in proportion to its weight: a sample whose law tends to the tilted one as N grows.
+        """Draw a particle in proportion to its weight: a sample whose law tends to the tilted one as N grows.
 
         Raises:
             PopulationError: the population is dead.
@@ -142,11 +142,11 @@ class Population:
         return int(torch.searchsorted(cumulative / cumulative[-1], uniform.cpu())[0])
 
     def unique_roots(self) -> int:
-        """How many particles of step 0 have descendants."""
+        """Count the particles of step 0 that have descendants."""
         return len(self.roots.unique())
 
     def obituary(self) -> str:
-        """What to say of a dead population, on one line."""
+        """Say on one line that a population is dead, and why."""
         size, noun = len(self.samples), "text" if isinstance(self.samples[0], Text) else "image"
         every = f"all {size} {noun}s have" if size > 1 else f"the {noun} has"
         return f"{self.member}: {every} a reward of -inf, so there is none to return"
@@ -178,7 +178,7 @@ def members(
     samples: int,
     skip: Container[tuple[int, int]],
 ) -> list[Member]:
-    """The populations of a run, each with a key of its own.
+    """Return the populations of a run, each with its own key.
 
     Args:
         seed: of the run.
@@ -191,7 +191,7 @@ def members(
     found = []
     for index, (name, what) in enumerate(zip(names, asked, strict=True)):
         for sample in range(samples):
-            # the n-th occurrence of an equal prompt is a repetition of its own, so keys do not depend on the order of prompts
+            # the n-th occurrence of an equal prompt is its own repetition, so keys do not depend on the order of prompts
             key = population_key(seed, *name, seen[name] * samples + sample)
             if (index, sample) not in skip:
                 found.append(Member(index, sample, key, *what))
@@ -248,7 +248,7 @@ def populations(
 
 
 def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
-    """Of the S predictions of each of the B * N particles the one with the highest reward."""
+    """Return the one with the highest reward of each particle's S predictions."""
     size = step.values.shape[2]
     best = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
     return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]
@@ -257,7 +257,7 @@ def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
 def _each(
     batch: Sequence[Member], result: Result, names: tuple[str, ...], predicted: Sequence[Sequence[Any]]
 ) -> Iterator[Population]:
-    """The populations of a result."""
+    """Return the populations of a result."""
     size = result.log_w.shape[1]
     cost = Ledger(**{name: value / len(batch) for name, value in asdict(result.ledger).items()})
     for place, member in enumerate(batch):

@@ -1,4 +1,4 @@
-"""What a user asks of a run, with the bounds of it, and what a run is when every number is named."""
+"""Hold what a user asks of a run, with the bounds of it, and what a run is when every number is named."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _bounded(default: Any, least: float, most: float) -> Any:
-    """A number with its bounds, which the command line and suites read too; None is within them where it is the default."""
+    """Declare a number with its bounds, which the command line and suites read too; None is allowed where it is the default."""
     return field(default=default, metadata={"least": least, "most": most})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for beside model, rewards and prompts; None takes the model's own. `TextModel.resolve` makes a `Run` of it.
+    """Hold what is asked beside model, rewards and prompts; None is the model's own. `TextModel.resolve` makes a `Run` of it.
 
     Attributes:
         particles: N, particles per population.
         samples: populations per prompt.
-        length: tokens of the whole sequence, prompt included. A template has a length of its own.
+        length: tokens of the whole sequence, prompt included. A template has its own length.
         stride: how far the window moves in a text longer than the model takes; None takes half of the model's length.
         steps: T, reverse steps (of each block or window, where a text is written in several).
         kernel: which reverse process, one of the model's `kernels`; None takes the first of them.
@@ -119,7 +119,7 @@ class Run:
 
     @classmethod
     def of(cls, asked: Settings, steps: int, **more: Any) -> Self:
-        """What was asked, with `steps` and `more` in the place of None, the cadence and the particles named."""
+        """Name what was asked: `steps` and `more` in place of None, the cadence and the particles."""
         named = {
             "steps": steps,
             "resample_every": min(asked.resample_every or max(1, round(steps / WEIGHINGS)), steps),
@@ -130,7 +130,7 @@ class Run:
         return cls(**{item.name: every[item.name] for item in fields(cls)})
 
     def plan(self) -> Plan:
-        """What the engine is told.
+        """Return what the engine is told.
 
         Method "base" only measures its rewards, so its lambda is 0. With lambda 0 all weights are equal, and nothing resamples.
         """

@@ -28,7 +28,7 @@ class Tokens:
 
 
 def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    """First 16 hex digits of the sha256 over a tokenizer's tokens and their ids: equal where ids mean the same.
+    """Return the first 16 hex digits of the sha256 over a tokenizer's tokens and their ids: equal where ids mean the same.
 
     Example:
         >>> vocabulary_digest({"a": 0, "b": 1}) == vocabulary_digest({"b": 1, "a": 0})
@@ -52,7 +52,7 @@ class Text(str):
     tokens: Tokens | None
 
     def __new__(cls, text: str, prompt: str = "", tokens: Tokens | None = None) -> Text:
-        """A string with its prompt."""
+        """Make a string with its prompt."""
         self = super().__new__(cls, text)
         self.prompt, self.tokens = prompt, tokens
         return self
@@ -64,7 +64,7 @@ class Text(str):
 
 
 def well_formed(text: str) -> str:
-    """The text as any tokenizer takes it: a lone surrogate, which is no character, becomes U+FFFD.
+    """Return the text as any tokenizer takes it: a lone surrogate, which is not a character, becomes U+FFFD.
 
     Example:
         >>> well_formed("a\\ud800") == "a\\ufffd"

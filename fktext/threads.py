@@ -1,4 +1,4 @@
-"""How many threads a run takes: as many as there are free cores, because threads that wait for a busy core wait at every layer.
+"""Choose how many threads a run takes: one a free core, because threads that wait for a busy core wait at every layer.
 
 `fktext generate "The movie" --reward toxicity --particles 16`, four times in turns on 2 cores (AMD EPYC, torch 2.13) that other
 work used now more and now less, seconds of generation and CPU seconds of all:
@@ -33,7 +33,7 @@ class Choice(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """When, how many seconds the cores have been busy until then, and how many of these by this process."""
+    """Hold when it was read, how many seconds the cores have been busy until then, and how many of these by this process."""
 
     clock: float
     busy: float
@@ -67,7 +67,7 @@ def settle(wanted: int | None = None) -> Choice:
 
 
 def decided(wanted: int | None, environment: Mapping[str, str]) -> Choice | None:
-    """What the user has decided, None for nothing.
+    """Return what the user has decided, None for nothing.
 
     Example:
         >>> decided(2, {"OMP_NUM_THREADS": "1"})
@@ -84,7 +84,7 @@ def decided(wanted: int | None, environment: Mapping[str, str]) -> Choice | None
 
 
 def choose(most: int, cores: int, busy: float | None) -> Choice:
-    """One thread for each free core, at least one and at most as many as torch takes by itself.
+    """Choose one thread for each free core, at least one and at most as many as torch takes by itself.
 
     Args:
         most: what torch takes by itself: the physical cores, mostly.
@@ -101,7 +101,7 @@ def choose(most: int, cores: int, busy: float | None) -> Choice:
 
 
 def read() -> Reading | None:
-    """How busy the cores have been so far; None where there is no /proc."""
+    """Read how busy the cores have been so far; None where there is no /proc."""
     try:
         text = Path("/proc/stat").read_text()
     except OSError:
@@ -110,7 +110,7 @@ def read() -> Reading | None:
 
 
 def busy_seconds(stat: str, cores: Collection[int]) -> float:
-    """Seconds that these cores were not idle, of /proc/stat: all of its first eight columns but idle and iowait.
+    """Return the seconds that these cores were not idle, of /proc/stat: all of its first eight columns but idle and iowait.
 
     Example:
         >>> busy_seconds("cpu 70 0 30 9 9 0 0 0 0 0\\ncpu0 50 1 20 900 5 0 3 1 7 0\\ncpu1 20 0 10 900 5 0 0 0 0 0\\n", [0])
@@ -135,7 +135,7 @@ def _busy_since(before: Reading | None) -> float | None:
 
 
 def _cores() -> list[int]:
-    """The cores that this process may run on."""
+    """Return the cores that this process may run on."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 

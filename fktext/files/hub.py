@@ -10,7 +10,7 @@ from fktext.errors import ModelError
 
 
 def cached(repo: str, file: str) -> Path | None:
-    """A file of a hub repository in the local cache, or None; never touches a network."""
+    """Return a file of a hub repository in the local cache, or None, without touching a network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, file)
@@ -18,7 +18,7 @@ def cached(repo: str, file: str) -> Path | None:
 
 
 def front_matter(card: Path) -> dict[str, Any]:
-    """The front matter of a model card (a README.md): the values that are plain text; {} where there is no card or none of it.
+    """Return the values of a model card's front matter that are plain text; {} where there is no card or none of it.
 
     Raises:
         ModelError: it is not YAML.
@@ -35,7 +35,7 @@ def front_matter(card: Path) -> dict[str, Any]:
 
 
 def is_offline() -> bool:
-    """Whether the environment (HF_HUB_OFFLINE) forbids network look-ups."""
+    """Tell whether the environment (HF_HUB_OFFLINE) forbids network look-ups."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

@@ -29,7 +29,7 @@ class Inert:
         return self
 
     def __call__(self, *args: object, **options: object) -> Inert:
-        """Another placeholder."""
+        """Return another placeholder."""
         return Inert()
 
     def __setstate__(self, state: Any) -> None:
@@ -172,7 +172,7 @@ class Lightning:
             raise ModelError(f"{path} is not a Lightning checkpoint: {type(error).__name__}: {error}") from error
 
     def weights(self, ema: bool = True) -> dict[str, Tensor]:
-        """The backbone's tensors.
+        """Return the backbone's tensors.
 
         Args:
             ema: take the moving average where the file has one, as the published samplers do, instead of the raw weights.
@@ -199,7 +199,7 @@ class Lightning:
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    """The folder inside the archive that holds everything."""
+    """Return the folder inside the archive that holds everything."""
     return archive.namelist()[0].partition("/")[0] if archive.namelist() else ""
 
 
@@ -212,7 +212,7 @@ def _materialise(archive: zipfile.ZipFile, root: str, record: _Record) -> Tensor
 
 
 def _plain(value: Any) -> Any:
-    """Nested plain values out of placeholders; omegaconf keeps a container in `_content` and a leaf in `_val`."""
+    """Turn placeholders into plain nested values; omegaconf keeps a container in `_content` and a leaf in `_val`."""
     if isinstance(value, Inert):
         state = value.state if isinstance(value.state, dict) else {}
         return _plain(value.items or state.get("_content", state.get("_val")))

@@ -1,4 +1,4 @@
-"""Which weights a reward uses, whatever they are called."""
+"""Tell which weights a reward uses, whatever they are called."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fktext.files.weights import digest, weight_files
 
 
 def hub_revision(model: str) -> str | None:
-    """The commit of a hub id that is in the local cache and was just loaded; None for a folder, and what is not there."""
+    """Return the commit of a hub id that is in the local cache and was just loaded; None for a folder, and what is not there."""
     snapshot = None if Path(model).expanduser().exists() else _snapshot(model, None)
     return snapshot.name if snapshot else None
 
 
 def weights_digest(model: str | Path, revision: str | None = None) -> str | None:
-    """First 16 hex digits of the sha256 over a model's weight files.
+    """Return the first 16 hex digits of the sha256 over a model's weight files.
 
     Args:
         model: a folder, a weight file, or a hub id that is in the local cache.
@@ -30,7 +30,7 @@ def weights_digest(model: str | Path, revision: str | None = None) -> str | None
 
 
 def _snapshot(model: str, revision: str | None) -> Path | None:
-    """The folder of a hub id in the local cache, named by its commit."""
+    """Return the folder of a hub id in the local cache, named by its commit."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,4 +1,4 @@
-"""Reading weights from files without running anything that is in them.
+"""Read weights from files without running anything that is in them.
 
 safetensors hold tensors only. `.bin` files are pickles, read by `torch.load(weights_only=True)`, which refuses everything else.
 Lightning `.ckpt` files pickle configuration objects beside the tensors, so they are read here by an unpickler that builds tensors
@@ -25,7 +25,7 @@ _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bi
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a model's weights, safetensors before `.bin` before a single `.ckpt`; [] where there are none.
+    """Return the files of a model's weights, safetensors before `.bin` before a single `.ckpt`; [] where there are none.
 
     Args:
         path: a folder in hub layout (one file, or shards and their index), or a weight file.
@@ -59,7 +59,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def digest(files: Iterable[Path]) -> str:
-    """First 16 hex digits of the sha256 over the files' contents, one after the other."""
+    """Return the first 16 hex digits of the sha256 over the files' contents, one after the other."""
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -68,7 +68,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, {} where the file does not exist.
+    """Read a JSON object from a file, {} where the file does not exist.
 
     Raises:
         ModelError: the file is not a JSON object.
@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tensor_names(file: Path) -> list[str]:
-    """The names of the tensors in a weight file, without reading their values where the format allows it."""
+    """Return the names of the tensors in a weight file, without reading their values where the format allows it."""
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as tensors:
@@ -98,11 +98,11 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a weight file by name, without reading their values where the format allows it."""
+    """Return the shapes of the tensors in a weight file by name, without reading their values where the format allows it."""
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as tensors:
-                names = [name for name in tensors.keys() if not name.endswith(_SCALE)]  # noqa: SIM118, it is no mapping
+                names = [name for name in tensors.keys() if not name.endswith(_SCALE)]  # noqa: SIM118, it is not a mapping
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} is not a whole safetensors file: {error}") from error
@@ -110,7 +110,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file (`.safetensors`, `.bin` or `.pt`), on the CPU; matrices stored as int8 (`quantised`) in float32.
+    """Read all tensors of a weight file (`.safetensors`, `.bin`, `.pt`) to the CPU; those stored as int8 become float32.
 
     Raises:
         ModelError: the file is damaged, or is a pickle of more than tensors (nothing of it has been executed).
@@ -118,7 +118,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as tensors:
-                return dequantised({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118, it is no mapping
+                return dequantised({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118, it is not a mapping
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} is not a whole safetensors file: {error}") from error
     if file.suffix == ".ckpt":
@@ -127,7 +127,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         value = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{file} holds more than tensors and was not loaded; nothing in it was executed") from error
-    except Exception as error:  # whatever an unpickler makes of a file that is no pickle
+    except Exception as error:  # whatever an unpickler makes of a file that is not a pickle
         line = (str(error).splitlines() or [""])[0]
         raise ModelError(f"{file} cannot be read as tensors: {type(error).__name__}: {line}") from error
     if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
@@ -139,7 +139,7 @@ _SCALE = ".int8_scale"
 
 
 def quantised(weights: Mapping[str, Tensor], steps: int = 127) -> dict[str, Tensor]:
-    """Matrices as int8 with one float16 scale a row (`NAME.int8_scale`), other floating tensors as float16: for small files.
+    """Store matrices as int8 with one float16 scale a row (`NAME.int8_scale`), other floating tensors as float16.
 
     A row's scale is its largest magnitude / `steps`, so a value is off by at most half a scale. `read_tensors` undoes it. Files of
     few steps are as large, but compress better.
@@ -156,14 +156,14 @@ def quantised(weights: Mapping[str, Tensor], steps: int = 127) -> dict[str, Tens
 
 
 def dequantised(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 matrices of `quantised` tensors; other tensors as they are."""
+    """Return `quantised` matrices in float32, and other tensors as they are."""
     scales = {name.removesuffix(_SCALE): scale for name, scale in weights.items() if name.endswith(_SCALE)}
     plain = {name: tensor for name, tensor in weights.items() if not name.endswith(_SCALE)}
     return plain | {name: plain[name].float() * scale.float()[:, None] for name, scale in scales.items()}
 
 
 def int8_weights(folder: Path) -> dict[str, Tensor] | None:
-    """The weights of a folder written through `quantised`, None for any other folder."""
+    """Return the weights of a folder written through `quantised`, None for any other folder."""
     file = folder / "model.safetensors"
     if not file.is_file() or not any(name.endswith(_SCALE) for name in tensor_names(file)):
         return None

@@ -1,4 +1,4 @@
-"""How results are written: files whole or not at all, and -inf as JSON has it."""
+"""Write results: files whole or not at all, and -inf as JSON has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From prompts to weighted populations of images: the one call behind `fktext image generate`."""
+"""Generate weighted populations of images from prompts: the one call behind `fktext image generate`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
 
 
 def resolve(asked: Settings) -> Run:
-    """What is asked for, with the steps, the cadence and the particles named.
+    """Return what is asked for, with the steps, the cadence and the particles named.
 
     Raises:
         UsageError: a setting that only texts have, or several predictions of x0.
@@ -32,10 +32,10 @@ def resolve(asked: Settings) -> Run:
 
 
 def call_options(pipeline: Any, **given: Any) -> dict[str, Any]:
-    """Those options of a pipeline's call that are not None; eta is 1 where its scheduler takes one.
+    """Return those options of a pipeline's call that are not None; eta is 1 where its scheduler takes one.
 
     Raises:
-        UsageError: the scheduler takes no eta, or one that is no share of DDPM's noise.
+        UsageError: the scheduler takes no eta, or one that is not a share of DDPM's noise.
     """
     takes_eta = "eta" in inspect.signature(pipeline.scheduler.step).parameters
     options = {name: value for name, value in given.items() if value is not None}

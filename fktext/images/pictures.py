@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def picture(pixels: Tensor) -> Image.Image:
-    """(1 or 3, height, width) in [0, 1] -> grey or RGB of 8 bits."""
+    """Map (1 or 3, height, width) in [0, 1] to grey or RGB of 8 bits."""
     values = (pixels * 255).round().byte()
     return Image.fromarray((values[0] if len(values) == 1 else values.permute(1, 2, 0)).contiguous().numpy())
 
 
 def png(image: Image.Image | Tensor, row: Mapping[str, Any]) -> bytes:
-    """A PNG with `row` as JSON in its text chunk `fktext`; the image may be pixels as for `picture`."""
+    """Make a PNG with `row` as JSON in its text chunk `fktext`; the image may be pixels as for `picture`."""
     about = PngInfo()
     about.add_itxt("fktext", json.dumps(row, allow_nan=False))
     data = io.BytesIO()

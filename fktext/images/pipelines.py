@@ -27,7 +27,7 @@ INDEX = "model_index.json"  # what makes a folder a pipeline
 
 
 def is_pipeline(name: str) -> bool:
-    """Whether a name is that of an embedded pipeline or of a folder that holds one."""
+    """Tell whether a name is that of an embedded pipeline or of a folder that holds one."""
     return name in embedded.pipelines() or (Path(name).expanduser() / INDEX).is_file()
 
 
@@ -100,7 +100,7 @@ def load(
 
 
 def fitting(pipeline: Any, *, scales: bool = True) -> list[str]:
-    """Which of `SCHEDULERS` a pipeline samples the right law with.
+    """Return those of `SCHEDULERS` with which a pipeline samples the right law.
 
     Those of its own kind of diffusion that it runs as they ask for, as far as its code tells: for some it must scale what the
     network sees and the noise that they begin with, and DDIM's own options are nothing to others.
@@ -125,13 +125,13 @@ def fitting(pipeline: Any, *, scales: bool = True) -> list[str]:
 
 
 def _names(kind: type) -> set[Any]:
-    """What the methods of a class name, attributes and literals."""
+    """Return all that the methods of a class name, attributes and literals."""
     codes = [inspect.unwrap(method).__code__ for _, method in inspect.getmembers(kind, inspect.isfunction)]
     return {name for code in codes for name in (*code.co_names, *code.co_consts)}
 
 
 def _of_one_kind(scheduler: Any) -> list[str]:
-    """Which of `SCHEDULERS` take the outputs of a network made for this one: diffusers itself would take any and draw nonsense."""
+    """Return those of `SCHEDULERS` that fit a network made for this one: diffusers would take any and draw nonsense."""
     flow, known = "FlowMatch" in type(scheduler).__name__, {kind.__name__ for kind in getattr(scheduler, "compatibles", ())}
     return [name for name, (kind, _) in SCHEDULERS.items() if kind in known or (flow and "FlowMatch" in kind)]
 

@@ -1,6 +1,6 @@
-"""A pipeline of diffusers as a reverse process, without a copy of its code.
+"""Make a reverse process of a diffusers pipeline, without a copy of its code.
 
-The pipeline runs in a thread of its own, one step of its loop at a time, by a tap on the scheduler's `step`: where a window of the
+The pipeline runs in its own thread, one step of its loop at a time, by a tap on the scheduler's `step`: where a window of the
 engine ends the tap hands the latents over and waits, and goes on with the latents that the engine hands back. So guidance, offload,
 dtype and whatever else a pipeline does stay its own.
 """
@@ -30,7 +30,7 @@ from fktext.smc.noise import Noise
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """What an image reward sees.
+    """Hold what an image reward sees.
 
     Attributes:
         pixels: (channels, height, width) float32 in [0, 1], on the CPU.
@@ -60,7 +60,7 @@ class Image:
 
 @dataclass
 class ImageState:
-    """M particles.
+    """Hold M particles.
 
     Attributes:
         latents: (M, ...) where the pipeline's loop is, (M, 0) before it began.
@@ -117,12 +117,12 @@ class DiffusersProcess:
             raise self._unfit(schedulers.UnfitError(f"{type(pipeline.scheduler).__name__} takes several network calls a step"))
 
     def generators(self, noise: Noise) -> list[torch.Generator]:
-        """A generator of random numbers for each particle slot; the pipeline alone, given these, makes what one particle makes."""
+        """Make a random generator for each particle slot; the pipeline alone, given these, makes what one particle makes."""
         seeds = (noise.uniform(streams.NORMAL, 0, 0) * 2**52).long().tolist()
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def call_options(self, noise: Noise) -> dict[str, Any]:
-        """What the pipeline is called with."""
+        """Return what the pipeline is called with."""
         accepts = inspect.signature(self.pipeline.__call__).parameters
         options: dict[str, Any] = {"num_inference_steps": self.num_steps, "generator": self.generators(noise), "output_type": "pt"}
         if "prompt_embeds" in self._options:  # of all particles, instead of prompts
@@ -138,7 +138,7 @@ class DiffusersProcess:
         return options | self._options
 
     def init(self, noise: Noise) -> ImageState:
-        """Particles that the pipeline has not begun."""
+        """Return the particles of a pipeline that has not begun."""
         self.close()
         if len(self._prompts) * self._particles != len(noise.key):
             raise UsageError(f"{len(self._prompts)} prompts with {self._particles} particles each, and noise for {len(noise.key)}")
@@ -161,7 +161,7 @@ class DiffusersProcess:
         return after
 
     def predict(self, state: ImageState, k: int, noise: Noise, samples: int) -> tuple[Any, ImageState]:
-        """The scheduler's own x0-hat, or at the last step the pipeline's images.
+        """Return the scheduler's own x0-hat, or at the last step the pipeline's images.
 
         Raises:
             UsageError: several guesses were asked for; the scheduler has one, the mean of x0.
@@ -178,7 +178,7 @@ class DiffusersProcess:
         return images, state
 
     def decode(self, x0: Any) -> list[Image]:
-        """The images of guesses or of finished particles, M of them."""
+        """Return the images of guesses or of finished particles, M of them."""
         pixels = x0
         if isinstance(x0, _Latents):
             with torch.inference_mode():
@@ -213,7 +213,7 @@ class DiffusersProcess:
         return news
 
     def _run(self) -> None:
-        """The pipeline's thread."""
+        """Run the pipeline, in its thread."""
         scheduler = self.pipeline.scheduler
         options = self._options_of_run
         # Pipelines look at the signature to see whether the scheduler takes eta or a generator.
@@ -238,7 +238,7 @@ class DiffusersProcess:
         self._news.put(news)
 
     def _noticed(self, scale: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """In the place of `scheduler.scale_model_input`: the same, and it is known that the pipeline calls it."""
+        """Stand in for `scheduler.scale_model_input`: do the same, and note that the pipeline calls it."""
 
         @functools.wraps(scale)
         def noticed(*arguments: Any, **options: Any) -> Tensor:
@@ -248,13 +248,13 @@ class DiffusersProcess:
         return noticed
 
     def _unfit(self, error: schedulers.UnfitError) -> UsageError:
-        """The error, with what would fit."""
+        """Make the error, with what would fit."""
         names = pipelines.fitting(self.pipeline, scales=not isinstance(error, schedulers.UnscaledError))
         fitting = ", ".join(names).replace("ddim", "ddim with eta above 0")
         return UsageError(f"{error}. What fits a {type(self.pipeline).__name__}: {fitting or 'nothing that is known here'}")
 
     def _tapped(self, *arguments: Any, **options: Any) -> Any:
-        """In the place of `scheduler.step`."""
+        """Stand in for `scheduler.step`."""
         scheduler = self.pipeline.scheduler
         names = [name for name in self._accepts if name not in options]
         given = dict(zip(names, arguments, strict=False)) | options | self._forced
@@ -277,7 +277,7 @@ class DiffusersProcess:
         sigma = schedulers.sigma_before(scheduler, timestep)
         output = self._step(**given)
         self._taken += 1
-        if not self._orders.empty():  # in mid-window there is but one: to stop
+        if not self._orders.empty():  # in mid-window the only order is to stop
             raise self._orders.get()
         if self._taken != self._target:
             return output
@@ -292,7 +292,7 @@ class DiffusersProcess:
         return (after, *output[1:]) if isinstance(output, tuple) else replace_sample(output, after)
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        """(R, ...) latents -> (R, channels, height, width) in [0, 1]."""
+        """Map (R, ...) latents to (R, channels, height, width) in [0, 1]."""
         vae = getattr(self.pipeline, "vae", None)
         if vae is None:
             return (latents / 2 + 0.5).clamp(0, 1)
@@ -320,5 +320,5 @@ class DiffusersProcess:
 
 
 def replace_sample(output: Any, after: Tensor) -> Any:
-    """A scheduler's output with another `prev_sample`."""
+    """Return a scheduler's output with another `prev_sample`."""
     return type(output)(**{**output, "prev_sample": after}) if hasattr(output, "keys") else replace(output, prev_sample=after)

@@ -1,4 +1,4 @@
-"""What the adapter asks of a scheduler of diffusers.
+"""Ask a scheduler of diffusers what the adapter needs to know.
 
 Its guess of x0, what it keeps of each particle, whether clones part, and whether a pipeline runs it as it must be run.
 """
@@ -30,7 +30,7 @@ class UnscaledError(UnfitError):
 
 
 def sigma_before(scheduler: Any, timestep: Any) -> Tensor | None:
-    """The noise level that a flow-matching scheduler is about to leave, () float; None for schedulers of other kinds."""
+    """Return the noise level that a flow-matching scheduler is about to leave, () float; None for schedulers of other kinds."""
     if "FlowMatch" not in type(scheduler).__name__:
         return None
     if scheduler.step_index is None:
@@ -40,7 +40,7 @@ def sigma_before(scheduler: Any, timestep: Any) -> Tensor | None:
 
 
 def guess(scheduler: Any, output: Any, model_output: Tensor, sample: Tensor, sigma: Tensor | None) -> Tensor:
-    """x0-hat, the mean of x0 given x_t, as the scheduler saw it in the step just taken.
+    """Return x0-hat, the mean of x0 given x_t, as the scheduler saw it in the step just taken.
 
     Args:
         scheduler: after the step.
@@ -73,7 +73,7 @@ def guess(scheduler: Any, output: Any, model_output: Tensor, sample: Tensor, sig
 
 
 def history(scheduler: Any, particles: int) -> dict[Path, Tensor]:
-    """Every tensor that the scheduler keeps with a row per particle (outputs of past steps, say), by where it is kept.
+    """Return every tensor that the scheduler keeps with a row per particle (past outputs, say), by where it is kept.
 
     Raises:
         UnfitError: it keeps a tensor of several dimensions with another number of rows, so what follows a particle is unknown.
@@ -117,7 +117,7 @@ def restore(scheduler: Any, kept: Mapping[Path, Tensor]) -> None:
 def check_clones_part(
     scheduler: Any, step: Callable[..., Any], model_output: Tensor, timestep: Any, sample: Tensor, **options: Any
 ) -> None:
-    """Refuse a sampler in which two copies of a particle stay equal for ever: resampling would do nothing but lose particles.
+    """Refuse a sampler in which two copies of a particle stay equal forever: resampling would do nothing but lose particles.
 
     Tried on the scheduler itself: one step of two copies of the first particle, on a copy of the scheduler.
 
@@ -140,7 +140,7 @@ def check_clones_part(
 
 
 def rescales(scheduler: Any, sample: Tensor, timestep: Any) -> bool:
-    """Whether the network is to see something else than the sample (`scale_model_input`), as with those that count in sigmas."""
+    """Tell whether the network is to see something other than the sample (`scale_model_input`), as where sigmas are counted."""
     if not hasattr(type(scheduler), "scale_model_input"):
         return False
     return not torch.equal(_copied(scheduler).scale_model_input(sample, timestep), sample)
@@ -177,7 +177,7 @@ def check_law(scheduler: Any, timestep: Any, sample: Tensor, scaled: bool) -> No
 
 
 def _copied(scheduler: Any) -> Any:
-    """A scheduler to try things on."""
+    """Copy a scheduler, to try things on."""
     trial = copy.copy(scheduler)
     trial.__dict__ = copy.deepcopy({name: value for name, value in vars(scheduler).items() if name not in TAPPED})
     return trial

@@ -37,7 +37,7 @@ class Compiled:
         self._encode = torch.compile(net.encode, dynamic=False, mode="reduce-overhead" if self._graphs else None)
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """(R, L) tokens at times t (R,) -> (R, L, D)."""
+        """Map (R, L) tokens at times t (R,) to (R, L, D)."""
         hidden, start = [], 0
         for size in pieces(len(ids)):
             rows = torch.arange(start, start + size, device=ids.device).clamp_(max=len(ids) - 1)
@@ -50,7 +50,7 @@ class Compiled:
 
 
 def pieces(rows: int) -> Iterator[int]:
-    """Sizes that together hold so many rows, all but the last one full.
+    """Return sizes that together hold so many rows, all but the last one full.
 
     Example:
         >>> list(pieces(7)), list(pieces(5)), list(pieces(300))

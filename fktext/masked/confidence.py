@@ -30,7 +30,7 @@ _LAST_TIME = 1e-3  # of Dream's grid
 
 @dataclass
 class OrderedState(MaskedState):
-    """M particles.
+    """Hold M particles.
 
     Attributes:
         rank: (M, L) int64 how many positions before it were masked at step 0.
@@ -58,7 +58,7 @@ class ConfidenceUnmasking(MaskedDiffusion):
         self._block, self._measure = block, measure
 
     def start(self, ids: Tensor) -> OrderedState:
-        """The particles at step 0 with these (M, L) ids; what is not masked is clamped."""
+        """Return the particles at step 0 with these (M, L) ids; what is not masked is clamped."""
         state = super().start(ids)
         masked = (ids == self.denoiser.mask_id).long()
         total = masked.sum(-1)
@@ -97,7 +97,7 @@ class ConfidenceUnmasking(MaskedDiffusion):
         return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
 
     def _quota(self, state: OrderedState, step: int) -> tuple[Tensor, Tensor]:
-        """(M, L) whether a position may be revealed in this step, (M,) how many are."""
+        """Return (M, L) whether a position may be revealed in this step, (M,) how many are."""
         masked = state.ids == self.denoiser.mask_id
         if self._measure != "probability":
             t, s = (1 - (1 - _LAST_TIME) * done / self.num_steps for done in (step - 1, step))
@@ -111,7 +111,7 @@ class ConfidenceUnmasking(MaskedDiffusion):
         return masked & (state.rank // size[:, None] <= block[:, None]), here // steps + (inside < here % steps)
 
     def _guess(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, V) logits, (R, 1) uniforms -> (R,) tokens, (R,) how sure they are."""
+        """Map (R, V) logits and (R, 1) uniforms to (R,) tokens and (R,) how sure they are."""
         if self._temperature == 0:
             probs = logits.index_fill(-1, self._forbidden, -torch.inf).double().softmax(-1)
             tokens = probs.argmax(-1)

@@ -55,7 +55,7 @@ class MaskedModel(TextModel):
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
     def steerable(self, kernel: str) -> bool:
-        """Whether one of the model's kernels can be steered."""
+        """Return whether one of the model's kernels can be steered."""
         from fktext.masked.kernels import KERNELS
 
         return KERNELS[kernel].steerable
@@ -150,7 +150,7 @@ class MaskedModel(TextModel):
         return ids, begins
 
     def _inside(self, text: str, place: int, where: str) -> list[int]:
-        """The tokens of a part of a template, as they are after a gap where it is not the first.
+        """Return the tokens of a part of a template, as they are after a gap where it is not the first.
 
         A tokenizer may write a beginning text otherwise than one that goes on: with a space, or as a word of its own. So the text
         is also encoded after a letter, and the tokens taken are those that spell it there.
@@ -170,7 +170,7 @@ class MaskedModel(TextModel):
         return alone
 
     def _ends_in_space(self, text: str) -> bool:
-        """Whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
+        """Return whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         rest = self.tokenizer.encode(text[:-1], add_special_tokens=False).ids
         return text.endswith(" ") and ids[:-1] == rest and (self.tokenizer.id_to_token(ids[-1]) if ids else "") in _SPACES

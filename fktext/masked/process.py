@@ -33,7 +33,7 @@ CPU_ELEMENTS = 1 << 22  # of them looked at together on a CPU: larger tensors wo
 
 @dataclass
 class MaskedState:
-    """M particles.
+    """Hold M particles.
 
     Attributes:
         ids: (M, L) int64 tokens, mask_id where not yet revealed.
@@ -92,11 +92,11 @@ class MaskedDiffusion:
         self._times = 1 - torch.arange(num_steps + 1, dtype=torch.float64, device=templates.device) / num_steps
 
     def init(self, noise: Noise) -> MaskedState:
-        """All positions masked but the clamped ones."""
+        """Mask all positions but the clamped ones."""
         return self.start(self._templates.repeat_interleave(self._particles, 0))
 
     def start(self, ids: Tensor) -> MaskedState:
-        """The particles at step 0 with these (M, L) ids; what is not masked is clamped."""
+        """Return the particles at step 0 with these (M, L) ids; what is not masked is clamped."""
         return MaskedState(ids, ids.new_empty((len(ids), 0, 0), dtype=torch.float32), ids.new_zeros(len(ids), dtype=torch.bool))
 
     @torch.inference_mode()
@@ -137,12 +137,12 @@ class MaskedDiffusion:
             return x0.flatten(0, 1), state
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
-        """Texts of (R, L) ids; R is a multiple of M."""
+        """Return the texts of (R, L) ids; R is a multiple of M."""
         population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
         return self._decode(x0, population)
 
     def _reveals(self, ids: Tensor, k: int, noise: Noise) -> tuple[Tensor, Tensor]:
-        """When each position is revealed: its step, (M, L) int64, and the noise time that the network is asked at, (M, L) float64.
+        """Return when each position is revealed, (M, L): its step, int64, and the time the network is asked at, float64.
 
         Where nothing is masked they are num_steps + 1 and -1. A slot's first reveal times hold for its whole run, so a lineage that
         is never replaced does not depend on when it is weighed. A slot that took over another's particle may hold a masked position
@@ -159,7 +159,7 @@ class MaskedDiffusion:
         return torch.where(masked, step, self.num_steps + 1), torch.where(masked, self._moment(step, when), -1.0)
 
     def _moment(self, step: Tensor, when: Tensor) -> Tensor:
-        """The noise time that the network is asked at for a position that its clock reveals at `when`, in `step`."""
+        """Return the noise time that the network is asked at for a position that its clock reveals at `when`, in `step`."""
         return self._times[step - 1]
 
     @staticmethod
@@ -239,11 +239,11 @@ class MaskedDiffusion:
         return torch.cat(parts)
 
     def _draw(self, hidden: Tensor, uniforms: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Tokens drawn from p(x0) of some positions, (R,) rows and columns: (R, D), (R, S) -> (R, S)."""
+        """Draw tokens from p(x0) of some positions, (R,) rows and columns: (R, D), (R, S) -> (R, S)."""
         return torch.cat([draw_tokens(self._probs(logits), uniforms[part]) for part, logits in self._logits(hidden, row, column)])
 
     def _logits(self, hidden: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The head on a bounded number of positions at a time: which of the (R, D) hidden states, and their (., V) logits."""
+        """Run the head on a bounded number of positions at a time: which of the (R, D) hidden states, and their logits."""
         self.ledger.head_positions += len(hidden)
         size = max(1, HEAD_ELEMENTS // self.denoiser.vocab_size)
         for first in range(0, len(hidden), size):
@@ -258,7 +258,7 @@ class MaskedDiffusion:
                 yield slice(start, start + len(piece)), piece
 
     def _probs(self, logits: Tensor) -> Tensor:
-        """p(x0) from (R, V) raw logits, as it is drawn from; not normalised where top_p < 1."""
+        """Return p(x0) from (R, V) raw logits, as it is drawn from; not normalised where top_p < 1."""
         return token_probs(logits, self._forbidden, self._temperature, self._top_p)
 
     @contextmanager

@@ -31,7 +31,7 @@ LOOP_FROM, LOOP_TO, LOOP_ALPHA = 0.55, 0.05, 0.9  # the loop lasts from t = 0.55
 
 
 class Rates(NamedTuple):
-    """What a step from t to s does: revealed shares alpha_t and alpha_s, and sigma."""
+    """Hold what a step from t to s does: revealed shares alpha_t and alpha_s, and sigma."""
 
     alpha_t: float
     alpha_s: float
@@ -43,7 +43,7 @@ class Rates(NamedTuple):
 
 
 def rates(strategy: str, eta: float, t: float, s: float) -> Rates:
-    """The rates of a step from time t to s < t; for "conf" sigma is the total to be shared out."""
+    """Return the rates of a step from time t to s < t; for "conf" sigma is the total to be shared out."""
     alpha_t, alpha_s = (_loop_alpha(t), _loop_alpha(s)) if strategy == "loop" else (1 - t, 1 - s)
     most = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
     if strategy == "cap":
@@ -63,7 +63,7 @@ def _loop_alpha(t: float) -> float:
 
 
 def shares(confidence: Tensor) -> Tensor:
-    """How "conf" shares sigma out: softmax over positions of minus the probability each token was drawn with.
+    """Share out the sigma of "conf": softmax over positions of minus the probability each token was drawn with.
 
     Args:
         confidence: (M, L) that probability; +inf where a position is masked or clamped and takes no part.
@@ -77,7 +77,7 @@ def shares(confidence: Tensor) -> Tensor:
 
 @dataclass
 class RemaskingState(MaskedState):
-    """M particles.
+    """Hold M particles.
 
     Attributes:
         confidence: (M, L) p(x0) of each token when it was drawn, +inf at masked and clamped positions.
@@ -102,7 +102,7 @@ class ReMDM(MaskedDiffusion):
         self._strategy, self._eta = strategy, STRATEGIES[strategy] if eta is None else eta
 
     def start(self, ids: Tensor) -> RemaskingState:
-        """The particles at step 0 with these (M, L) ids; what is not masked is clamped."""
+        """Return the particles at step 0 with these (M, L) ids; what is not masked is clamped."""
         state = super().start(ids)
         confidence = torch.full(ids.shape, torch.inf, device=ids.device)
         return RemaskingState(ids, state.hidden, state.known, confidence, ids == self.denoiser.mask_id)
@@ -137,7 +137,7 @@ class ReMDM(MaskedDiffusion):
         return replace(state, ids=ids, confidence=confidence, known=state.known & (ids == state.ids).all(-1))
 
     def _draw_weighed(self, hidden: Tensor, uniforms: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """A token for each of R positions, and its probability: (R, D), (R, 1) -> (R,), (R,)."""
+        """Draw a token for each of R positions, with its probability: (R, D), (R, 1) -> (R,), (R,)."""
         tokens, weights = [], []
         for part, logits in self._logits(hidden, row, column):
             probs = self._probs(logits)

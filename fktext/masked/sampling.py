@@ -30,7 +30,7 @@ def token_probs(logits: Tensor, forbidden: Tensor, temperature: float = 1.0, top
 
 
 def _least(probs: Tensor, top_p: float, looked_at: int | None = None) -> Tensor:
-    """(R, 1) the smallest probability in each row's nucleus.
+    """Return the smallest probability in each row's nucleus, (R, 1).
 
     Args:
         probs: (R, V).

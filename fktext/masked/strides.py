@@ -20,7 +20,7 @@ from fktext.text import Text
 
 
 def windows(template: Tensor, mask_id: int, size: int, stride: int, head: int = 0, tail: int = 0) -> list[Tensor]:
-    """Which columns of a text each window covers, without windows in which nothing is to be written.
+    """Return the columns of a text that each window covers, without windows in which nothing is to be written.
 
     Windows begin at multiples of the stride; the last one ends with the text, so that it sees as much of it as it can.
 
@@ -61,7 +61,7 @@ class _Later(Noise):
 
 @dataclass
 class StrideState:
-    """M particles.
+    """Hold M particles.
 
     Attributes:
         ids: (M, L) int64, the text so far, mask_id where nothing is written yet.
@@ -104,7 +104,7 @@ class Strides:
         self._endings = torch.tensor(endings, dtype=templates.dtype, device=templates.device)
 
     def init(self, noise: Noise) -> StrideState:
-        """The first window masked but for the clamped positions."""
+        """Mask the first window but for the clamped positions."""
         return StrideState(self._ids, self.process.start(self._ids[:, self._columns[0]]))
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ class Strides:
         return x0.index_copy(1, self._columns[number], drawn), replace(state, window=window)
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
-        """Texts of (R, L) ids; R is a multiple of M."""
+        """Return the texts of (R, L) ids; R is a multiple of M."""
         population = torch.arange(self._populations, device=x0.device).repeat_interleave(len(x0) // self._populations)
         return self._decode(x0, population)
 

@@ -1,4 +1,4 @@
-"""The door by which rewards, suites and models come in: hooks, and the loader of the installed plugins.
+"""Open the door by which rewards, suites and models come in: hooks, and the loader of the installed plugins.
 
 A plugin is a Python distribution with an entry point in the group `fktext` that leads to a module like this one::
 

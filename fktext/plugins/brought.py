@@ -1,4 +1,4 @@
-"""What a plugin brings: the rewards, suites and models that its hooks register, each checked as it comes."""
+"""Collect what a plugin brings: the rewards, suites and models that its hooks register, each checked as it comes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = "expected a letter or digit, then letters, digits, '.', '_', '-'"
 
 @dataclass
 class Brought:
-    """What the hooks of one entry point register.
+    """Collect what the hooks of one entry point register.
 
     Attributes:
         distribution: whose it is.
@@ -44,7 +44,7 @@ class Brought:
         models: Mapping[str, str] = MappingProxyType({}),
         modality: Modality = "text",
     ) -> None:
-        """What `fktext_register_rewards` is given; see `fktext.plugins.Register`."""
+        """Take a reward: this is what `fktext_register_rewards` is given; see `fktext.plugins.Register`."""
         if modality not in typing.get_args(Modality):
             raise ValueError(f"reward {name!r} has modality {modality!r}: expected {' or '.join(typing.get_args(Modality))}")
         if not (isinstance(name, str) and NAME.fullmatch(name)):
@@ -56,7 +56,7 @@ class Brought:
         self.rewards.append(entry)
 
     def add_suite(self, path: str | os.PathLike[str]) -> None:
-        """What `fktext_register_suites` is given: takes the path of a suite's TOML file."""
+        """Take the path of a suite's TOML file: this is what `fktext_register_suites` is given."""
         file = Path(path)
         if file.suffix != ".toml" or not file.is_file():
             raise ValueError(f"suite {str(path)!r}: expected the path of a .toml file")
@@ -66,7 +66,7 @@ class Brought:
         self.suites.append(SuiteEntry(file.stem, self.distribution, str(file)))
 
     def add_model(self, name: str, **what: Any) -> None:
-        """What `fktext_register_models` is given; see `fktext.plugins.entries.RegisterModel`."""
+        """Take a model: this is what `fktext_register_models` is given; see `fktext.plugins.entries.RegisterModel`."""
         entry = ModelEntry(name, self.distribution, **what)
         self._check_new("model", name, lambda brought: brought.models)
         self.models.append(entry)

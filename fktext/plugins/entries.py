@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # imports torch
 
 @dataclass(frozen=True)
 class ModelContext:
-    """What a model factory is told.
+    """Tell a model's factory what it may want to know.
 
     Attributes:
         name: as the user gave it; that of the `TextModel`.
@@ -49,7 +49,7 @@ ModelFactory = Callable[[ModelContext], "TextModel"]
 
 
 class RegisterModel(Protocol):
-    """What a plugin calls once for each model it brings."""
+    """Take a model; a plugin calls it once for each that it brings."""
 
     def __call__(
         self,
@@ -104,7 +104,7 @@ class ModelEntry:
         return f"{self.distribution}:{self.name}"
 
     def create(self, context: ModelContext) -> TextModel:
-        """The model that the factory makes.
+        """Make the model, by its factory.
 
         Raises:
             PluginError: the factory cannot be imported, or returns something else.
@@ -117,7 +117,7 @@ class ModelEntry:
             model = typing.cast(ModelFactory, factory)(context)
         except (FktextError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # SystemExit too: a plugin may not end the program
+        except BaseException as error:  # SystemExit too: a plugin must not end the program
             raise ModelError(f"model {self.qualified!r} cannot be built: {_line(error)}") from error
         if not isinstance(model, TextModel):
             raise PluginError(f"model {self.qualified!r}: its factory returned {type(model).__name__}, expected a TextModel")
@@ -125,7 +125,7 @@ class ModelEntry:
 
 
 def imported(factory: Any, what: str) -> Any:
-    """A factory itself, where a plugin named it by a string: "module:attribute".
+    """Return a factory itself, imported where a plugin named it by a string: "module:attribute".
 
     Args:
         factory: the string, or anything else, which is returned.
@@ -141,7 +141,7 @@ def imported(factory: Any, what: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # SystemExit too: a plugin may not end the program
+    except BaseException as error:  # SystemExit too: a plugin must not end the program
         raise PluginError(f"{what} cannot be imported: {_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""How plugins are found and loaded: one that crashes, exits or hangs at import is reported and stops no other."""
+"""Find and load plugins: one that crashes, exits or hangs at import is reported and stops no other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TIMEOUT = 10.0  # seconds; importing an entry point takes milliseconds, or a few
 
 
 class Register(Protocol):
-    """What a plugin calls once for each reward it brings."""
+    """Take a reward; a plugin calls it once for each that it brings."""
 
     def __call__(
         self,
@@ -118,9 +118,9 @@ def _seconds() -> float:
 
 
 def _within(seconds: float, call: Callable[[], Found]) -> Found | None:
-    """What `call` returns, or None where that takes too long; it is then left behind in a thread that ends with the program.
+    """Return what `call` does, or None where that takes too long: it is left in a thread that ends with the program.
 
-    A thread, and not an alarm: a look-up of a host's name hears no signal. An interrupt by the user is raised here, in the main
+    A thread, and not an alarm: a look-up of a host's name ignores signals. An interrupt by the user is raised here, in the main
     thread, so what `call` raises of that name is its own.
     """
     found: list[Found] = []
@@ -139,7 +139,7 @@ def _late(plugin: Plugin, seconds: float) -> Plugin:
 
 
 def _installed() -> Iterator[tuple[Plugin, importlib.metadata.EntryPoint | None]]:
-    """The entry points of the group, sorted by distribution and name; None for one that cannot be read."""
+    """Return the entry points of the group, sorted by distribution and name; None for one that cannot be read."""
     found: dict[str, list[tuple[Plugin, importlib.metadata.EntryPoint | None]]] = {}
     for distribution in importlib.metadata.distributions():
         # One unreadable entry_points.txt of a stranger must not hide every plugin, as entry_points() would let it.
@@ -192,7 +192,7 @@ def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, brought: Brought
 
 
 def _wrong_hooks(module: object, hooks: set[str]) -> str:
-    """What is wrong with the hooks of a plugin, "" where nothing is."""
+    """Say what is wrong with the hooks of a plugin, "" where nothing is."""
     known = {name for name in vars(Hooks) if name.startswith("fktext_")}
     marked = {name for name in dir(module) if name.startswith("fktext_") and inspect.isroutine(getattr(module, name, None))}
     if strangers := sorted((hooks | marked) - known):
@@ -228,7 +228,7 @@ def _registry(plugins: Sequence[Plugin], entries: Sequence[RewardEntry], models:
 
 
 def _answering(entries: Sequence[Entry], reserved: Sequence[str] = ()) -> dict[str, Entry]:
-    """Each entry under its own name where that is enough, else as `distribution:name`."""
+    """Return each entry under its own name where that is enough, else as `distribution:name`."""
     count = Counter([*(entry.name for entry in entries), *reserved])
     return {
         entry.name if entry.distribution == BUILTIN or count[entry.name] == 1 else entry.qualified: entry

@@ -1,4 +1,4 @@
-"""What plugins have registered: rewards, suites and models by name, and how a reward is built from its spec."""
+"""Keep what plugins have registered, rewards, suites and models by name, and build a reward from its spec."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Option:
         return _expected(self.type)
 
 
-# What every reward of texts takes beside its own options, see `fktext.rewards.Window`; one of its own of that name comes first.
+# What every reward of texts takes beside its own options, see `fktext.rewards.Window`; its own option of that name comes first.
 WINDOW = {
     "part": Option("part", Literal["text", "continuation"], "text", "what is scored: the text, or what follows the prompt"),
     "trim": Option("trim", int, None, "score only so many words of what follows the prompt"),
@@ -113,7 +113,7 @@ class RewardEntry:
         return WINDOW if self.modality == "text" else {}
 
     def load(self) -> Factory:
-        """The factory itself, imported if it was named by a string.
+        """Return the factory itself, imported if it was named by a string.
 
         Raises:
             PluginError: it cannot be imported, or is not a factory.
@@ -124,7 +124,7 @@ class RewardEntry:
         return typing.cast(Factory, factory)
 
     def options(self) -> dict[str, Option]:
-        """The options by name, read from the factory's signature.
+        """Return the options by name, read from the factory's signature.
 
         Raises:
             PluginError: the factory cannot be imported, or has another signature than `factory(context, *, options...)`.
@@ -149,7 +149,7 @@ class RewardEntry:
         return {item.name: Option(item.name, kinds[item.name], item.default, self.help.get(item.name, "")) for item in rest}
 
     def convert(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """Options as text -> keyword arguments of the factory, and those of `common`.
+        """Turn options as text into keyword arguments of the factory, and those of `common`.
 
         Raises:
             UsageError: an unknown option, a required one that is missing, or a value of the wrong type.
@@ -189,7 +189,7 @@ Entry = TypeVar("Entry", RewardEntry, SuiteEntry, ModelEntry)
 
 @dataclass(frozen=True)
 class Registry:
-    """What the installed plugins brought.
+    """Hold what the installed plugins brought.
 
     Attributes:
         rewards: every reward under the name to write: its own where that is enough, else `distribution:name`.
@@ -204,11 +204,11 @@ class Registry:
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
-        """A line for each plugin that is broken or in conflict."""
+        """Return a line for each plugin that is broken or in conflict."""
         return [str(plugin) for plugin in self.plugins if plugin.broken or plugin.status == "conflict"]
 
     def resolve(self, name: str) -> RewardEntry:
-        """The reward of that name, bare or as `distribution:name`.
+        """Return the reward of that name, bare or as `distribution:name`.
 
         Raises:
             UsageError: unknown, or brought by several distributions.
@@ -217,7 +217,7 @@ class Registry:
         return self._find("reward", name, self.rewards.values(), lambda plugin: (plugin.name, *plugin.rewards), self.rewards)
 
     def suite(self, name: str, known: Sequence[str] = ()) -> SuiteEntry:
-        """The suite of that name, bare or as `distribution:name`.
+        """Return the suite of that name, bare or as `distribution:name`.
 
         Args:
             name: what is asked for.
@@ -231,7 +231,7 @@ class Registry:
         return self._find("suite", name, self.suites, lambda plugin: (plugin.name, *plugin.suites), names)
 
     def model(self, name: str, known: Sequence[str] = ()) -> ModelEntry:
-        """The model of that name, bare or as `distribution:name`.
+        """Return the model of that name, bare or as `distribution:name`.
 
         Args:
             name: what is asked for.
@@ -247,7 +247,7 @@ class Registry:
     def _find(
         self, kind: str, name: str, entries: Iterable[Entry], brought: Callable[[Plugin], Sequence[str]], known: Collection[str]
     ) -> Entry:
-        """The one entry of that name; `brought` says by which bare names a broken plugin is meant."""
+        """Find the one entry of that name; `brought` says by which bare names a broken plugin is meant."""
         distribution, _, bare = name.rpartition(":")
         found = [entry for entry in entries if entry.name == bare and normal(distribution) in ("", normal(entry.distribution))]
         if not distribution:  # a built-in one is never shadowed
@@ -271,7 +271,7 @@ class Registry:
         """Read `NAME[:option=value,...][=weight]`, see `fktext.plugins.specs`.
 
         Raises:
-            UsageError: it cannot be read, or has a distribution in the place of a reward.
+            UsageError: it cannot be read, or has a distribution in place of a reward.
         """
         spec = parse_spec(text)
         rewards = {entry.name for entry in self.rewards.values()}
@@ -342,7 +342,7 @@ def _expected(kind: Any) -> str:
 
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """The types of the options alone; those of `context` and the result may be names that only a type checker imports."""
+    """Read the types of the options alone; others may be names that only a type checker imports."""
     target = (
         inspect.getattr_static(factory, "__init__")
         if isinstance(factory, type)
@@ -358,12 +358,12 @@ def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[
 
 
 def normal(name: str) -> str:
-    """The name of a distribution as all its spellings have it."""
+    """Return the name of a distribution as all its spellings have it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def one_line(error: BaseException) -> str:
-    """An error of other people's code on one line."""
+    """Put an error of other people's code on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # pluggy says what is wrong on its last line, everyone else on the first
     text = lines[-1 if isinstance(error, pluggy.PluginValidationError) else 0] if lines else ""

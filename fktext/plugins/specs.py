@@ -1,4 +1,4 @@
-"""How a reward is written on one line: `NAME[:option=value,...][=weight]`.
+"""Read and write a reward on one line: `NAME[:option=value,...][=weight]`.
 
 The grammar, in EBNF::
 

@@ -1,4 +1,4 @@
-"""What rewards by a model share: where it is, how it is loaded, and what results keep of it.
+"""Share what rewards by a model need: where it is, how it is loaded, and what results keep of it.
 
 Everything here is public, for a third party's rewards as for the built-in ones; nothing of it imports torch before it is used.
 """
@@ -27,12 +27,12 @@ class Judge(Protocol):
     label: str
 
     def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log(p / (1 - p)), in nats."""
+        """Return (M,) float64 log(p / (1 - p)), in nats."""
         ...
 
 
 class Judged:
-    """The base of a reward whose values come from a model: it tells results which one.
+    """Tell results which model a reward's values come from: its base class.
 
     Args:
         model: its name, as the user wrote it.
@@ -58,7 +58,7 @@ class Judged:
 
 
 class LogProbability(Judged):
-    """log p of a judge's class, log sigmoid(z) of its log-odds z, or log(1 - p) = log sigmoid(-z); in nats.
+    """Score texts by log p of a judge's class, log sigmoid(z) of its log-odds z, or by log(1 - p) = log sigmoid(-z); in nats.
 
     Both come from the log-odds: log(1 - p) would lose every digit where p is near 1.
 
@@ -83,7 +83,7 @@ class LogProbability(Judged):
         self.judge, self.opposite, self.empty = judge, opposite, empty
 
     def score(self, samples: Sequence[str]) -> Tensor:
-        """(M,) float64 log-probabilities."""
+        """Return (M,) float64 log-probabilities."""
         import torch
         from torch.nn.functional import logsigmoid
 

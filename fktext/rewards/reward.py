@@ -1,4 +1,4 @@
-"""What a reward is, and what its factory is told."""
+"""Define what a reward is, and what its factory is told."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Reward(Protocol):
     """Anything with a `score`. Larger is better; where it is a probability, use its natural logarithm."""
 
     def score(self, samples: Sequence[Any]) -> Tensor | Sequence[float]:
-        """A value per sample: finite or -inf, never NaN; of no sample, no value."""
+        """Return a value per sample: finite or -inf, never NaN; of no sample, no value."""
         ...
 
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What a reward factory may want to know about the run.
+    """Tell a reward's factory what it may want to know about the run.
 
     Attributes:
         device: where to put models, such as "cpu" or "cuda:0".
@@ -35,14 +35,14 @@ class RewardContext:
 
 
 def key_of(sample: Any, reads_tokens: bool) -> Hashable:
-    """What equal samples have in common; the same text in other tokens is another sample for a reward that reads them."""
+    """Return what equal samples share; for a reward that reads tokens, the same text in other tokens is another sample."""
     if isinstance(sample, str):
         return str(sample), getattr(sample, "prompt", ""), getattr(sample, "tokens", None) if reads_tokens else None
-    return getattr(sample, "key", None) or object()  # what has no key of its own is compared with nothing
+    return getattr(sample, "key", None) or object()  # what has no key equals nothing else
 
 
 def column_of(found: Any) -> Tensor:
-    """What a reward returned as a tensor; a sparse one, which has the same values, as a dense one."""
+    """Return what a reward returned as a dense tensor."""
     import torch
     from torch import Tensor
 

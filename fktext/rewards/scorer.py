@@ -1,4 +1,4 @@
-"""How the engine calls rewards: each distinct sample once, every value checked."""
+"""Call rewards as the engine does: each distinct sample once, every value checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fktext.smc.ledger import Ledger
 
 
 class Scorer:
-    """Scores samples by a weighted sum of rewards; equal samples are scored once, and remembered.
+    """Score samples by a weighted sum of rewards; equal samples are scored once, and remembered.
 
     Args:
         terms: the weighted rewards.
@@ -35,7 +35,7 @@ class Scorer:
         self._reads_tokens = any(getattr(term.reward, "reads_tokens", False) for term in self.terms)
 
     def __call__(self, samples: Sequence[Any], where: str = "") -> Tensor:
-        """(M,) samples -> (M, P) float64, the value of each of the P rewards; see `total`.
+        """Map (M,) samples to (M, P) float64, the value of each of the P rewards; see `total`.
 
         Raises:
             RewardError: a reward raised, returned NaN, +inf or the wrong number of values, or is +inf by its weight; the message
@@ -64,11 +64,11 @@ class Scorer:
         return torch.tensor([found[key] for key in keys], dtype=torch.float64).reshape(len(keys), len(self.terms))
 
     def weighted(self, values: Tensor) -> Tensor:
-        """(..., P) values, each times its reward's weight."""
+        """Return (..., P) values, each times its reward's weight."""
         return values * torch.tensor([term.weight for term in self.terms], dtype=values.dtype, device=values.device)
 
     def total(self, values: Tensor) -> Tensor:
-        """(..., P) values -> (...) weighted sums."""
+        """Map (..., P) values to (...) weighted sums."""
         return self.weighted(values).sum(-1)
 
     def _compute(self, samples: list[Any], where: str) -> list[tuple[float, ...]]:
@@ -89,7 +89,7 @@ class Scorer:
 
 
 def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) -> Tensor:
-    """(M,) what one reward says; of as many samples at a time as it has memory for."""
+    """Return (M,) values of one reward, asked for as many samples at a time as it has memory for."""
 
     def compute(batch: Sequence[Any]) -> Tensor:
         values = column_of(term.reward.score(list(batch)))
@@ -104,7 +104,7 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
         return batches(compute, samples)
     except RewardError:
         raise
-    except (Exception, SystemExit) as error:  # a reward must not end the program, with an exit code of its own and no word
+    except (Exception, SystemExit) as error:  # a reward must not end the program with its own exit code and no word
         if out_of_memory(error):
             raise RewardError(f"reward {term.name!r} ran out of memory on a single sample{where}: {first_line(error)}") from error
         raise RewardError(f"reward {term.name!r} failed{where}: {type(error).__name__}: {error}") from error

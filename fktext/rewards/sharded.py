@@ -1,4 +1,4 @@
-"""Rewards over several processes: each sample is scored on one rank, and every rank gets all values."""
+"""Score over several processes: each sample on one rank, and every rank gets all values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fktext.smc.sharded import Shares, all_objects
 
 
 class ShardedScorer:
-    """Scores each sample on one rank, and gives every rank all values.
+    """Score each sample on one rank, and give every rank all values.
 
     A sample belongs to the rank that its hash names, so each rank's memory of what it has scored stays useful.
 
@@ -31,7 +31,7 @@ class ShardedScorer:
         self.ledger = Ledger()
 
     def __call__(self, samples: Sequence[Any], where: str = "") -> Tensor:
-        """(M,) samples, the same on every rank -> (M, P) float64 values; an error of one rank is raised on all."""
+        """Map (M,) samples, the same on every rank, to (M, P) float64 values; an error of one rank is raised on all."""
         owner = [int.from_bytes(blake2b(repr(sample).encode(), digest_size=4).digest()) % self._shares.size for sample in samples]
         mine = [index for index, rank in enumerate(owner) if rank == self._shares.rank]
         outcome: Tensor | FktextError
@@ -49,5 +49,5 @@ class ShardedScorer:
         return values
 
     def weighted(self, values: Tensor) -> Tensor:
-        """(..., P) values, each times its reward's weight."""
+        """Return (..., P) values, each times its reward's weight."""
         return self._scorer.weighted(values)

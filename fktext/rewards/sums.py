@@ -37,7 +37,7 @@ class Weighted:
 
     @property
     def goal(self) -> Any:
-        """Which way the reward steers, a line of text; None where it does not say.
+        """The way the reward steers, a line of text; None where it does not say.
 
         Raises:
             RewardError: its own property raised.
@@ -51,7 +51,7 @@ class Weighted:
             raise RewardError(f"reward {self.name!r}: its {name} raised {type(error).__name__}: {first_line(error)}") from error
 
     def provenance(self) -> dict[str, str]:
-        """Where its values come from: `plugin`, and of its model, as far as the reward says, `model`, `revision` and `digest`.
+        """Tell where its values come from: `plugin`, and as far as the reward says, `model`, `revision` and `digest`.
 
         Raises:
             RewardError: one of them is a property that raised.

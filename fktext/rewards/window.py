@@ -1,4 +1,4 @@
-"""Which part of a text a reward sees."""
+"""Choose which part of a text a reward sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_TRIM = 1_000_000  # words; no text is that long
 
 @dataclass(frozen=True)
 class Window:
-    """Which part of a text a reward sees.
+    """Choose which part of a text a reward sees.
 
     A generated text ends where the model ended it, so it is one document. "" and white space are texts like any other, scored by
     the reward as it sees fit, unless `empty` says what they are worth.
@@ -42,7 +42,7 @@ class Window:
             raise UsageError(f"empty came as {self.empty}: expected a number or -inf, the value of an empty text")
 
     def __call__(self, text: str) -> str:
-        """What is seen of a text; the text itself where that is all of it."""
+        """Return what is seen of a text; the text itself where that is all of it."""
         prompt = getattr(text, "prompt", "")
         written = text.removeprefix(prompt)
         if self.trim is not None and (found := re.match(rf"(?:\s*\S+){{{self.trim}}}", written)):
@@ -53,7 +53,7 @@ class Window:
 
 
 class Windowed:
-    """A reward of a part of each text.
+    """Score a part of each text.
 
     Args:
         reward: a reward of texts.
@@ -65,7 +65,7 @@ class Windowed:
 
     @property
     def goal(self) -> str:
-        """Which way it steers, on one line."""
+        """The way it steers, on one line."""
         goal = getattr(self.reward, "goal", None) or "larger is better"
         words = "word" if self.window.trim == 1 else f"{self.window.trim} words"
         first = f"the first {words} after the prompt" if self.window.trim else "what follows the prompt"
@@ -84,10 +84,10 @@ class Windowed:
         return getattr(self.reward, "digest", None)
 
     def score(self, samples: Sequence[str]) -> Tensor:
-        """(M,) float64 values; equal parts are scored once.
+        """Return (M,) float64 values; equal parts are scored once.
 
         Raises:
-            RewardError: the samples are no texts, or the reward returned another number of values.
+            RewardError: a sample is not a text, or the reward returned another number of values.
         """
         if strange := [sample for sample in samples if not isinstance(sample, str)]:
             raise RewardError(f"part, trim and empty are for texts, and a sample is a {type(strange[0]).__name__}")

@@ -1,4 +1,4 @@
-"""What a run costs."""
+"""Count what a run costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass
 class Ledger:
-    """What a run has cost so far.
+    """Count what a run has cost so far.
 
     Attributes:
         denoiser_rows: rows (particles) that went through the network.

@@ -1,4 +1,4 @@
-"""What a particle is thought to become: the log-tilt of an unfinished particle, estimated from predictions of x0.
+"""Estimate the log-tilt of an unfinished particle from predictions of x0: what it is thought to become.
 
 The ideal intermediate potential is h(x_t) = E[exp(lambda r(x0)) | x_t]. A mean over a few predictions estimates it, and an estimate
 may be wrong by any factor but one: it must never be zero where h is positive. A particle of weight zero is not resampled, so what

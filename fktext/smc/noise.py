@@ -23,14 +23,14 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _mulhilo(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of factor * word, both below 2^32, without leaving int64."""
+    """Return the high and low 32 bits of factor * word, both below 2^32, without leaving int64."""
     low = factor * (word & 0xFFFF)
     high = factor * (word >> 16) + (low >> 16)
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
 def philox(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors that broadcast together."""
+    """Run ten rounds of Philox4x32 on 32-bit words held in int64 tensors that broadcast together."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -56,13 +56,13 @@ class Noise:
 
     @classmethod
     def of(cls, keys: Sequence[int], particles: int, device: torch.device | str = "cpu") -> Noise:
-        """Noise for one population of `particles` per key; a key is any 64-bit integer (see `population_key`)."""
+        """Make noise for one population of `particles` per key; a key is any 64-bit integer (see `population_key`)."""
         signed = [key - (1 << 64) if key >= 1 << 63 else key for key in keys]
         key = torch.tensor(signed, dtype=torch.int64, device=device).repeat_interleave(particles)
         return cls(key, torch.arange(particles, device=device).repeat(len(keys)))
 
     def uniform(self, stream: Tensor | int, step: Tensor | int, position: Tensor | int, rows: Tensor | None = None) -> Tensor:
-        """Uniforms on (0, 1), float64 with 52 random bits, never 0 and never 1.
+        """Draw uniforms on (0, 1), float64 with 52 random bits, never 0 and never 1.
 
         Args:
             stream: what the draw is for, one of this module's constants (or a tensor of them that broadcasts).
@@ -88,7 +88,7 @@ class Noise:
         return (bits.double() + 0.5) * 2.0**-52
 
     def normal(self, stream: int, step: int, count: int, rows: Tensor) -> Tensor:
-        """Standard normals, float32, from 32 random bits each: all lie within 6.4 of zero.
+        """Draw standard normals, float32, from 32 random bits each: all lie within 6.4 of zero.
 
         Args:
             stream: what the draw is for.
@@ -108,13 +108,13 @@ class Noise:
         return normals.float()
 
     def populations(self, stream: int, step: int, particles: int, draws: int) -> Tensor:
-        """(B, draws) uniforms that belong to populations, not to particles: for resampling and for choosing what to return."""
+        """Draw (B, draws) uniforms of populations, not of particles: for resampling and for choosing what to return."""
         first = torch.arange(0, len(self.key), particles, device=self.key.device)
         return self.uniform(stream, step, torch.arange(draws, device=first.device), first[:, None])
 
 
 def population_key(seed: int, *name: object) -> int:
-    """A 64-bit key from the run's seed and what names a population (prompt, repetition), the same on every machine.
+    """Make a 64-bit key of the run's seed and a population's name (prompt, repetition), the same on every machine.
 
     Example:
         >>> population_key(0, "The book", 1) == population_key(0, "The book", 1) != population_key(0, "The book", 2)

@@ -25,7 +25,7 @@ class Potential(Protocol):
     """A running product of potentials; stateless itself, its memory of a lineage is the carry."""
 
     def init(self, log_tilt: Tensor) -> Carry:
-        """The carry before the first weighing: tensors (B, N) shaped like `log_tilt`."""
+        """Return the carry before the first weighing: tensors (B, N) shaped like `log_tilt`."""
         ...
 
     def __call__(self, log_tilt: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
@@ -45,11 +45,11 @@ class Difference:
     """G_k = exp(lambda (r_k - r_{k-1})): favours particles that improve; log_phi is the present log-tilt."""
 
     def init(self, log_tilt: Tensor) -> Carry:
-        """Nothing to carry: the sum of differences telescopes."""
+        """Carry nothing: the sum of differences telescopes."""
         return ()
 
     def __call__(self, log_tilt: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """log_phi = lambda r_k."""
+        """Return log_phi = lambda r_k."""
         return log_tilt, carry
 
 
@@ -57,11 +57,11 @@ class Max:
     """G_k = exp(lambda max_{j <= k} r_j): favours particles whose best prediction so far is high."""
 
     def init(self, log_tilt: Tensor) -> Carry:
-        """The running maximum starts at -inf, not at 0, so rewards that are never positive still steer."""
+        """Start the running maximum at -inf, not at 0, so that rewards that are never positive still steer."""
         return torch.full_like(log_tilt, -torch.inf), torch.zeros_like(log_tilt)
 
     def __call__(self, log_tilt: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """log_phi = sum_{i <= k} max_{j <= i} lambda r_j."""
+        """Return log_phi = sum_{i <= k} max_{j <= i} lambda r_j."""
         best = torch.maximum(carry[0], log_tilt)
         log_phi = carry[1] + best
         return log_phi, (best, log_phi)
@@ -71,11 +71,11 @@ class Sum:
     """G_k = exp(lambda sum_{j <= k} r_j): favours particles whose predictions were high all along."""
 
     def init(self, log_tilt: Tensor) -> Carry:
-        """The running sum and the sum of running sums start at 0."""
+        """Start the running sum and the sum of running sums at 0."""
         return torch.zeros_like(log_tilt), torch.zeros_like(log_tilt)
 
     def __call__(self, log_tilt: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """log_phi = sum_{i <= k} sum_{j <= i} lambda r_j."""
+        """Return log_phi = sum_{i <= k} sum_{j <= i} lambda r_j."""
         total = carry[0] + log_tilt
         log_phi = carry[1] + total
         return log_phi, (total, log_phi)
@@ -85,11 +85,11 @@ class Terminal:
     """G_k = 1 until the end: importance sampling, and the ground on which best-of-n stands."""
 
     def init(self, log_tilt: Tensor) -> Carry:
-        """Nothing to carry."""
+        """Carry nothing."""
         return ()
 
     def __call__(self, log_tilt: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """log_phi = 0."""
+        """Return log_phi = 0."""
         return torch.zeros_like(log_tilt), carry
 
 

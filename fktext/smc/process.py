@@ -1,4 +1,4 @@
-"""What the engine asks of a diffusion sampler and of what judges its samples, and how particles are copied."""
+"""Say what the engine asks of a sampler and of what judges its samples, and copy particles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReverseProcess(Protocol[State]):
     ledger: Ledger
 
     def init(self, noise: Noise) -> State:
-        """The M particles at step 0."""
+        """Return the M particles at step 0."""
         ...
 
     def advance(self, state: State, k: int, k_next: int, noise: Noise) -> State:
@@ -42,12 +42,12 @@ class ReverseProcess(Protocol[State]):
         ...
 
     def decode(self, x0: Any) -> Sequence[Any]:
-        """What the reward sees: a sample per row of x0."""
+        """Return what the reward sees: a sample per row of x0."""
         ...
 
 
 class Scorer(Protocol):
-    """What the loop asks of whatever judges samples by P rewards; `fktext.rewards.Scorer` is one.
+    """Judge samples by P rewards, as the loop asks it; `fktext.rewards.Scorer` is one that does.
 
     Attributes:
         names: of the P rewards.
@@ -58,11 +58,11 @@ class Scorer(Protocol):
     ledger: Ledger
 
     def __call__(self, samples: Sequence[Any], where: str = "") -> Tensor:
-        """(M,) samples -> (M, P) float64 values, finite or -inf; `where` is for messages of errors."""
+        """Map (M,) samples to (M, P) float64 values, finite or -inf; `where` is for messages of errors."""
         ...
 
     def weighted(self, values: Tensor) -> Tensor:
-        """(..., P) values, each times its reward's weight."""
+        """Return (..., P) values, each times its reward's weight."""
         ...
 
 
@@ -80,7 +80,7 @@ def gather(state: State, ancestors: Tensor) -> State:
 
 
 def map_tensors(state: State, change: Callable[[Tensor], Tensor]) -> State:
-    """A dataclass with each of its tensors changed, in the order of its fields; those of dataclasses in it too."""
+    """Change each tensor of a dataclass, in the order of its fields; those of dataclasses in it too."""
     changes: dict[str, Any] = {}
     for item in fields(state):  # type: ignore[arg-type]
         value = getattr(state, item.name)

@@ -33,7 +33,7 @@ class Resampler:
     draws: Callable[[int], int]
 
     def __call__(self, log_w: Tensor, uniforms: Tensor) -> Tensor:
-        """Ancestors (B, N) int64 of the next generation; survivors keep their own place (see `ancestors_from_counts`).
+        """Return ancestors (B, N) int64 of the next generation; survivors keep their place (see `ancestors_from_counts`).
 
         Args:
             log_w: (B, N) float64 log-weights; every row has one above -inf.
@@ -43,7 +43,7 @@ class Resampler:
 
 
 def ancestors_from_counts(counts: Tensor) -> Tensor:
-    """Offspring counts (B, N) -> ancestors (B, N) in which every particle with offspring stays where it is.
+    """Map offspring counts (B, N) to ancestors (B, N) such that every particle with offspring stays where it is.
 
     Further copies fill the places of particles without offspring, in order. So equal counts give the identity, and only movers
     have to be copied.
@@ -65,29 +65,29 @@ def _cumulative(weights: Tensor) -> Tensor:
 
 
 def _count_points(weights: Tensor, points: Tensor) -> Tensor:
-    """How many of the points (B, K) in (0, 1] fall on each particle's stretch (C_{i-1}, C_i] of the cumulative weights."""
+    """Count the points (B, K) in (0, 1] on each particle's stretch (C_{i-1}, C_i] of the cumulative weights."""
     chosen = torch.searchsorted(_cumulative(weights), points)
     return torch.zeros_like(weights, dtype=torch.int64).scatter_add_(-1, chosen, torch.ones_like(chosen))
 
 
 def _multinomial(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """N independent draws."""
+    """Take N independent draws."""
     return _count_points(weights, uniforms)
 
 
 def _stratified(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """One independent draw in each stretch of length 1/N."""
+    """Take one independent draw in each stretch of length 1/N."""
     size = weights.shape[-1]
     return _count_points(weights, (torch.arange(size, device=weights.device) + uniforms) / size)
 
 
 def _systematic(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """One draw, repeated every 1/N."""
+    """Take one draw, repeated every 1/N."""
     return _stratified(weights, uniforms.expand(-1, weights.shape[-1]))
 
 
 def _residual(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """floor(N W) copies for certain, the rest multinomial on what is left of the weights."""
+    """Keep floor(N W) copies for certain; draw the rest, multinomial, by what is left of the weights."""
     size = weights.shape[-1]
     certain = (size * weights * (1 + 2.0**-48)).floor()  # N * (1/N) may fall a rounding short of one
     rest = (size * weights - certain).clamp(min=0)
@@ -98,7 +98,7 @@ def _residual(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _ssp(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Srinivasan sampling process (pivotal sampling): fractional parts meet one by one until each is 0 or 1."""
+    """Run the Srinivasan sampling process (pivotal sampling): fractional parts meet one by one until each is 0 or 1."""
     size = weights.shape[-1]
     counts = (size * weights).floor()
     fraction = size * weights - counts
@@ -119,7 +119,7 @@ def _ssp(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _killing(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Each particle survives with probability W / max W, else its place goes to a multinomial draw."""
+    """Let each particle survive with probability W / max W, and give its place to a multinomial draw else."""
     size = weights.shape[-1]
     killed = uniforms[:, :size] * weights.amax(-1, keepdim=True) >= weights
     drawn = torch.searchsorted(_cumulative(weights), uniforms[:, size:].contiguous())

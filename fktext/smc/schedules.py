@@ -1,4 +1,4 @@
-"""When particles are weighed. The finished sample always is, exactly once."""
+"""Choose when particles are weighed. The finished sample always is, exactly once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fktext.errors import UsageError
 
 
 class Schedule(Protocol):
-    """Chooses the steps after which particles are weighed and may be resampled."""
+    """Choose the steps after which particles are weighed and may be resampled."""
 
     def weighings(self, num_steps: int) -> tuple[int, ...]:
-        """Steps k in 1 .. num_steps, ascending, ending with num_steps; k counts the reverse steps already taken."""
+        """Return steps k in 1 .. num_steps, ascending, ending with num_steps; k counts the reverse steps already taken."""
         ...
 
 
 @dataclass(frozen=True)
 class Every:
-    """After every n steps, within the window start < k <= end.
+    """Weigh after every n steps, within the window start < k <= end.
 
     Example:
         >>> Every(20).weighings(100)
@@ -37,19 +37,19 @@ class Every:
             raise UsageError(f"a schedule needs n >= 1 and 0 <= start < end; got n={self.n}, start={self.start}, end={self.end}")
 
     def weighings(self, num_steps: int) -> tuple[int, ...]:
-        """Every n-th step of the window, and the last step."""
+        """Return every n-th step of the window, and the last step."""
         end = num_steps if self.end is None else min(self.end, num_steps)
         return At([k for k in range(self.n, num_steps, self.n) if self.start < k <= end]).weighings(num_steps)
 
 
 @dataclass(frozen=True)
 class At:
-    """After the named steps; `At([])` weighs finished samples only."""
+    """Weigh after the named steps; `At([])` weighs finished samples only."""
 
     steps: Sequence[int]
 
     def weighings(self, num_steps: int) -> tuple[int, ...]:
-        """The named steps in order without repeats, and the last step."""
+        """Return the named steps in order without repeats, and the last step."""
         if wrong := [k for k in self.steps if not 1 <= k <= num_steps]:
             raise UsageError(f"weighing step {wrong[0]} is outside 1 .. {num_steps}")
         return tuple(sorted({*self.steps, num_steps}))

@@ -25,7 +25,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Shares:
-    """Who holds which of M = B * N particles: rank r the slots r * N // size up to (r + 1) * N // size of every population.
+    """Tell who holds which of M = B * N particles: rank r the slots r * N // size up to (r + 1) * N // size of each population.
 
     Attributes:
         particles: N.
@@ -42,17 +42,17 @@ class Shares:
 
     @classmethod
     def of(cls, particles: int) -> Shares:
-        """The shares within the default process group, one of it all where there is none."""
+        """Return the shares within the default process group, one of it all where there is none."""
         ready = dist.is_available() and dist.is_initialized()
         return cls(particles, dist.get_rank() if ready else 0, dist.get_world_size() if ready else 1)
 
     def slots(self, rank: int | None = None) -> range:
-        """The slots of a rank, by default this one's."""
+        """Return the slots of a rank, by default this one's."""
         rank = self.rank if rank is None else rank
         return range(rank * self.particles // self.size, (rank + 1) * self.particles // self.size)
 
     def rows(self, populations: int, rank: int | None = None) -> Tensor:
-        """(M of a rank,) int64 places of its particles among all M, in the order in which it holds them."""
+        """Return (M of a rank,) int64 places of its particles among all M, in the order in which it holds them."""
         return (torch.arange(populations)[:, None] * self.particles + torch.tensor(self.slots(rank))).flatten()
 
 
@@ -124,7 +124,7 @@ class ShardedProcess(Generic[State]):
         self.ledger = Ledger()  # what all ranks have cost, as of the last `decode`
 
     def init(self, noise: Noise) -> Sharded[State]:
-        """This rank's particles at step 0."""
+        """Return this rank's particles at step 0."""
         return Sharded(self._process.init(self._mine(noise)), self._shares)
 
     def advance(self, state: Sharded[State], k: int, k_next: int, noise: Noise) -> Sharded[State]:
@@ -132,12 +132,12 @@ class ShardedProcess(Generic[State]):
         return replace(state, local=self._process.advance(state.local, k, k_next, self._mine(noise)))
 
     def predict(self, state: Sharded[State], k: int, noise: Noise, samples: int) -> tuple[Any, Sharded[State]]:
-        """Guesses of this rank's x0."""
+        """Guess this rank's x0."""
         x0, local = self._process.predict(state.local, k, self._mine(noise), samples)
         return x0, replace(state, local=local)
 
     def decode(self, x0: Any) -> Sequence[Any]:
-        """What the reward sees of all ranks' guesses, in the order of one process."""
+        """Return what the reward sees of all ranks' guesses, in the order of one process."""
         parts = all_objects((list(self._process.decode(x0)), self._process.ledger), self._shares.size)
         self.ledger = sum((ledger for _, ledger in parts), Ledger())
         whole: list[Any] = [None] * sum(len(samples) for samples, _ in parts)
@@ -153,7 +153,7 @@ class ShardedProcess(Generic[State]):
 
 
 def all_objects(value: Any, size: int) -> list[Any]:
-    """The value of every rank."""
+    """Exchange values: return that of every rank."""
     if size == 1:
         return [value]
     values: list[Any] = [None] * size

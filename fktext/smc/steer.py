@@ -24,7 +24,7 @@ from fktext.smc.schedules import Schedule
 
 @dataclass(frozen=True)
 class Step:
-    """One weighing of B populations of N particles.
+    """Hold one weighing of B populations of N particles.
 
     Attributes:
         k: reverse steps taken so far.
@@ -51,14 +51,14 @@ class Step:
     ledger: Ledger
 
     def of(self, population: int) -> Step:
-        """This step of one population: its tensors without axis B, on the CPU, without decoded predictions."""
+        """Return this step of one population: its tensors without axis B, on the CPU, without decoded predictions."""
         names = ("values", "reward", "log_w", "log_z", "ess", "resampled", "ancestors")
         return replace(self, samples=(), **{name: getattr(self, name)[population].cpu() for name in names})
 
 
 @dataclass(frozen=True)
 class Result:
-    """The whole weighted population at the end.
+    """Hold the whole weighted population at the end.
 
     Attributes:
         samples: B * N finished samples.
@@ -83,7 +83,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to steer.
+    """Say how to steer.
 
     Attributes:
         particles: N, particles per population.
@@ -160,7 +160,7 @@ def steer(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan
 
 
 def collect(steps: Iterator[Step]) -> Result:
-    """The result of a run whose steps have been watched (see `steer_steps`)."""
+    """Return the result of a run whose steps have been watched (see `steer_steps`)."""
     step = next(steps)
     kept, roots = [replace(step, samples=())], step.ancestors
     for step in steps:
@@ -194,13 +194,13 @@ def _score(
 
 
 def _judged(weighted: Tensor, lam: float) -> Tensor:
-    """(B, N, 1, P) weighted values of the finished samples -> (B, N) lambda * r: the log of the closed product."""
+    """Map (B, N, 1, P) weighted values of finished samples to (B, N) lambda * r: the log of the closed product."""
     total = weighted.sum(-1).squeeze(-1)
     return lam * total if lam else torch.zeros_like(total)
 
 
 def _foreseen(weighted: Tensor, plan: Plan, log_phi: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-    """The potential's word on predictions; a population that they tell nothing of stays as it was: log_phi (B, N) and carry."""
+    """Weigh predictions: log_phi (B, N) and carry; a population that they tell nothing of stays as it was."""
     if not plan.lam:
         return torch.zeros_like(log_phi), carry
     tilt, told = log_tilt(weighted, plan.lam, plan.pseudo_count, average=plan.x0_average)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
-    """log((1/N) sum exp(log_w)) along `dim`; -inf where every entry is -inf.
+    """Return log((1/N) sum exp(log_w)) along `dim`; -inf where every entry is -inf.
 
     Example:
         >>> log_mean_exp(torch.tensor([0.0, -torch.inf]))
@@ -19,17 +19,17 @@ def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
 
 
 def log_normalize(log_w: Tensor) -> Tensor:
-    """Log-weights (B, N) shifted so that each row's weights sum to one; a row of -inf stays one."""
+    """Shift log-weights (B, N) so that each row's weights sum to one; a row of -inf stays one."""
     return torch.log_softmax(log_w, -1).masked_fill(all_dead(log_w)[..., None], -torch.inf)
 
 
 def normalize(log_w: Tensor) -> Tensor:
-    """(B, N) log-weights -> (B, N) weights that sum to one in each row, zero where the log-weight is -inf, even in a whole row."""
+    """Map (B, N) log-weights to weights that sum to one in each row; -inf becomes zero, even in a whole row."""
     return torch.softmax(log_w, -1).masked_fill(all_dead(log_w)[..., None], 0.0)
 
 
 def ess(log_w: Tensor) -> Tensor:
-    """Effective sample size, (sum w)^2 / sum w^2, of each population.
+    """Return the effective sample size, (sum w)^2 / sum w^2, of each population.
 
     Args:
         log_w: (B, N) unnormalised log-weights in nats; -inf allowed.
@@ -46,5 +46,5 @@ def ess(log_w: Tensor) -> Tensor:
 
 
 def all_dead(log_w: Tensor) -> Tensor:
-    """(B,) true where no particle of the population has a positive weight."""
+    """Tell (B,) where no particle of the population has a positive weight."""
     return (log_w == -torch.inf).all(-1)

@@ -1,4 +1,4 @@
-"""What a contract is tested with: an enumerable model, exact checks, a dense sampler; and the tests that every reward passes."""
+"""Test contracts: an enumerable model, exact checks, a dense sampler, and the tests that every reward passes."""
 
 from __future__ import annotations
 

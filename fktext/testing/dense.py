@@ -57,13 +57,13 @@ class DenseAncestral:
         self._forbidden = torch.tensor(sorted({denoiser.mask_id, *forbidden}), device=templates.device)
 
     def init(self, noise: Noise) -> DenseState:
-        """All positions masked but the clamped ones."""
+        """Mask all positions but the clamped ones."""
         ids = self._templates.repeat_interleave(self._particles, 0)
         return DenseState(ids, ids[:, None, :].expand(-1, self._wasteful_x0, -1))
 
     @torch.inference_mode()
     def advance(self, state: DenseState, k: int, k_next: int, noise: Noise) -> DenseState:
-        """One forward of all rows per step."""
+        """Run one forward of all rows per step."""
         ids, x0, probs = state.ids, state.x0, None
         for step in range(k, k_next):
             time_, following = 1 - step / self.num_steps, 1 - (step + 1) / self.num_steps
@@ -81,7 +81,7 @@ class DenseAncestral:
 
     @torch.inference_mode()
     def predict(self, state: DenseState, k: int, noise: Noise, samples: int) -> tuple[Tensor, DenseState]:
-        """Draws of x0 given the state (one more forward), or the state at the last step."""
+        """Draw x0 given the state (one more forward), or return the state at the last step."""
         if k == self.num_steps:
             return state.ids, state
         if self._wasteful_x0:  # drawn beside the last step, from its parent state, as published code does
@@ -92,12 +92,12 @@ class DenseAncestral:
         return torch.stack(draws, 1).flatten(0, 1), state
 
     def decode(self, x0: Tensor) -> Sequence[Any]:
-        """Texts of (R, L) ids; R is a multiple of M."""
+        """Return the texts of (R, L) ids; R is a multiple of M."""
         population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
         return self._decode(x0, population)
 
     def _probs(self, ids: Tensor, time_: float) -> Tensor:
-        """(M, L, V) p(x0 | x_t) in `dtype`."""
+        """Return (M, L, V) p(x0 | x_t) in `dtype`."""
         self.ledger.denoiser_rows += len(ids)
         self.ledger.head_positions += ids.numel()
         t = torch.full((len(ids),), time_, device=ids.device)
@@ -106,6 +106,6 @@ class DenseAncestral:
         return torch.softmax(logits, -1).to(self._dtype).reshape(*ids.shape, -1)
 
     def _gumbel_max(self, weights: Tensor) -> Tensor:
-        """argmax of weights / Exponential(1): a draw in proportion to the weights."""
+        """Draw in proportion to the weights: argmax of weights / Exponential(1)."""
         uniform = torch.rand(weights.shape, dtype=self._dtype, device=weights.device, generator=self._generator)
         return (weights / (1e-10 - (uniform + 1e-10).log())).argmax(-1)

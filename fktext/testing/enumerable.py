@@ -21,7 +21,7 @@ from fktext.text import Text
 
 
 class TableDenoiser:
-    """p(x0 | x_t) from a table with a random row for every masked state; hidden states are the logits themselves."""
+    """Read p(x0 | x_t) off a table with a random row for every masked state; hidden states are the logits themselves."""
 
     time_dependent = False
 
@@ -34,15 +34,15 @@ class TableDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the table lives."""
+        """The place of the table."""
         return self.table.device
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """(R, L) ids -> (R, L, V) logits."""
+        """Map (R, L) ids to (R, L, V) logits."""
         return self.table[(ids * self._radix).sum(-1)]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The hidden states are logits already."""
+        """Return the hidden states, which are logits already."""
         return hidden
 
 
@@ -91,7 +91,7 @@ class Enumerable:
         self.reward: TableReward | Constraint = TableReward(self.texts, seed + 1)
 
     def constrained(self, share: float, *, soft: bool = False, seed: int = 3) -> Enumerable:
-        """The same model under a hard constraint that its texts meet with a probability of about `share`.
+        """Put the same model under a hard constraint that its texts meet with a probability of about `share`.
 
         Args:
             share: of the base model's mass; the nearest that some of its texts, taken in a random order, add up to from below.
@@ -108,7 +108,7 @@ class Enumerable:
         return other
 
     def process(self, populations: int, particles: int, **settings: Any) -> MaskedDiffusion:
-        """The real sampler over the table, for `populations` unprompted populations."""
+        """Make the real sampler over the table, for `populations` unprompted populations."""
         templates = torch.full((populations, self.length), self.denoiser.mask_id, device=self.denoiser.device)
         return MaskedDiffusion(self.denoiser, templates, particles, self.num_steps, self._decode, **settings)
 
@@ -132,11 +132,11 @@ class Enumerable:
         return torch.tensor(self.reward.score(self.texts), dtype=torch.float64)
 
     def tilted(self, lam: float) -> Tensor:
-        """(V^L,) float64: p(x) exp(lam r(x)), not normalised; its sum is Z."""
+        """Return (V^L,) float64: p(x) exp(lam r(x)), not normalised; its sum is Z."""
         return self.law * torch.exp(lam * self.rewards)
 
     def _transitions(self, state: tuple[int, ...], revealed: float) -> list[tuple[tuple[int, ...], float]]:
-        """Every next state with its probability: each masked position stays or becomes a token, independently."""
+        """List every next state with its probability: each masked position stays or becomes a token, independently."""
         mask = self.denoiser.mask_id
         logits = self.denoiser.encode(torch.tensor([state], device=self.denoiser.device), torch.ones(1))[0].double().cpu()
         probs = torch.softmax(logits[:, : self.tokens], -1).tolist()

@@ -1,4 +1,4 @@
-"""Exact checks: a weighted sample must estimate the tilted law without bias.
+"""Check exactly: a weighted sample must estimate the tilted law without bias.
 
 For every potential, resampler and rule of adaptivity, E[Z_hat] = Z and E[Z_hat sum_i W_i 1(x_i = x)] = p(x) exp(lambda r(x))
 hold at any number of particles. Both sides are compared on the enumerable model: the left by many independent small
@@ -34,7 +34,7 @@ Z_BOUND = 5.0  # |z| of an unbiased estimate exceeds this once in two million
 
 @dataclass(frozen=True)
 class Check:
-    """How far an estimate is from the exact tilted law, in standard errors.
+    """Tell how far an estimate is from the exact tilted law, in standard errors.
 
     Attributes:
         z_norm: z-score of the mean of Z_hat against Z.
@@ -54,7 +54,7 @@ class Check:
 
 
 def check_law(model: Enumerable, result: Result, lam: float, *, rarest: float = 0.0) -> tuple[float, float]:
-    """z-scores of a steered batch of independent populations against the exact tilted law.
+    """Return z-scores of a steered batch of independent populations against the exact tilted law.
 
     Args:
         model: the enumerable model that was steered.
@@ -113,7 +113,7 @@ def run_case(
 
 
 def checks(*, populations: int = 2000, device: str = "cpu", seed: int = 0) -> Iterator[Check]:
-    """Every potential x resampler x adaptivity on the enumerable model.
+    """Check every potential x resampler x adaptivity on the enumerable model.
 
     Args:
         populations: independent populations per case; more makes a smaller bias visible.
@@ -144,13 +144,13 @@ class Constrained:
 
 
 def constrained_cases() -> Iterator[Constrained]:
-    """Every share x soft or not x potential x resampler x adaptivity x number of predictions."""
+    """List every share x soft or not x potential x resampler x adaptivity x number of predictions."""
     for case in product(SHARES, (False, True), POTENTIALS, RESAMPLERS, ADAPTIVITY, (1, 4)):
         yield Constrained(*case)
 
 
 def check_constrained(case: Constrained, *, populations: int, pseudo_count: float = DOUBT, seed: int = 0) -> Check:
-    """One case against the exact law: populations that are dead at the end count as Z_hat = 0.
+    """Check one case against the exact law: populations that are dead at the end count as Z_hat = 0.
 
     Five particles a population, weighed twice before the end; texts that are rarer than 1 in 400 are not looked at one by one.
     """

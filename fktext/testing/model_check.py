@@ -84,7 +84,7 @@ def run(model: TextModel, yardstick: Yardstick | None = None, *, seed: int = 0) 
 
 
 def measure(model: TextModel, yardstick: Yardstick) -> Iterator[Row]:
-    """The model's logits beside the published ones, a row for each masked sentence."""
+    """Return the model's logits beside the published ones, a row for each masked sentence."""
     network = cast(Denoiser, model.denoiser)
     for case in yardstick.cases:
         ids = torch.tensor([case.ids], device=torch.device(str(network.device)))
@@ -108,7 +108,7 @@ def measure(model: TextModel, yardstick: Yardstick) -> Iterator[Row]:
 
 
 def _masked(model: TextModel) -> Iterator[Row]:
-    """What is asked of a `Denoiser`."""
+    """Check what is asked of a `Denoiser`."""
     network = cast(Denoiser, model.denoiser)
     device = torch.device(str(network.device))
     length = min(LENGTH, network.max_length)
@@ -148,7 +148,7 @@ def _masked(model: TextModel) -> Iterator[Row]:
 
 
 def _whole(network: Any, ids: Tensor) -> Tensor | None:
-    """The logits of the whole model of transformers, where it is one, computed without our split."""
+    """Return the logits of the whole model of transformers, where it is one, computed without our split."""
     model = getattr(network, "model", None)
     if model is None:
         return None
@@ -160,7 +160,7 @@ def _whole(network: Any, ids: Tensor) -> Tensor | None:
 
 
 def _simplex(model: SimplexModel) -> Iterator[Row]:
-    """What is asked of a `SimplexLM`."""
+    """Check what is asked of a `SimplexLM`."""
     network = cast(Any, model.denoiser)
     generator = torch.Generator().manual_seed(0)
     context = torch.randint(network.vocab_size, (ROWS, 5), generator=generator).to(network.device)
@@ -186,7 +186,7 @@ class _Length:
 
 
 def _sampling(model: TextModel, seed: int) -> Iterator[Row]:
-    """The plain sampler, and the engine around it."""
+    """Check the plain sampler, and the engine around it."""
     prompt = "" if not isinstance(model, SimplexModel) or model.start_id is not None else "a"
     length = min(LENGTH, model.denoiser.max_length)
     asked = Settings(particles=1, length=length, steps=STEPS, lam=3.0, resample_every=2, seed=seed, method="fk")

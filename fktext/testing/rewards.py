@@ -1,4 +1,4 @@
-"""The tests that every text reward passes: subclass `RewardConformance` in a test file of your own."""
+"""Test what every text reward promises: subclass `RewardConformance` in a test file of your own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Factory = Callable[[RewardContext], Reward]
 
 
 def accelerators() -> list[str]:
-    """The devices beside the CPU that torch can use here."""
+    """Return the devices beside the CPU that torch can use here."""
     return ["cuda"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else []
 
 
@@ -75,18 +75,18 @@ class RewardConformance:
 
     @pytest.fixture
     def factory(self) -> Factory | None:
-        """context -> the reward under test."""
+        """Return a function: context -> the reward under test."""
         return None
 
     @pytest.fixture
     def reward(self, factory: Factory | None) -> Reward:
-        """The reward under test."""
+        """Return the reward under test."""
         if factory is None:
             raise NotImplementedError("override the fixture `factory`, which makes the reward, or `reward`")
         return factory(RewardContext(offline=True))
 
     def values(self, reward: Reward, samples: Sequence[str]) -> Tensor:
-        """(M,) float64; the reward returned as many values as it got samples."""
+        """Return (M,) float64, after checking that the reward returned as many values as it got samples."""
         found = reward.score(list(samples))
         values = found.cpu().double() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
         assert values.shape == (len(samples),), f"score() returned shape {tuple(values.shape)} for {len(samples)} samples"
@@ -177,7 +177,7 @@ print("asked:", "; ".join(asked))
 
 @functools.cache
 def asked_at_import(*modules: str) -> str:
-    """What modules ask of the network when they are imported, in a process of their own; "" for nothing.
+    """Return what modules ask of the network when they are imported, in a process of their own; "" for nothing.
 
     Raises:
         AssertionError: they cannot be imported.

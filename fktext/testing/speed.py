@@ -1,4 +1,4 @@
-"""What lazy denoising saves: the same steered run against two dense samplers, on any masked denoiser and any machine.
+"""Measure what lazy denoising saves: the same steered run against two dense samplers, on any denoiser and machine.
 
 (a) dense: every row through the network at every step, with float32 Gumbel draws over the whole vocabulary for the state and for
 each prediction of x0, scored or not, as published steering code samples. (b) cache: the same, but p(x0) is kept through steps in
@@ -35,7 +35,7 @@ DENSE_COPIES = 6  # of (rows, L, V) float32 that a dense sampler holds at once, 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a comparison measured.
+    """Hold what a comparison measured.
 
     Attributes:
         rows: denoiser rows per particle; `lone` the distinct states expected of a particle without clones.
@@ -62,7 +62,7 @@ class Speed:
     steps: int
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Spell it for people."""
         peak = "unknown" if self.peak is None else f"{self.peak / 2**30:.2f} GiB"
         lazy = [
             f"lazy:  {self.rows:.1f} denoiser rows per particle (dense {self.steps}; distinct states of a lone one "
@@ -88,7 +88,7 @@ class Free:
     """A reward that costs nothing."""
 
     def score(self, samples: Sequence[str]) -> list[float]:
-        """Any cheap function of the text."""
+        """Return any cheap function of the text."""
         return [-(sum(map(ord, sample)) % 101) / 50 for sample in samples]
 
 
@@ -102,11 +102,11 @@ class Timed:
         return getattr(self.net, name)
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """The network's."""
+        """Run the network's, timed."""
         return self._time(self.net.encode, ids, t)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The network's."""
+        """Run the network's, timed."""
         return self._time(self.net.logits, hidden)
 
     def _time(self, call: Any, *arguments: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ class Timed:
 
 
 def decode(ids: Tensor, population: Tensor) -> list[Text]:
-    """Token ids as words, so that no tokenizer is needed or timed."""
+    """Write token ids as words, so that no tokenizer is needed or timed."""
     return [Text(" ".join(map(str, row))) for row in ids.tolist()]
 
 
 def run(process: ReverseProcess[Any], plan: Plan, populations: int, device: str) -> tuple[float, Ledger]:
-    """Seconds and cost of one steered run."""
+    """Return the seconds and the cost of one steered run."""
     keys = [population_key(0, "speed", index) for index in range(populations)]
     noise, scorer = Noise.of(keys, plan.particles, device), Scorer([Weighted("free", Free())])
     started = clock(device)
@@ -169,7 +169,7 @@ def compare(net: Any, plan: Plan, *, populations: int = 1, steps: int = 1000, le
 
 
 def _dense(net: Any, templates: Tensor, plan: Plan, steps: int) -> tuple[float, float]:
-    """Seconds of a dense step, and of one that needs no forward; both from so many."""
+    """Return the seconds of a dense step, and of one that needs no forward; both from so many."""
     device, populations = str(net.device), len(templates)
     generator = torch.Generator(device).manual_seed(0)
     options: dict[str, Any] = {"generator": generator, "wasteful_x0": plan.x0_samples, "dtype": torch.float32}
@@ -186,14 +186,14 @@ def _dense(net: Any, templates: Tensor, plan: Plan, steps: int) -> tuple[float, 
 
 
 def clock(device: object) -> float:
-    """Seconds, all work of a GPU done; on a CPU with one thread those of the processor."""
+    """Return the time in seconds, all work of a GPU done; on a CPU with one thread that of the processor."""
     if str(device).startswith("cuda"):
         torch.cuda.synchronize()
     return time.process_time() if str(device) == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def peak_memory(device: str, reset: bool = False) -> int | None:
-    """Most bytes in use since the last reset: of the GPU, or on Linux of the process; None where that cannot be told."""
+    """Return the most bytes in use since the last reset: of the GPU, or on Linux of the process; None where unknown."""
     if device.startswith("cuda"):
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
@@ -208,7 +208,7 @@ def peak_memory(device: str, reset: bool = False) -> int | None:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that are free: of the GPU, or on Linux of the machine; infinite where that cannot be told."""
+    """Return the bytes that are free: of the GPU, or on Linux of the machine; infinite where unknown."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -22,7 +22,7 @@ _MARK = "\u241f"  # stands for an answer, to see what closes it
 
 
 def chat_template(folder: Path, name: str) -> Render:
-    """How the model of a folder writes a conversation: (messages, whether an answer is to begin) -> text.
+    """Read how the model of a folder writes a conversation: (messages, whether an answer is to begin) -> text.
 
     Args:
         folder: with the tokenizer's files.
@@ -62,7 +62,7 @@ def chat_template(folder: Path, name: str) -> Render:
 
 
 def _content(token: Any) -> str | None:
-    """A token as tokenizer_config.json writes it: a string, or an object that holds one."""
+    """Read a token as tokenizer_config.json writes it: a string, or an object that holds one."""
     return token.get("content") if isinstance(token, dict) else token
 
 

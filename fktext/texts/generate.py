@@ -1,4 +1,4 @@
-"""From prompts to weighted populations of texts: the one call behind `fktext generate`."""
+"""Generate weighted populations of texts from prompts: the one call behind `fktext generate`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def generate(
 
 
 def _batches(wanted: Sequence[Member], kinds: Sequence[Any], size: int) -> Iterator[tuple[Any, list[Member]]]:
-    """Neighbours of one kind, at most `size` at a time, with that kind."""
+    """Yield neighbours of one kind, at most `size` at a time, with that kind."""
     for kind, run in groupby(zip(kinds, wanted, strict=True), key=lambda pair: pair[0]):
         chosen = [member for _, member in run]
         for first in range(0, len(chosen), size):

@@ -47,7 +47,7 @@ def read_prompts(path: Path, *, templates: bool = False) -> list[Prompt]:
 
     Args:
         path: the file.
-        templates: whether a line of `.jsonl`, or a `.csv` file, may have "template" in the place of a prompt. Lines of `.txt` are
+        templates: whether a line of `.jsonl`, or a `.csv` file, may have "template" in place of a prompt. Lines of `.txt` are
             prompts in any case, so that braces in them are nothing but braces.
 
     Raises:
@@ -97,7 +97,7 @@ def _jsonl(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
 
 
 def _chosen(names: Collection[str], where: str, templates: bool, kind: str) -> str:
-    """Which of the names holds the prompt."""
+    """Choose which of the names holds the prompt."""
     known = (*KEYS, TEMPLATE) if templates else KEYS
     found = [name for name in known if name in names]
     if not found:

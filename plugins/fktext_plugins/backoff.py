@@ -131,12 +131,12 @@ class BackoffJudge:
         self.bos = int(found)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without any special token around them."""
+        """Return the token ids of each text, without any special token around them."""
         found = self.tokenizer.encode_batch_fast(list(map(well_formed, texts)), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
     def log_probs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """(n,) float64 log-probabilities of each row of n tokens."""
+        """Return (n,) float64 log-probabilities of each row of n tokens."""
         if not rows:
             return []
         ids = torch.tensor([token for row in rows for token in (self.bos, *row)])

@@ -174,7 +174,7 @@ IMAGES: dict[str, dict[str, Any]] = {
         "options": {
             "model": "a folder or hub id of a CLIP model",
             "scale": "the cosine, or the logit: times the model's own scale, about 100",
-            "prompt": "in the place of the one the image was made for",
+            "prompt": "replaces the one the image was made for",
         },
         "values": "-1 to 1, or with scale=logit -100 to 100; no probability",
         "models": {"openai/clip-vit-large-patch14": "MIT; Radford et al. 2021", **OTHERS},

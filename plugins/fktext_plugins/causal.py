@@ -50,7 +50,7 @@ class NetworkLM:
         self._check()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without any special token around them."""
+        """Return the token ids of each text, without any special token around them."""
         if not texts:
             return []
         # Texts longer than the model takes are expected here: no warning.
@@ -58,7 +58,7 @@ class NetworkLM:
         return [list(row) for row in found["input_ids"]]
 
     def log_probs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each row of n tokens, n >= 1: (n,) float64 log-probabilities; (n - 1,) without the first where there is no BOS."""
+        """Return (n,) float64 log-probabilities of each row of n >= 1 tokens; (n - 1,), without the first, if there is no BOS."""
         whole = [[*([] if self.bos is None else [self.bos]), *row] for row in rows]
         windows = [(owner, first, last, new) for owner, row in enumerate(whole) for first, last, new in self._windows(len(row))]
         cuts = [whole[owner][first:last] for owner, first, last, _ in windows]
@@ -76,7 +76,7 @@ class NetworkLM:
         return [torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64) for parts in out]
 
     def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
-        """(first, last, new): the tokens [first, last) of a row that share a forward pass, of which the last `new` are scored."""
+        """Yield (first, last, new): the tokens [first, last) of a row that share a forward pass; the last `new` are scored."""
         size = self.longest or length
         if length > 1:
             yield 0, min(size, length), min(size, length) - 1
@@ -87,7 +87,7 @@ class NetworkLM:
             done = last
 
     def _forward(self, rows: Sequence[Sequence[int]], width: int) -> Tensor:
-        """(R, width) log p of the second token of each row, the third, and so on; nothing of meaning behind its end."""
+        """Return (R, width) log p of the second token of each row, the third, and so on; nothing meaningful behind its end."""
         longest = max(map(len, rows))
         # Padding comes behind the text, where nothing looks, and is masked for networks that count it.
         ids = torch.tensor([[*row, *[row[0]] * (longest - len(row))] for row in rows])
@@ -99,7 +99,7 @@ class NetworkLM:
         return torch.nn.functional.pad(found, (0, width - found.shape[1]))
 
     def _check(self) -> None:
-        """A network that looks ahead, such as a BERT that was not made a decoder, sees the token it is asked for."""
+        """Refuse a network that looks ahead, such as a BERT that was not made a decoder: it sees the token it is asked for."""
         ids = (torch.arange(4, device=self.model.device)[None] + self.vocabulary // 2) % self.vocabulary
         other = ids.clone()
         other[0, -1] = ids[0, 0]
@@ -117,7 +117,7 @@ def load(place: Path | str, stride: int | None, trust_remote_code: bool, context
 
     Raises:
         UsageError: the stride leaves no context, or has no use.
-        ModelError: it cannot be loaded, or is no causal language model.
+        ModelError: it cannot be loaded, or is not a causal language model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,7 +128,7 @@ def load(place: Path | str, stride: int | None, trust_remote_code: bool, context
 
 
 def _first_token(model: Any, tokenizer: Any, vocabulary: int) -> int | None:
-    """The token that begins every text of the model's family."""
+    """Return the token that begins every text of the model's family."""
     for token in (tokenizer.bos_token_id, tokenizer.cls_token_id, model.config.bos_token_id):
         if token is not None and token < vocabulary:  # configs have ids of another vocabulary by default
             return int(token)
@@ -136,7 +136,7 @@ def _first_token(model: Any, tokenizer: Any, vocabulary: int) -> int | None:
 
 
 def _longest(model: Any, tokenizer: Any) -> int | None:
-    """Most tokens the network takes; None where its config sets no limit."""
+    """Return the most tokens the network takes; None where its config sets no limit."""
     from fktext_plugins.classifiers import max_tokens
 
     limits = [max_tokens(model, tokenizer), getattr(model.config, "max_position_embeddings", None)]

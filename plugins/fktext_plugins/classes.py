@@ -24,7 +24,7 @@ def classifier(
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
     trust_remote_code: bool = False,
 ) -> LogProbability:
-    """The `classifier` reward.
+    """Make the `classifier` reward.
 
     Args:
         context: where to run, whether a network may be used, texts per forward pass.
@@ -55,7 +55,7 @@ def sentiment(
     label: Literal["positive", "neutral", "negative"] = "positive",
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
 ) -> LogProbability:
-    """The `sentiment` reward: `classifier` with a model for it, whose classes exclude each other.
+    """Make the `sentiment` reward: `classifier` with a model for it, whose classes exclude each other.
 
     Args:
         context: as for `classifier`.
@@ -91,7 +91,7 @@ def _goal(label: str, model: str) -> str:
 
 
 def label_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
-    """The index of a label: by its name, or written as a number."""
+    """Return the index of a label, given by its name or written as a number."""
     choices = ", ".join(f"{index} ({label})" for index, label in enumerate(labels))
     if wanted is None:
         raise UsageError(f"reward 'classifier' needs label=; {name} has {choices}")

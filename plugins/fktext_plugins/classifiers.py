@@ -42,7 +42,7 @@ class Classifier:
             raise ModelError(f"the tokenizer of {model.name_or_path or type(model).__name__} has no padding token")
 
     def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log(p / (1 - p)) of the class.
+        """Return (M,) float64 log(p / (1 - p)) of the class.
 
         A logit of a sigmoid is that already. Of a softmax it is the logit minus logsumexp of the others, so that log sigmoid of it
         is the class's log_softmax and log sigmoid of its negative that of all others together.
@@ -70,7 +70,7 @@ class Classifier:
 
 
 def shortened(judge: Any, model: str, tokens: int | None) -> Any:
-    """The judge, reading only so many of a text's first tokens: its own, special ones and the prompt's among them.
+    """Limit a judge to so many of a text's first tokens: its own, special ones and the prompt's among them.
 
     Args:
         judge: any that a reward may have.
@@ -78,7 +78,7 @@ def shortened(judge: Any, model: str, tokens: int | None) -> Any:
         tokens: None for all that it takes.
 
     Raises:
-        UsageError: it is no network of transformers, so that it has no such tokens.
+        UsageError: it is not a network of transformers, so it has no such tokens.
     """
     if tokens is None:
         return judge
@@ -91,7 +91,7 @@ def shortened(judge: Any, model: str, tokens: int | None) -> Any:
 
 
 def max_tokens(model: Any, tokenizer: Any) -> int | None:
-    """The longest input, special tokens included, that both the tokenizer and the position embeddings allow; None if unbounded."""
+    """Return the longest input, special tokens included, that tokenizer and position embeddings allow; None if unbounded."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []  # "unknown" is 1e30
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -101,7 +101,7 @@ def max_tokens(model: Any, tokenizer: Any) -> int | None:
 
 
 def local_detoxify(checkpoint: Path, label: str | None, context: RewardContext) -> Classifier:
-    """A detoxify checkpoint file. Configuration and tokenizer are read beside it, else where the checkpoint itself points.
+    """Load a detoxify checkpoint file, with configuration and tokenizer from beside it, or else from where it points.
 
     Raises:
         ModelError: not such a checkpoint, one that carries code, weights that do not fit, or a network is needed but not allowed.
@@ -120,7 +120,7 @@ def local_detoxify(checkpoint: Path, label: str | None, context: RewardContext) 
 
 
 def released_detoxify(variant: str, label: str | None, context: RewardContext) -> Classifier:
-    """A checkpoint that detoxify released, downloaded (or found in torch's hub cache), with the base model it names.
+    """Load a checkpoint that detoxify released, downloaded (or in torch's hub cache), with the base model it names.
 
     Raises:
         ModelError: the run is offline, or the download fails.
@@ -140,14 +140,14 @@ def released_detoxify(variant: str, label: str | None, context: RewardContext) -
 
 
 def released_file(variant: str) -> Path:
-    """Where torch's hub cache keeps a checkpoint that detoxify released."""
+    """Return the place of a checkpoint that detoxify released in torch's hub cache."""
     from detoxify.detoxify import MODEL_URLS
 
     return Path(torch.hub.get_dir(), "checkpoints", MODEL_URLS[variant].rpartition("/")[2])
 
 
 def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu") -> Any:
-    """A real `Detoxify` from a checkpoint's content, without executing a pickle and without losing weights.
+    """Make a real `Detoxify` of a checkpoint's content, without executing a pickle and without losing weights.
 
     `Detoxify(checkpoint=...)` would unpickle any code in the file, look up the base model on the hub even where a local folder is
     given, and put random weights in place of names it does not find.
@@ -189,7 +189,7 @@ def load_detoxify(checkpoint: Mapping[str, Any], base: str, device: str = "cpu")
 
 
 def toxic_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
-    """The position of `wanted`, or of the first of TOXIC_LABELS that is there; names must be equal, but for case."""
+    """Return the position of `wanted`, or of the first of TOXIC_LABELS that is there; names must be equal, but for case."""
     lower = [str(label).lower() for label in labels]
     if wanted is not None:
         if wanted.lower() not in lower:
@@ -212,7 +212,7 @@ def sequence_classifier(
     exclusive: bool | None = None,
     trust_remote_code: bool = False,
 ) -> Classifier:
-    """Any sequence classifier of transformers, by folder or hub id.
+    """Load any sequence classifier of transformers, by folder or hub id.
 
     Args:
         place: folder or hub id.

@@ -27,7 +27,7 @@ def cola(
     label: str | None = None,
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
 ) -> LogProbability:
-    """The `cola` reward.
+    """Make the `cola` reward.
 
     Args:
         context: where to run, whether a network may be used, texts per forward pass.
@@ -50,7 +50,7 @@ def cola(
 
 
 def acceptable_index(name: str, labels: Sequence[str], wanted: str | None) -> int:
-    """The index of the class of acceptable texts: the one named so, or that of a published model known to number its classes."""
+    """Return the index of the class of acceptable texts: the one named so, or that which a published model is known to use."""
     from fktext_plugins.classes import label_index
 
     if wanted is not None:

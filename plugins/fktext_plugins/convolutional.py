@@ -25,7 +25,7 @@ PAD = 0
 
 
 class GatedConvolutions(nn.Module):
-    """Token ids -> a vector per token and a log-odds per text.
+    """Map token ids to a vector per token and a log-odds per text.
 
     Args:
         vocabulary: V, number of pieces.
@@ -44,7 +44,7 @@ class GatedConvolutions(nn.Module):
         self.offsets = [[distance * (step - kernel // 2) for step in range(kernel)] for distance in dilations]
 
     def tokens(self, ids: Tensor) -> Tensor:
-        """(R, L) ids -> (R, L, D); zero at padding, which no other position ever sees as anything else."""
+        """Map (R, L) ids to (R, L, D); zero at padding, which no other position ever sees as anything else."""
         real = (ids != PAD)[..., None]
         hidden = self.embed(ids)
         for norm, mix, offsets in zip(self.norms, self.mixes, self.offsets, strict=True):
@@ -55,11 +55,11 @@ class GatedConvolutions(nn.Module):
         return result
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(R, L) ids -> (R,) log-odds: linear in the mean and the maximum of the tokens' vectors."""
+        """Map (R, L) ids to (R,) log-odds: linear in the mean and the maximum of the tokens' vectors."""
         return self.pooled(ids, self.tokens(ids))
 
     def pooled(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """(R, L) ids and (R, L, D) vectors -> (R,) log-odds."""
+        """Map (R, L) ids and (R, L, D) vectors to (R,) log-odds."""
         real = (ids != PAD)[..., None]
         mean = hidden.sum(1) / real.sum(1)
         most = hidden.masked_fill(~real, -torch.inf).amax(1)
@@ -68,7 +68,7 @@ class GatedConvolutions(nn.Module):
 
 
 def _shifted(hidden: Tensor, offset: int) -> Tensor:
-    """Position i gets the vector of position i + offset, zero beyond the ends."""
+    """Give position i the vector of position i + offset, zero beyond the ends."""
     length = hidden.shape[1]
     if abs(offset) >= length:
         return torch.zeros_like(hidden)
@@ -93,7 +93,7 @@ class ConvolutionalJudge:
         self.batches = Batches(batch_size)
 
     def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log(p / (1 - p)) of the class."""
+        """Return (M,) float64 log(p / (1 - p)) of the class."""
         return self.batches.by_length(self._odds, [self.tokenizer.encode(well_formed(text)).ids[: self.longest] for text in texts])
 
     def _odds(self, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -43,7 +43,7 @@ class Convolutions(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(R, 1, 8, 8) in [0, 1] -> (R, 10) logits."""
+        """Map (R, 1, 8, 8) in [0, 1] to (R, 10) logits."""
         logits: Tensor = self.layers(pixels)
         return logits
 
@@ -68,7 +68,7 @@ class Parzen(nn.Module):
         self.register_buffer("labels", torch.zeros(count, dtype=torch.uint8))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(R, 1, 8, 8) in [0, 1] -> (R, 10) log-densities, up to a constant; every class is as likely as any other beforehand."""
+        """Map (R, 1, 8, 8) in [0, 1] to (R, 10) log-densities, up to a constant; every class is equally likely beforehand."""
         kept, labels = self.images.float() / 16, self.labels.long()
         log_kernel = -torch.cdist(pixels.flatten(1), kept).square() / (2 * self.bandwidth**2)
         densities = [log_kernel[:, labels == label].logsumexp(1) - math.log((labels == label).sum()) for label in range(CLASSES)]
@@ -79,7 +79,7 @@ KINDS = {"digit-convolutions": Convolutions, "digit-parzen": Parzen}
 
 
 def load(folder: Path, device: str = "cpu") -> nn.Module:
-    """A judge that `recipes/digits.py` wrote."""
+    """Load a judge that `recipes/digits.py` wrote."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     judge: nn.Module = KINDS[config.pop("model_type")](**config)
     judge.load_state_dict(load_file(folder / "model.safetensors"))
@@ -87,10 +87,10 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
 
 
 def small_grey(images: Sequence[Any]) -> Tensor:
-    """(R, 1, 8, 8) of images: their mean over channels, each square of pixels averaged to one.
+    """Return (R, 1, 8, 8) of images: their mean over channels, each square of pixels averaged to one.
 
     Raises:
-        RewardError: a side is no multiple of 8.
+        RewardError: a side is not a multiple of 8.
     """
     grey = [image.pixels.mean(0, keepdim=True) for image in images]
     if wrong := [each for each in grey if any(side % SIZE for side in each.shape[1:])]:
@@ -100,7 +100,7 @@ def small_grey(images: Sequence[Any]) -> Tensor:
 
 
 class Digit(Judged):
-    """log p(label | image).
+    """Score images by log p(label | image).
 
     Args:
         name: an embedded judge.
@@ -117,11 +117,11 @@ class Digit(Judged):
         self._judge, self._batches = load(folder, context.device), Batches(context.batch_size)
 
     def second_opinion(self) -> Digit | None:
-        """A judge of another kind that learned from other images; None for that one itself."""
+        """Make a judge of another kind that learned from other images; None for that one itself."""
         return None if self.model == "heldout-digit-judge" else Digit("heldout-digit-judge", self.label, self.context)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64 log-probabilities."""
+        """Return (M,) float64 log-probabilities."""
         return self._batches(self._log_p, samples)
 
     def _log_p(self, images: Sequence[Any]) -> Tensor:
@@ -131,7 +131,7 @@ class Digit(Judged):
 
 
 def digit(context: RewardContext, *, label: Annotated[int, Field(ge=0, le=9)], model: Judge = "tiny-digit-judge") -> Digit:
-    """The reward `digit`.
+    """Make the reward `digit`.
 
     Args:
         context: where to run, images per forward pass.

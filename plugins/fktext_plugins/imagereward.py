@@ -95,7 +95,7 @@ class Network(nn.Module):
         self.head = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """(R, 3, side, side), (R, tokens) and (R, tokens) -> (R,) scores."""
+        """Map (R, 3, side, side) pixels, (R, tokens) ids and (R, tokens) mask to (R,) scores."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         everywhere = torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device)
         read = self.text(
@@ -106,7 +106,7 @@ class Network(nn.Module):
 
 
 class ImageReward(Judged):
-    """The reward.
+    """Score images by how people would rate them for their prompt.
 
     Args:
         network: in eval mode, on its device.
@@ -124,7 +124,7 @@ class ImageReward(Judged):
         self._images = CLIPImageProcessor(size={"shortest_edge": network.side}, crop_size=size)  # CLIP's mean and deviation
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64; about 0 on average over images that were rated, with deviation 1.
+        """Return (M,) float64; about 0 on average over images that were rated, with deviation 1.
 
         Raises:
             RewardError: an image has no prompt.
@@ -145,7 +145,7 @@ class ImageReward(Judged):
 
 
 def imagereward(context: RewardContext, *, model: str = MODEL, tokenizer: str = TOKENIZER) -> ImageReward:
-    """The reward `imagereward`.
+    """Make the reward `imagereward`.
 
     Args:
         context: where to run, whether a network may be used, images per forward pass.

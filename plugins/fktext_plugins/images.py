@@ -36,17 +36,17 @@ class Pixels:
         self.goal, self._value = goal, value
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64."""
+        """Return (M,) float64 values."""
         return torch.tensor([float(self._value(image.pixels)) for image in samples], dtype=torch.float64)
 
 
 def brightness(context: RewardContext) -> Pixels:
-    """The reward `brightness`: the mean of all pixels."""
+    """Make the reward `brightness`: the mean of all pixels."""
     return Pixels("towards bright images", lambda pixels: pixels.double().mean())
 
 
 def colour(context: RewardContext, *, of: Literal["red", "green", "blue"]) -> Pixels:
-    """The reward `colour`: how much one channel's mean is above that of the other two.
+    """Make the reward `colour`: how much one channel's mean is above that of the other two.
 
     Args:
         context: not used.
@@ -64,7 +64,7 @@ def colour(context: RewardContext, *, of: Literal["red", "green", "blue"]) -> Pi
 
 
 def three_channels(images: Sequence[Any]) -> list[Tensor]:
-    """(3, height, width) of each image, grey ones repeated, as models of photographs take them."""
+    """Return (3, height, width) of each image, grey ones repeated, as models of photographs take them."""
     return [image.pixels.expand(3, -1, -1) if len(image.pixels) == 1 else image.pixels for image in images]
 
 
@@ -91,18 +91,18 @@ class Clip:
 
     @property
     def scale(self) -> float:
-        """What its training multiplies cosines by."""
+        """The factor by which its training multiplies cosines."""
         return math.exp(self.network.logit_scale.item())
 
     def embed(self, images: Sequence[Any]) -> Tensor:
-        """(R, features) of length 1."""
+        """Return (R, features) of images, of length 1."""
         pixels = self.images(images=three_channels(images), do_rescale=False, return_tensors="pt")["pixel_values"]
         with judging(self.network.device):
             output = self.network.get_image_features(pixel_values=pixels.to(self.network.device))
         return _unit(output)
 
     def read(self, prompts: Sequence[str]) -> Tensor:
-        """(R, features) of length 1; a prompt longer than the model takes is cut."""
+        """Return (R, features) of prompts, of length 1; a prompt longer than the model takes is cut."""
         rows = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         rows = {name: rows[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
         with judging(self.network.device):
@@ -111,12 +111,12 @@ class Clip:
 
 
 class PromptMatch(Judged):
-    """How well an image shows its prompt: the cosine of their embeddings times a scale.
+    """Score how well an image shows its prompt: the cosine of their embeddings times a scale.
 
     Args:
         clip: the model.
         scale: 1 for cosines.
-        prompt: in the place of each image's own.
+        prompt: replaces each image's own.
         batch_size: most images per forward pass.
     """
 
@@ -126,10 +126,10 @@ class PromptMatch(Judged):
         self._clip, self._scale, self._prompt, self._batches = clip, scale, prompt, Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64.
+        """Return (M,) float64 scaled cosines.
 
         Raises:
-            RewardError: an image has no prompt, and the reward none of its own.
+            RewardError: neither an image nor the reward has a prompt.
         """
         if self._prompt is None and not all(image.prompt for image in samples):
             raise RewardError("an image has no prompt to be compared with: give the reward one, such as clip:prompt=a cat")
@@ -145,20 +145,20 @@ class PromptMatch(Judged):
 def clip(
     context: RewardContext, *, model: str = CLIP, scale: Literal["cosine", "logit"] = "cosine", prompt: str | None = None
 ) -> PromptMatch:
-    """The reward `clip`.
+    """Make the reward `clip`.
 
     Args:
         context: where to run, whether a network may be used, images per forward pass.
         model: a folder or a hub id of a CLIP model.
         scale: "cosine", -1 to 1, or "logit", multiplied by the model's own scale, which is about 100.
-        prompt: in the place of the one the image was made for.
+        prompt: replaces the one the image was made for.
     """
     judge = Clip(model, context)
     return PromptMatch(judge, judge.scale if scale == "logit" else 1.0, prompt, context.batch_size)
 
 
 def pickscore(context: RewardContext, *, model: str = PICKSCORE, processor: str | None = None) -> PromptMatch:
-    """The reward `pickscore`: a CLIP model trained on which of two images people prefer for a prompt, with its own scale.
+    """Make the reward `pickscore`: a CLIP model trained on which of two images people prefer for a prompt, with its own scale.
 
     exp of a difference is the odds of being preferred. Source: Kirstain et al. 2023, "Pick-a-Pic", section 4.
 
@@ -185,12 +185,12 @@ class Aesthetic(Judged):
         self._clip, self._weight, self._bias, self._batches = clip, weight.double(), bias.double(), Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64."""
+        """Return (M,) float64 values."""
         return self._batches(self._clip.embed, samples) @ self._weight + self._bias
 
 
 def aesthetic(context: RewardContext, *, head: Path, model: str = CLIP) -> Aesthetic:
-    """The reward `aesthetic`: a linear head on CLIP embeddings of length 1.
+    """Make the reward `aesthetic`: a linear head on CLIP embeddings of length 1.
 
     Args:
         context: as for `clip`.
@@ -218,7 +218,7 @@ def aesthetic(context: RewardContext, *, head: Path, model: str = CLIP) -> Aesth
 
 
 class ImageClass(Judged):
-    """log-probability of a class, by a softmax over all.
+    """Score images by the log-probability of a class, by a softmax over all.
 
     Args:
         network: an image classifier of transformers.
@@ -237,7 +237,7 @@ class ImageClass(Judged):
         self._network, self._processor, self._index, self._batches = network, processor, index, Batches(batch_size)
 
     def score(self, samples: Sequence[Any]) -> Tensor:
-        """(M,) float64, at most 0."""
+        """Return (M,) float64 log-probabilities."""
         return self._batches(self._log_p, samples)
 
     def _log_p(self, images: Sequence[Any]) -> Tensor:
@@ -248,7 +248,7 @@ class ImageClass(Judged):
 
 
 def image_classifier(context: RewardContext, *, model: str, label: str | None = None) -> ImageClass:
-    """The reward `image-classifier`.
+    """Make the reward `image-classifier`.
 
     Args:
         context: where to run, whether a network may be used, images per forward pass.
@@ -271,6 +271,6 @@ def image_classifier(context: RewardContext, *, model: str, label: str | None = 
 
 
 def _unit(output: Any) -> Tensor:
-    """(R, features) of length 1; newer transformers wrap what older ones return."""
+    """Return (R, features) of length 1; newer transformers wrap what older ones return."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return torch.nn.functional.normalize(features.float(), dim=-1)

@@ -39,7 +39,7 @@ class JsonTexts:
         self.goal = f"towards JSON that is valid against {schema}" if schema else "towards JSON"
 
     def score(self, samples: Sequence[str]) -> list[float]:
-        """A value per sample.
+        """Return a value per sample.
 
         Raises:
             RewardError: the schema refers to something that is not there, and only now that shows.
@@ -59,7 +59,7 @@ class JsonTexts:
 
 
 def json_texts(context: RewardContext, *, schema: str | None = None, penalty: Penalty = math.inf) -> JsonTexts:
-    """0 where the whole text, white space around it aside, is one JSON value, and valid; else minus a penalty.
+    """Make the reward `json`: 0 where the whole text, white space aside, is one JSON value, and valid; else minus a penalty.
 
     Args:
         context: not needed.
@@ -81,7 +81,7 @@ def json_texts(context: RewardContext, *, schema: str | None = None, penalty: Pe
 
 
 def parse(text: str | bytes) -> Any:
-    """Read a JSON value as RFC 8259 has it: Python's own NaN and Infinity are none.
+    """Read a JSON value as RFC 8259 has it, without Python's own NaN and Infinity.
 
     Raises:
         ValueError: the text is something else, or has a number of more digits than Python reads.
@@ -102,7 +102,7 @@ def validator(rules: Any, file: str) -> Callable[[Any], bool]:
         file: where it was read, for messages.
 
     Raises:
-        UsageError: it is no schema, of no draft known, or refers to something that is not in it, or to itself without end.
+        UsageError: it is not a schema, or of no known draft, or refers to something that is not in it, or to itself without end.
     """
     from jsonschema import Draft202012Validator, SchemaError
     from jsonschema.validators import validator_for

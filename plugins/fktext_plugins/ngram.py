@@ -26,7 +26,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Features:
-    """Which n-grams count, and into how many buckets they are hashed.
+    """Say which n-grams count, and into how many buckets they are hashed.
 
     Attributes:
         buckets: B, the size of the weight vector.
@@ -39,12 +39,12 @@ class Features:
     characters: tuple[int, int]
 
     def __call__(self, text: str) -> dict[int, float]:
-        """Bucket -> value: 1 for a bucket that is hit, divided by the square root of how many are."""
+        """Map a text to bucket -> value: 1 for a bucket that is hit, divided by the square root of how many are."""
         hit = {crc32(gram.encode()) % self.buckets for gram in self.grams(text)}
         return dict.fromkeys(hit, len(hit) ** -0.5) if hit else {}
 
     def grams(self, text: str) -> Iterator[str]:
-        """Every n-gram of the lower-cased text."""
+        """Yield every n-gram of the lower-cased text."""
         words = _WORD.findall(well_formed(text).lower())
         for size in range(1, self.words + 1):
             for start in range(len(words) - size + 1):
@@ -71,7 +71,7 @@ class NgramJudge:
         self.features, self.weights, self.bias, self.label = features, weights.double(), bias, label
 
     def log_odds(self, texts: Sequence[str]) -> Tensor:
-        """(M,) float64 log(p / (1 - p)) of the class."""
+        """Return (M,) float64 log(p / (1 - p)) of the class."""
         return torch.tensor([self.bias + self._sum(self.features(text)) for text in texts], dtype=torch.float64)
 
     def _sum(self, values: dict[int, float]) -> float:

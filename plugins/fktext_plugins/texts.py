@@ -1,4 +1,4 @@
-"""Rewards that need no model: `keywords`, `length`, `regex`, and `function` for a function of one's own.
+"""Rewards that need no model: `keywords`, `length`, `regex`, and `function` for your own function.
 
 None of the first three is a log-probability: with the default `--lambda 10` a text with one word missing weighs exp(-10) as much as
 a text with none. With an infinite penalty each is a hard constraint: a text that breaks it has weight zero.
@@ -34,14 +34,14 @@ class _Scored:
         self.goal, self.value = goal, value
 
     def score(self, samples: Sequence[str]) -> list[float]:
-        """A value per sample."""
+        """Return a value per sample."""
         return [self.value(text) for text in samples]
 
 
 def keywords(
     context: RewardContext, *, words: str = "", avoid: str = "", need: Literal["each", "any"] = "each", penalty: Penalty = 1.0
 ) -> _Scored:
-    """Minus a penalty for each wanted word that is missing and each unwanted one that is there; 0 is the best.
+    """Make the reward `keywords`: minus a penalty for each wanted word that is missing and each unwanted one that is there.
 
     A word counts where it stands alone (next to it no letter, digit or underscore), in upper or lower case.
 
@@ -83,7 +83,7 @@ def length(
     max: Words | None = None,
     penalty: Penalty | None = None,
 ) -> _Scored:
-    """Minus a penalty for each word of distance to the length aimed at, or to the nearest one allowed.
+    """Make the reward `length`: minus a penalty for each word of distance to the length aimed at, or to the nearest allowed.
 
     A word is what stands between white space.
 
@@ -112,7 +112,7 @@ def length(
 
 
 def regex(context: RewardContext, *, pattern: str, penalty: Penalty = math.inf) -> _Scored:
-    r"""0 where a pattern is found, else minus a penalty.
+    r"""Make the reward `regex`: 0 where a pattern is found, else minus a penalty.
 
     Args:
         context: not needed.
@@ -132,18 +132,18 @@ def regex(context: RewardContext, *, pattern: str, penalty: Penalty = math.inf) 
 
 
 def _cost(penalty: float, times: int) -> float:
-    """Minus so many penalties, of which none cost 0 even where one is infinite."""
+    """Return minus so many penalties; none cost 0, even where one is infinite."""
     return -penalty * times if times else 0.0
 
 
 def shortened(text: str) -> str:
-    """The beginning of what was given, on one line, for a message."""
+    """Return the beginning of what was given, on one line, for a message."""
     line = " ".join(text.split())
     return line if len(line) <= 120 else f"{line[:120]}..."
 
 
 class Function:
-    """A function of one's own as a reward.
+    """Score texts by your own function.
 
     Args:
         target: "module:name".
@@ -163,12 +163,12 @@ class Function:
         return digest([self.file]) if self.file and self.file.is_file() else None
 
     def score(self, samples: Sequence[str]) -> Tensor | Sequence[float]:
-        """What the function returns; it is never asked about no text at all."""
+        """Return what the function returns; it is never asked about no texts."""
         return self.function(list(samples)) if samples else []
 
 
 def function(context: RewardContext, *, target: str) -> Function:
-    """Any Python function that takes a list of texts (`fktext.Text`, a str with a `prompt`) and returns a value for each.
+    """Make a reward of a Python function that takes a list of texts (`fktext.Text`, a str with a `prompt`): a value for each.
 
     Args:
         context: not needed.

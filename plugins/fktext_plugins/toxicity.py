@@ -22,7 +22,7 @@ def toxicity(
     label: str | None = None,
     max_tokens: Annotated[int, Field(ge=4)] | None = None,
 ) -> LogProbability:
-    """The `toxicity` reward.
+    """Make the `toxicity` reward.
 
     Args:
         context: where to run, whether a network may be used, texts per forward pass.

@@ -25,7 +25,7 @@ def syllables(word: str) -> int:
 
 
 def reading_ease(text: str) -> float:
-    """0 (hard, or no word at all) to 121.22 (a word of one syllable); plain English is about 60."""
+    """Return the reading ease, from 0 (hard, or no word at all) to 121.22 (one syllable a word); plain English is about 60."""
     words = _WORD.findall(text)
     if not words:
         return 0.0
@@ -42,10 +42,10 @@ class Readability:
         self.goal = f"towards text that is {target} to read"
 
     def score(self, samples: Sequence[str]) -> list[float]:
-        """A value per text."""
+        """Return a value per text."""
         return [self.sign * reading_ease(text) / 10 for text in samples]
 
 
 def readability(context: RewardContext, *, target: Literal["easy", "hard"] = "easy") -> Readability:
-    """The factory; `context` is not needed, for there is no model."""
+    """Make the reward; `context` is not needed, for there is no model."""
     return Readability(target)
