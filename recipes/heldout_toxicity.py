@@ -2,8 +2,10 @@
 
     python recipes/heldout_toxicity.py --data DATA --out fktext/embedded/heldout-toxicity
 
-Texts steered by one judge are to be measured by another. This one shares no training text with `tiny-toxicity` (news comments and
-tweets, not talk pages; the other half of the clean snippets), no architecture, no tokenizer and no seed.
+Texts steered by one judge are to be measured by another. This one shares no training text with `tiny-toxicity` (news comments,
+tweets and posts, not talk pages; the other half of the clean snippets), no architecture, no tokenizer and no seed. Hate is often
+said in plain words, so posts that derogate women are among the toxic texts, and snippets that name groups of people among the
+others.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ import torch
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import SGDClassifier
-from torch import Tensor
 
-from fktext_plugins.ngram import MODEL_TYPE, Features, NgramJudge
-from toxicity_judge import clean_snippets, held_out, read_labelled, table
+from calibration import best_scale
+from fktext_plugins.ngram import MODEL_TYPE, Features
+from toxicity_judge import clean_snippets, naming_snippets
+from toxicity_scores import figures, read_labelled
 
 FEATURES = Features(buckets=1_000_000, words=2, characters=(2, 5))
 CLEAN_SNIPPETS = {"tatoeba": 20_000, "stories": 12_000, "wikipedia": 12_000, "books": 6_000, "onestop": 5_000, "sgd": 4_000}
+NAMING = {"tatoeba": 2_000, "stories": 500, "wikipedia": 2_500, "onestop": 1_000}  # snippets that name a group of people
+ASIDE = 10_000  # texts that the scale of the log-odds is fitted to
 RUDE = 0.5  # a "clean" snippet that a first fit gives more than this is left out of the second
 # GoEmotions labels
 ANGER = 2
@@ -44,24 +49,20 @@ by another judge; it shares no training text, architecture, tokenizer or seed wi
   {megabytes:.1f} MB in float16.
 - Training data, toxic: {civil:,} Civil Comments of which two thirds of the raters marked a toxic span, and {spans:,} such spans
   alone (CC0); {davidson_toxic:,} offensive tweets (Davidson et al. 2017, MIT); {anger:,} angry Reddit comments of GoEmotions (CC BY
-  4.0).
+  4.0); {sexist:,} posts of Reddit and Gab that derogate or threaten women (EDOS, Kirk et al. 2023, CC0).
 - Training data, other: {cut:,} Civil Comments without their toxic spans (CC0); {davidson_clean:,} tweets (MIT); {kind:,} neutral or
   kind comments of GoEmotions; {clean}
-  snippets (Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook and Pratham Books CC BY, public-domain tales and
-  books; Wikipedia CC BY-SA 3.0; OneStopEnglish and Schema-Guided Dialogue CC BY-SA 4.0), less {left_out} that a first fit found
-  likely to be rude.
+  snippets, and {naming:,} more that name groups of people (Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook
+  and Pratham Books CC BY, public-domain tales and books; Wikipedia CC BY-SA 3.0; OneStopEnglish and Schema-Guided Dialogue CC BY-SA
+  4.0), less {left_out} of the first that a first fit found likely to be rude. Of all of these, {aside:,} were kept aside, and the
+  scale of the log-odds was fitted to them.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
-- Recipe: `python recipes/heldout_toxicity.py --data DATA --out fktext/embedded/heldout-toxicity` (averaged SGD, {epochs} epochs,
-  seed {seed}).
+- Recipe: `python recipes/heldout_toxicity.py --data DATA --out OUT/heldout-toxicity` (averaged SGD, {epochs} epochs, seed {seed}).
 
-{scores}
+Measured from the files that ship, by `python recipes/toxicity_scores.py OUT/heldout-toxicity --data DATA`; none of its sites is in
+the training data, but which sources went into the mix was decided with the first two files in sight:
 
-ROC-AUC jigsaw: 1,000 toxic and 1,000 other comments of Wikipedia talk pages. ROC-AUC impermium_verif: 2,214 comments of another
-site. Neither site is in the training data; which sources went into the mix was decided with these two files in sight.
-HateCheck (Roettger et al. 2021) is made of short cases that differ in who is meant and how, not in their words: this is no
-detector of hate speech.
-The other rows are the share of held-out snippets, of sources seen in training, that get more than one half; a few of those are rude
-indeed.
+{figures}
 
 ## Limits
 
@@ -91,7 +92,10 @@ def comments(data: Path) -> dict[str, tuple[list[str], int]]:
             angry.append(text)
         elif emotions <= KIND:
             kind.append(text)
+    edos = _csv_rows(data / "toxicity/edos/edos_labelled_aggregated.csv.gz")
+    sexist = [row["text"] for row in edos if row["label_category"][:2] in ("1.", "2.")]  # threats, derogation
     return {
+        "sexist": (sexist, 1),
         "civil": (civil, 1),
         "spans": (spans, 1),
         "davidson_toxic": ([row["text"] for row in tweets if row["label"]], 1),
@@ -132,32 +136,37 @@ def main() -> None:
     held = {_plain(text) for file in files for text, _ in read_labelled(file)}
     groups = without(held, comments(args.data))
     clean = clean_snippets(args.data / "lm_mix/train.txt.gz", CLEAN_SNIPPETS, 1, args.seed)
+    naming = naming_snippets(args.data / "lm_mix/train.txt.gz", NAMING, 1, clean, args.seed)
+    groups |= {"naming": (naming, 0)}
     texts = [text for group, _ in groups.values() for text in group] + clean
     labels = np.concatenate([np.full(len(group), label) for group, label in groups.values()] + [np.zeros(len(clean))])
     print({name: len(group) for name, (group, _) in groups.items()}, f"{len(clean):,} clean snippets", flush=True)
     features = matrix(texts)
+    aside = np.zeros(len(texts), bool)
+    aside[np.random.default_rng(args.seed).choice(len(texts), ASIDE, replace=False)] = True
 
     model = SGDClassifier(
         loss="log_loss", alpha=args.penalty, max_iter=args.epochs, tol=None, average=True, random_state=args.seed
-    ).fit(features, labels)
+    ).fit(features[~aside], labels[~aside])
     kept = np.ones(len(texts), bool)
     kept[-len(clean) :] = model.predict_proba(features[-len(clean) :])[:, 1] <= RUDE
     print(f"{(~kept).sum():,} of {len(clean):,} snippets left out as likely rude", flush=True)
-    model.fit(features[kept], labels[kept])
+    model.fit(features[kept & ~aside], labels[kept & ~aside])
+    measured = kept & aside
+    scale = best_scale(torch.from_numpy(model.decision_function(features[measured])), labels[measured].tolist())
+    print(f"scale {scale:.2f}", flush=True)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    weight = torch.from_numpy(model.coef_[0]).half()
-    save_file({"weight": weight, "bias": torch.from_numpy(model.intercept_).float()}, args.out / "model.safetensors")
+    weights = {
+        "weight": torch.from_numpy(scale * model.coef_[0]).half(),
+        "bias": torch.from_numpy(scale * model.intercept_).float(),
+    }
+    save_file(weights, args.out / "model.safetensors")
     (args.out / "model.safetensors").chmod(0o644)  # some versions of safetensors write files that only their owner can read
     settings = {"model_type": MODEL_TYPE, "label": "toxicity", "buckets": FEATURES.buckets}
     settings |= {"words": FEATURES.words, "characters": FEATURES.characters}
     (args.out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    judge = NgramJudge.load(args.out)  # what ships is what is measured
-
-    def score(batch: Sequence[str]) -> Tensor:
-        return judge.log_odds(batch).sigmoid()
-
-    scores = held_out(score, args.data)
+    found = figures(args.out, args.data)
     (args.out / "MODEL_CARD.md").write_text(
         CARD.format(
             buckets=FEATURES.buckets,
@@ -167,13 +176,14 @@ def main() -> None:
             megabytes=(args.out / "model.safetensors").stat().st_size / 1e6,
             clean=", ".join(f"{count:,} {source}" for source, count in CLEAN_SNIPPETS.items()),
             left_out=int((~kept).sum()),
+            aside=ASIDE,
             epochs=args.epochs,
             seed=args.seed,
-            scores=table(scores),
+            figures=found,
             **{name: len(group) for name, (group, _) in groups.items()},
         )
     )
-    print(table(scores))
+    print(found)
 
 
 def _plain(text: str) -> str:
