@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,7 +81,7 @@ def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str
             *report.pair_name(item.method, item.other),
             str(item.texts),
             *(report.shown(interval, judge, sign="+") for interval, judge in zip(item.judges, judges, strict=True)),
-            shown_reward(item.reward),
+            report.shown(item.reward, None, sign="+"),
             f"x{item.rows:.2f}",
             f"x{item.seconds:.2f}",
         ]
@@ -112,18 +110,7 @@ def _died(side: Results) -> str:
 
 def as_csv(ours: Results, theirs: Results, found: Sequence[Difference]) -> str:
     """The differences, a line each; shares between -1 and 1."""
-    lines = [dict(_csv_line(ours, theirs, item)) for item in found]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def shown_reward(interval: Interval) -> str:
-    """A difference of rewards."""
-    mean, low, high = (f"{value:+.3f}" for value in (interval.mean, interval.low, interval.high))
-    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
+    return report.csv_of([dict(_csv_line(ours, theirs, item)) for item in found])
 
 
 def _csv_line(ours: Results, theirs: Results, item: Difference) -> Iterator[tuple[str, object]]:

@@ -18,7 +18,6 @@ from fktext_evals.statistics import Interval, contrast_interval
 from fktext_evals.suite import Method
 
 Axis = Literal["denoiser_rows", "reward_calls", "seconds"]
-AXES: tuple[Axis, ...] = ("denoiser_rows", "reward_calls", "seconds")
 Measure = Callable[[Sequence[Row]], Sequence[float]]
 
 

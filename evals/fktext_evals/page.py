@@ -11,7 +11,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import fktext
 from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
-from fktext_evals import compute, report
 from fktext_evals import lineage as lineages
+from fktext_evals import report
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
 from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
@@ -189,9 +189,10 @@ def _differences(results: Results) -> Iterator[dict[str, Any]]:
     )
     if lines := list(_at_equal_n(results)):
         yield _difference_table(results, "Steering against best-of-n, at equal N", lines, paired)
-    for axis, unit in report.COSTS:
+    found = list(report.at_equal_cost(results))
+    for axis, unit in report.COSTS.items():
         lines, outside = [], []
-        for method, other, items in _at_equal_cost(results, axis):
+        for method, other, items in (each for each in found if each[-1][0].axis == axis):
             name = f"{method.name} \u2212 {other}"
             if items[0].difference is None:
                 times = f"{number(items[0].share)} times the {unit} of {other} at N = {items[0].particles:.0f}"
@@ -211,22 +212,6 @@ def _at_equal_n(results: Results) -> Iterator[Compared]:
         name, particles = report.pair_name(ours, theirs)
         found = [report.difference(rows, others, judge) for judge in results.suite.judges]
         yield name.replace(" - ", " \u2212 "), particles, [*found, report.paired(rows, others, report.rewards)]
-
-
-def _at_equal_cost(results: Results, axis: compute.Axis) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
-    """Each steered method against each best-of-n at its own cost: by each judge, and by the reward."""
-    measures: list[tuple[compute.Measure, bool]] = [
-        *((partial(report.verdicts, judge=judge), judge.kind == "share") for judge in results.suite.judges),
-        (report.rewards, False),
-    ]
-    names = dict.fromkeys(
-        item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
-    )
-    for method in results.suite.methods:
-        for other in names if method.settings.method == "fk" else ():
-            found = [compute.at_equal_cost(results, method, other, measure, axis, shares=shares) for measure, shares in measures]
-            if kept := [item for item in found if item is not None]:
-                yield method, other, kept
 
 
 def _difference_table(results: Results, title: str, lines: Sequence[Compared], note: str) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from statistics import fmean
 
 from fktext.files.writing import from_json
@@ -197,11 +198,7 @@ def equal_n(results: Results) -> list[Pair]:
     return [pair for pair in _steered_and_not(results) if pair[0].settings.particles == pair[1].settings.particles]
 
 
-COSTS: tuple[tuple[compute.Axis, str], ...] = (
-    ("denoiser_rows", "rows"),
-    ("reward_calls", "reward calls"),
-    ("seconds", "seconds"),
-)
+COSTS: dict[compute.Axis, str] = {"denoiser_rows": "rows", "reward_calls": "reward calls", "seconds": "seconds"}
 INTERVALS = (
     "Intervals are 95 %, by a bootstrap that draws prompts, wider for shares and their differences where hits are too few for one."
 )
@@ -217,35 +214,45 @@ def equal_costs_header(results: Results) -> list[str]:
 
 
 def equal_costs(results: Results) -> list[list[str]]:
-    """A line of cells for each steered method and kind of cost, against best-of-n."""
+    """Give a line of cells for each steered method and kind of cost, against best-of-n of several N."""
+    sizes = Counter(method.name for method in results.suite.methods)
     lines = []
-    sizes = Counter(
-        method.name for method in results.suite.methods if method.settings.method == "best-of-n" and method.returns == "best"
-    )
-    names = [name for name, count in sizes.items() if count > 1]
-    for method in results.suite.methods:
-        for name in names if method.settings.method == "fk" else ():
-            for axis, unit in COSTS:
-                found = [
-                    compute.at_equal_cost(results, method, name, partial(verdicts, judge=judge), axis, shares=judge.kind == "share")
-                    for judge in results.suite.judges
-                ]
-                if (first := found[0]) is None:
-                    continue
-                outside = f"{first.share:.1f} x the {unit} of N = {first.particles:.0f}"
-                lines.append(
-                    [
-                        f"{method.name} - {name}",
-                        str(method.settings.particles),
-                        f"{first.cost:.{2 if unit == 'seconds' else 1}f} {unit}",
-                        f"{first.particles:.1f}" if first.difference else outside,
-                        *(
-                            shown(item.difference, judge, sign="+") if item and item.difference else ""
-                            for item, judge in zip(found, results.suite.judges, strict=True)
-                        ),
-                    ]
-                )
+    for method, other, found in at_equal_cost(results):
+        if sizes[other] == 1:
+            continue
+        first, unit = found[0], COSTS[found[0].axis]
+        outside = f"{first.share:.1f} x the {unit} of N = {first.particles:.0f}"
+        lines.append(
+            [
+                f"{method.name} - {other}",
+                str(method.settings.particles),
+                f"{first.cost:.{2 if unit == 'seconds' else 1}f} {unit}",
+                f"{first.particles:.1f}" if first.difference else outside,
+                *_cells([item.difference for item in found[:-1]], results.suite.judges),
+            ]
+        )
     return lines
+
+
+def at_equal_cost(results: Results) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
+    """Compare each steered method with each best-of-n at its own cost, by axis: as each judge sees it, and by the reward."""
+    measures: list[tuple[compute.Measure, bool]] = [
+        *((partial(verdicts, judge=judge), judge.kind == "share") for judge in results.suite.judges),
+        (rewards, False),
+    ]
+    others = dict.fromkeys(
+        item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
+    )
+    for method in results.suite.methods:
+        for other, axis in product(others if method.settings.method == "fk" else (), COSTS):
+            found = [compute.at_equal_cost(results, method, other, measure, axis, shares=shares) for measure, shares in measures]
+            if kept := [item for item in found if item is not None]:
+                yield method, other, kept
+
+
+def _cells(differences: Iterable[Interval | None], judges: Sequence[Judge]) -> Iterator[str]:
+    for item, judge in zip(differences, judges, strict=True):
+        yield shown(item, judge, sign="+") if item else ""
 
 
 def _steered_and_not(results: Results) -> Iterator[Pair]:
@@ -266,10 +273,7 @@ def _differences(results: Results, pairs: Sequence[Pair]) -> Iterator[list[str]]
     """A line for each pair of methods."""
     for method, other in pairs:
         found = [difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
-        yield [
-            *pair_name(method, other),
-            *(shown(item, judge, sign="+") if item else "" for item, judge in zip(found, results.suite.judges, strict=True)),
-        ]
+        yield [*pair_name(method, other), *_cells(found, results.suite.judges)]
 
 
 def _texts(results: Results, number: int) -> Iterator[str]:
@@ -285,10 +289,13 @@ def _texts(results: Results, number: int) -> Iterator[str]:
 
 def as_csv(runs: Sequence[Results]) -> str:
     """A line for each run and method; shares and means with their 95% intervals, between 0 and 1."""
-    lines = [line for results in runs for line in _csv_lines(results)]
-    fields = list(dict.fromkeys(field for line in lines for field in line))
+    return csv_of([line for results in runs for line in _csv_lines(results)])
+
+
+def csv_of(lines: Sequence[Mapping[str, object]]) -> str:
+    """Write lines as CSV, with every column that one of them has."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(field for line in lines for field in line)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
@@ -371,15 +378,14 @@ def verdict(row: Row, judge: Judge) -> str:
     return f"{math.exp(value):.3f}" if judge.kind == "share" else shown_value(verdicts([row], judge)[0], judge)
 
 
-def shown_value(value: float, judge: Judge, sign: str = "") -> str:
-    """A number of the kind that a judge gives: shares in percent."""
-    if judge.kind == "share":
-        return f"{100 * value:{sign}.1f}"
-    return f"{value:{sign}.1f}" if judge.kind == "perplexity" else f"{value:{sign}.3f}"
+def shown_value(value: float, judge: Judge | None, sign: str = "") -> str:
+    """Write a number of the kind that a judge gives, shares in percent; without a judge it is a reward."""
+    kind = "mean" if judge is None else judge.kind
+    return f"{100 * value:{sign}.1f}" if kind == "share" else f"{value:{sign}.{1 if kind == 'perplexity' else 3}f}"
 
 
-def shown(interval: Interval, judge: Judge, sign: str = "") -> str:
-    """A mean with its interval."""
+def shown(interval: Interval, judge: Judge | None, sign: str = "") -> str:
+    """Write a mean with its interval."""
     mean, low, high = (shown_value(value, judge, sign) for value in (interval.mean, interval.low, interval.high))
     return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
