@@ -123,7 +123,7 @@ def busy_seconds(stat: str, cores: Collection[int]) -> float:
 
 
 def _busy_since(before: Reading | None) -> float | None:
-    """Cores that others kept busy since then; where there is no /proc, the load of the last minute."""
+    """Count the cores that others kept busy since then; where there is no /proc, take the load of the last minute."""
     if before is None:
         return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     time.sleep(max(0.0, before.clock + _LEAST - time.monotonic()))

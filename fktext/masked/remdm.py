@@ -38,7 +38,7 @@ class Rates(NamedTuple):
     sigma: float
 
     def reveal(self, sigma: Tensor | float) -> Tensor | float:
-        """Probability of revealing a masked position that would, revealed, be remasked with probability sigma."""
+        """Return the probability of revealing a masked position that would, revealed, be remasked with probability sigma."""
         return (self.alpha_s - (1 - sigma) * self.alpha_t) / (1 - self.alpha_t)
 
 
@@ -56,7 +56,7 @@ def rates(strategy: str, eta: float, t: float, s: float) -> Rates:
 
 
 def _loop_alpha(t: float) -> float:
-    """Revealed share of the looping schedule: up to LOOP_ALPHA, constant, up to 1."""
+    """Return the revealed share of the looping schedule: up to LOOP_ALPHA, constant, up to 1."""
     if t > LOOP_FROM:
         return (1 - t) / (1 - LOOP_FROM) * LOOP_ALPHA
     return LOOP_ALPHA if t > LOOP_TO else 1 - t / LOOP_TO * (1 - LOOP_ALPHA)

@@ -12,7 +12,7 @@ BLOCK = 256  # tokens summed together by `draw_tokens`; about the square root of
 
 
 def token_probs(logits: Tensor, forbidden: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """p(x0) at some positions, after temperature and nucleus, before any mixing with the mask.
+    """Return p(x0) at some positions, after temperature and nucleus, before any mixing with the mask.
 
     Args:
         logits: (R, V) raw logits of any float dtype.
@@ -49,7 +49,7 @@ def _least(probs: Tensor, top_p: float, looked_at: int | None = None) -> Tensor:
 
 
 def draw_tokens(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Categorical draws by inverse CDF, on two levels: first a block of BLOCK tokens, then a token of the block.
+    """Draw tokens by inverse CDF, on two levels: first a block of BLOCK tokens, then a token of the block.
 
     Cumulative sums are in float64: float32 Gumbel noise cuts the tail of a large vocabulary (Zheng et al. 2024,
     arXiv 2409.02908). They run over the V / BLOCK sums and over one block, not over V. A block's own sum is in float32, as precise
@@ -82,7 +82,7 @@ def draw_tokens(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _check_finite(sums: Tensor) -> None:
-    """Logits that are NaN or infinite have sums of NaN."""
+    """Refuse logits that are NaN or infinite: their sums are NaN."""
     message = "the model's logits are not finite: its weights are damaged or its dtype is too narrow; see `fktext models check`"
     try:
         torch._assert_async(~sums.isnan().any(), message)

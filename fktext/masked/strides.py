@@ -142,14 +142,14 @@ class Strides:
         return self._decode(x0, population)
 
     def _place(self, k: int) -> tuple[int, int]:
-        """After k steps: how many windows are finished, and how many steps of the next are taken."""
+        """Return, of k steps, how many windows are finished, and how many steps of the next are taken."""
         return divmod(k, self.process.num_steps)
 
     def _noise(self, noise: Noise, number: int) -> Noise:
         return _Later(noise.key, noise.slot, number * self.process.num_steps) if number else noise
 
     def _move(self, state: StrideState, number: int) -> StrideState:
-        """On to a window: texts that ended are filled up, of the others the window's empty places are masked."""
+        """Move on to a window: texts that ended are filled up, of the others the window's empty places are masked."""
         ids = state.ids
         if len(self._endings):
             mask_id = self.process.denoiser.mask_id

@@ -62,7 +62,7 @@ class BackoffLM:
             self._keys.append(history * self.vocabulary + order.words)
 
     def log_probs(self, ids: Tensor, first: Tensor) -> Tensor:
-        """log p of each token given those before it in its row, at most n-1 of them.
+        """Return log p of each token given those before it in its row, at most n-1 of them.
 
         Args:
             ids: (T,) rows of tokens, one behind the other.

@@ -1,9 +1,11 @@
-"""Examples in docstrings are run."""
+"""Examples in docstrings are run, and a function's docstring begins with what it does."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,69 @@ def test_examples_of_a_module_run(name):
 
 def test_there_are_examples_to_run():
     assert doctest.testmod(importlib.import_module("fktext.smc.weights")).attempted >= 2
+
+
+ROOT = Path(__file__).parents[2]
+# what holds the rule; a room that comes to hold it gets a place here
+HOLD = [
+    *["cli/fktext_cli", "plugins/fktext_plugins", "plugins/examples", "fktext/batches.py", "fktext/errors.py", "fktext/images"],
+    *["fktext/plugins", "fktext/rewards", "fktext/runs.py", "fktext/settings.py", "fktext/smc", "fktext/testing", "fktext/text.py"],
+    *["fktext/threads.py"],
+]
+# what stands first where no verb does: an article, a relative clause, a preposition, a quantity
+NO_VERB = {
+    *["a", "an", "the", "this", "that", "these", "those", "it", "what", "which", "how", "whether", "where", "when", "who", "whose"],
+    *[
+        "of",
+        "in",
+        "on",
+        "as",
+        "after",
+        "for",
+        "from",
+        "with",
+        "without",
+        "nothing",
+        "no",
+        "not",
+        "none",
+        "each",
+        "every",
+        "any",
+        "all",
+        "most",
+        "more",
+        "one",
+        "two",
+        "first",
+        "another",
+    ],
+}
+
+
+def begins_with_a_verb(docstring):
+    word = docstring.split()[0].rstrip(",:")
+    return word.isalpha() and word[0].isupper() and word.lower() not in NO_VERB
+
+
+def functions(file):
+    """Those that do something: a property says what is there, and a test what holds."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and not node.name.startswith("test_"):
+            if not {"property", "cached_property"} & {ast.unparse(item) for item in node.decorator_list}:
+                yield node
+
+
+@pytest.mark.parametrize("room", HOLD)
+def test_a_function_s_docstring_begins_with_a_verb(room):
+    files = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+    found = [(f"{file.name}:{node.lineno}", ast.get_docstring(node)) for file in files for node in functions(file)]
+    assert found
+    assert not [f"{place}: {text}" for place, text in found if not begins_with_a_verb(text)]
+
+
+@pytest.mark.parametrize(
+    "text", ["What a value is.", "(M,) values.", "The first.", "`decode` of all.", "log p of each.", "0 or 1."]
+)
+def test_a_docstring_without_one_is_seen(text):
+    assert not begins_with_a_verb(text)

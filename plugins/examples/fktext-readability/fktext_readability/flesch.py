@@ -17,7 +17,7 @@ _SENTENCE_END = regex.compile(r"[.!?]+(?=\s|$)")
 
 
 def syllables(word: str) -> int:
-    """Groups of vowels, without a silent e at the end; at least one."""
+    """Count groups of vowels, without a silent e at the end; at least one."""
     word = word.lower()
     groups = len(_VOWELS.findall(regex.sub(r"\p{M}", "", unicodedata.normalize("NFD", word))))
     silent = word.endswith("e") and not word.endswith(("le", "ee", "ye")) and groups > 1
