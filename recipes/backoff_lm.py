@@ -1,7 +1,7 @@
 """Train the embedded n-gram language models: `heldout-causal`, which judges, and a small `tiny-causal`, which steers.
 
-    python recipes/backoff_lm.py heldout-causal --data DATA --out fktext/embedded/heldout-causal
-    python recipes/backoff_lm.py tiny-causal --data DATA --out fktext/embedded/tiny-causal
+    python recipes/backoff_lm.py heldout-causal --data DATA --out weights/fktext_weights/heldout-causal
+    python recipes/backoff_lm.py tiny-causal --data DATA --out weights/fktext_weights/tiny-causal
 
 Interpolated modified Kneser-Ney (Chen and Goodman 1998), pruned to a size. `tiny-causal` counts the texts and the tokens of
 `tiny-mdlm`. `heldout-causal` counts the documents of `lm_b`, which neither of them saw, in byte-level tokens of its own.
@@ -292,7 +292,7 @@ def main() -> None:
         "--data", type=Path, required=True, help="directory holding lm_b/ (heldout-causal) or lm_mix/ (tiny-causal)"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, default=Path("fktext/embedded/tiny-mdlm"), help="whose tokenizer tiny-causal has")
+    parser.add_argument("--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="whose tokenizer tiny-causal has")
     parser.add_argument("--order", type=int, default=4)
     args = parser.parse_args()
     started, seed = time.time(), list(LONGEST).index(args.model)

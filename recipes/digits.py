@@ -1,8 +1,8 @@
 """Train the embedded models of handwritten digits: a diffusion model, a judge to steer by, and a held-out one to measure with.
 
-    python recipes/digits.py judges --out fktext/embedded
-    python recipes/digits.py tiny-digits --out fktext/embedded
-    python recipes/digits.py scores --out fktext/embedded
+    python recipes/digits.py judges --out weights/fktext_weights
+    python recipes/digits.py tiny-digits --out weights/fktext_weights
+    python recipes/digits.py scores --out weights/fktext_weights
 
 The last prints what the card of tiny-digits says of its images. The images are those that scikit-learn brings; nothing is
 downloaded. The two judges share no image: the first half of the data set and the second are, but for the writers where they meet,
@@ -39,7 +39,7 @@ test the steering of images where there is no network.
     + DATA
     + """.
 - Licence of the weights: CC BY 4.0.
-- Recipe: `python recipes/digits.py tiny-digits --out fktext/embedded` ({steps:,} steps of {batch} images, seed {seed}).
+- Recipe: `python recipes/digits.py tiny-digits --out weights/fktext_weights` ({steps:,} steps of {batch} images, seed {seed}).
 
 Mean squared error of the noise, at the last hundred steps: {loss:.4f}. No image was held out of its training, so it is measured by
 what it draws:
@@ -66,7 +66,7 @@ JUDGE_CARD = (
     + DATA
     + """.
 - Licence of the weights: CC BY 4.0.
-- Recipe: `python recipes/digits.py judges --out fktext/embedded` (seed {seed}).
+- Recipe: `python recipes/digits.py judges --out weights/fktext_weights` (seed {seed}).
 
 On the other half, {tested} images it has not seen: accuracy {accuracy:.4f}, mean log p of the right digit {likelihood:.3f}.
 

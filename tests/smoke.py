@@ -11,7 +11,7 @@ import sysconfig
 import zlib
 from pathlib import Path
 
-LIMIT = 95e6  # bytes of the wheel; the package index takes 100 MB
+LIMITS = {"fktext": 1.5e6, "fktext-weights": 98e6}  # bytes of each wheel; the package index takes 100 MB
 
 
 def run(*command: str, **environment: str) -> str:
@@ -24,18 +24,19 @@ def run(*command: str, **environment: str) -> str:
 
 
 def main() -> None:
-    """Check the installed distribution."""
-    distribution = importlib.metadata.distribution("fktext")
+    """Check the installed distributions."""
     site = Path(sysconfig.get_paths()["purelib"])
-    files = [site / str(file) for file in distribution.files or []]
+    for name, limit in LIMITS.items():
+        files = [site / str(file) for file in importlib.metadata.distribution(name).files or []]
+        shipped = [file for file in files if file.is_file() and file.suffix != ".pyc"]
+        size = sum(len(zlib.compress(file.read_bytes())) for file in shipped)
+        print(f"{name}: {len(shipped)} files, a wheel of about {size / 1e6:.1f} MB")
+        assert size < limit
+        assert not [file for file in files if file.suffix in (".gz", ".jsonl", ".tsv", ".csv")], "training data in the wheel"
+    files = [site / str(file) for file in importlib.metadata.distribution("fktext").files or []]
     assert all(site in file.resolve().parents for file in files if file.suffix == ".py"), "not installed from a wheel"
     for package in ("fktext", "fktext_cli", "fktext_evals", "fktext_plugins"):
         assert site / package / "py.typed" in files, package
-    shipped = [file for file in files if file.is_file() and file.suffix != ".pyc"]
-    size = sum(len(zlib.compress(file.read_bytes())) for file in shipped)
-    print(f"{len(shipped)} files, a wheel of about {size / 1e6:.1f} MB")
-    assert size < LIMIT
-    assert not [file for file in files if file.suffix in (".gz", ".jsonl", ".tsv", ".csv")], "training data in the wheel"
 
     fktext = shutil.which("fktext", path=str(Path(sys.executable).parent))
     assert fktext

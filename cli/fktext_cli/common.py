@@ -1,4 +1,4 @@
-"""What commands share: they make settings and rewards, choose a device, and print tables."""
+"""Do what several commands need: make rewards, list things, print tables and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fktext
 from fktext.errors import UsageError
 from fktext_cli.streams import visible
 
-if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
+if TYPE_CHECKING:  # imported when a command runs, so that --help is fast
     from fktext.plugins.registry import Modality, Registry
     from fktext.rewards import Weighted
     from fktext.settings import Method, Run
@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def group(about: str) -> typer.Typer:
-    """Make a command that has commands of its own; without one of them it prints its help, with exit code 2."""
+    """Make a command with commands of its own; called without one it prints its help and exits with code 2."""
     app = typer.Typer(add_completion=False, invoke_without_command=True, help=about)
 
     @app.callback()
@@ -40,13 +40,13 @@ def group(about: str) -> typer.Typer:
 
 
 def listing(about: str, each: str, rows: Callable[[], Rows], show: Callable[[Rows], None]) -> typer.Typer:
-    """Make a command that lists something, alone or by its command `list`, and may have commands of its own.
+    """Make a command that lists something, alone or as `list`, and may have more commands.
 
     Args:
-        about: what the help says of it.
-        each: what the help says of `list`.
-        rows: what there is, in mappings with equal keys.
-        show: prints it for a reader, as `print_columns` does.
+        about: the first line of its help.
+        each: the help of `list`.
+        rows: makes what is listed, mappings with equal keys.
+        show: prints it for a person, as `print_columns` does.
     """
     app = typer.Typer(add_completion=False, invoke_without_command=True, help=about)
 
@@ -70,18 +70,19 @@ def listing(about: str, each: str, rows: Callable[[], Rows], show: Callable[[Row
 
 
 def load_registry() -> Registry:
-    """The installed rewards; a line on stderr for each plugin that is broken or in conflict."""
+    """Load the installed plugins; each one that is broken or in conflict, and each package of weights, gets a line on stderr."""
+    from fktext import embedded
     from fktext.plugins import load_plugins
 
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print
         registry = load_plugins()
-    for problem in registry.problems():
+    for problem in [*registry.problems(), *embedded.found()[1]]:
         print(f"warning: {visible(' '.join(problem.split()))}", file=sys.stderr)
     return registry
 
 
 def check_rewards(specs: list[str] | None, method: Method) -> None:
-    """Refuse to steer by nothing."""
+    """Refuse to steer without a reward."""
     if not specs and method != "base":
         raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
 
@@ -89,7 +90,7 @@ def check_rewards(specs: list[str] | None, method: Method) -> None:
 def create_rewards(
     specs: list[str], device: str, offline: bool, batch_size: int | None, modality: Modality = "text"
 ) -> list[Weighted]:
-    """The rewards a command line names.
+    """Make the rewards that a command line names.
 
     Raises:
         UsageError: a reward is unknown, wrongly written, given twice, or of another modality.
@@ -106,7 +107,7 @@ def create_rewards(
 
 
 def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
-    """A line for each reward: which way it steers."""
+    """Say of each reward, in a line, which way it steers."""
     verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
     for term in terms:
         goal = term.goal
@@ -116,7 +117,7 @@ def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
 
 
 def provenance(model: dict[str, Any], terms: Sequence[Weighted], settings: Run, more: dict[str, Any]) -> dict[str, Any]:
-    """What every row of a run has in common: enough to run it again."""
+    """Return what every row of a run has in common: enough to run it again."""
     run = {
         "seed": settings.seed,
         "model": model,
@@ -127,7 +128,7 @@ def provenance(model: dict[str, Any], terms: Sequence[Weighted], settings: Run, 
 
 
 def print_columns(rows: Rows) -> None:
-    """Print a table, the keys above it."""
+    """Print a table with the keys above it."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows] if rows else []
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
@@ -141,16 +142,16 @@ def _cell(value: Any) -> str:
 
 
 def report(checks: Iterable[Any], form: str, widths: tuple[int, int, int], device: str) -> None:
-    """Print checks as they are made, each with what is expected and measured, and on stderr how many passed.
+    """Print checks as they are made: what is expected, what is measured, and on stderr how many passed.
 
     Args:
         checks: dataclasses with `check`, `expected`, `measured` and `passed`.
         form: "text" for columns, or "jsonl".
         widths: of these columns.
-        device: where they are made.
+        device: where they run.
 
     Raises:
-        typer.Exit: one failed; with exit code 1.
+        typer.Exit: with code 1, if one failed.
     """
     started, passed = time.perf_counter(), []
     for row in checks:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fktext import embedded
+
 
 class Entry(NamedTuple):
     """A model that fktext knows by name; `source` is "embedded" or a hub id."""
@@ -15,13 +17,7 @@ class Entry(NamedTuple):
     summary: str
 
 
-_CATALOGUE = (
-    Entry(
-        "tiny-mdlm", "mlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: short English sentences, 15 M parameters, for a laptop"
-    ),
-    Entry(
-        "tiny-ssdlm", "ssdlm", "embedded", "CC-BY-SA-4.0", "comes with fktext: a small SSD-LM, 8 tokens at a time, 13 M parameters"
-    ),
+_ALIASES = (
     Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
     Entry("mdlm-owt-fp32", "dit", "kuleshov-group/mdlm-no_flashattn-fp32-owt", "Apache-2.0", "mdlm-owt, the float32 variant"),
@@ -51,9 +47,14 @@ _CATALOGUE = (
 
 def catalogue() -> list[Entry]:
     """The models known by a name of their own: the embedded ones and aliases of hub ids."""
-    return list(_CATALOGUE)
+    own = (
+        Entry(name, entry.family, "embedded", entry.licence, entry.summary)
+        for name, entry in embedded.found()[0].items()
+        if entry.kind == "text"
+    )
+    return [*own, *_ALIASES]
 
 
 def published_as(name: str) -> str:
     """The alias of a hub id (or of an alias: itself), "" where there is none."""
-    return next((entry.name for entry in _CATALOGUE if name in (entry.name, entry.source)), "")
+    return next((entry.name for entry in _ALIASES if name in (entry.name, entry.source)), "")

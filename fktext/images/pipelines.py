@@ -28,7 +28,7 @@ INDEX = "model_index.json"  # what makes a folder a pipeline
 
 def is_pipeline(name: str) -> bool:
     """Tell whether a name is that of an embedded pipeline or of a folder that holds one."""
-    return name in embedded.pipelines() or (Path(name).expanduser() / INDEX).is_file()
+    return name in embedded.names("pipeline") or (Path(name).expanduser() / INDEX).is_file()
 
 
 def load(
@@ -61,9 +61,9 @@ def load(
     place = usable_device(device)
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown_name("scheduler", scheduler, SCHEDULERS)
-    folder = Path(embedded.path(name) if name in embedded.pipelines() else name).expanduser()
+    folder = Path(embedded.path(name) if name in embedded.names("pipeline") else name).expanduser()
     if not folder.exists() and "/" not in name:
-        raise unknown_name("image model", name, [*embedded.pipelines(), "a folder", "a hub id"])
+        raise unknown_name("image model", name, [*embedded.names("pipeline"), "a folder", "a hub id"])
     if folder.is_dir() and not (folder / INDEX).is_file():
         raise ModelError(f"{str(folder)!r} has no {INDEX}: expected a pipeline as diffusers saves it")
     local = offline or hub.is_offline()

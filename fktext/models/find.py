@@ -72,6 +72,8 @@ def plugin_entry(name: str) -> ModelEntry | None:
         PluginError: the plugin is broken.
     """
     known = [entry.name for entry in catalogue()]
+    if name == DEFAULT and name not in known:
+        embedded.path(name)  # says that the weights are not installed
     if not name:
         raise UsageError("the model's name is empty: give a listed name (`fktext models`), a folder or a hub id")
     if name in known or Path(name).expanduser().exists() or HUB_ID.fullmatch(name):

@@ -107,7 +107,7 @@ def locate(model: str, own: Sequence[str], kind: str | None = None, known: Seque
     Raises:
         UsageError: it is none of these.
     """
-    if model in own:
+    if model in own or model in embedded.names("judge"):
         return embedded.path(model)
     if (path := Path(model).expanduser()).exists():
         return path

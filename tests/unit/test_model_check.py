@@ -104,7 +104,7 @@ def test_forbidden_tokens_are_looked_for(model: MaskedModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def golden(model: MaskedModel) -> tuple[TextModel, Yardstick]:
+def golden(model: MaskedModel) -> tuple[MaskedModel, Yardstick]:
     """The golden MDLM, and a yardstick of what its reference implementation said."""
     io = load_file(tiny.GOLDEN / "mdlm_tiny.io.safetensors")
     cases = []
