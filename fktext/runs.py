@@ -1,4 +1,4 @@
-"""The one driver of texts and images: from members to weighted populations, batch by batch."""
+"""Drive texts and images alike: from members to weighted populations, batch by batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Member:
-    """A population that is to be made.
+    """Name a population that is to be made.
 
     Attributes:
         prompt_index, sample_index: which prompt, which of its populations.
@@ -54,7 +54,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Population:
-    """The weighted particles of one prompt's one repetition, at the end.
+    """Hold the weighted particles of one prompt's one repetition, at the end.
 
     Attributes:
         member: which one it is.
@@ -158,7 +158,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Batch:
-    """Populations that one process makes.
+    """Hold populations that one process makes.
 
     Attributes:
         members: which ones.

@@ -101,7 +101,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run with every number named, whatever it generates; see `Settings` for the meaning of each."""
+    """Name every number of a run, whatever it generates; see `Settings` for the meaning of each."""
 
     particles: int
     samples: int

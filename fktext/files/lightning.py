@@ -17,7 +17,7 @@ from fktext.errors import ModelError
 
 
 class Inert:
-    """Stands in for an object of a class that is not loaded: remembers its state, does nothing."""
+    """Stand in for an object of a class that is not loaded: remember its state, do nothing."""
 
     state: Any
     items: dict[Any, Any]
@@ -82,7 +82,7 @@ _DTYPES = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds records and plain containers; no name in the file is ever imported."""
+    """Build records and plain containers; no name in the file is ever imported."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)

@@ -1,1 +1,1 @@
-"""Steering `diffusers` pipelines with the engine that steers text."""
+"""Steer `diffusers` pipelines with the engine that steers text."""

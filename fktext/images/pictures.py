@@ -1,4 +1,4 @@
-"""Images as PNGs that say how they were made."""
+"""Write images as PNGs that say how they were made."""
 
 from __future__ import annotations
 

@@ -87,11 +87,11 @@ class _Latents:
 
 
 class _Stopped(BaseException):
-    """Unwinds a pipeline that nobody waits for any more."""
+    """Unwind a pipeline that nobody waits for any more."""
 
 
 class DiffusersProcess:
-    """The reverse process of a diffusers pipeline over its own scheduler's steps.
+    """Run a diffusers pipeline as a reverse process over its own scheduler's steps.
 
     Args:
         pipeline: any pipeline whose loop calls `scheduler.step`; with a text encoder or without.

@@ -1,4 +1,4 @@
-"""A denoiser whose network torch compiles, for a few sizes of batch.
+"""Compile a denoiser's network, for a few sizes of batch.
 
 Compiled code is made for one shape. So rows go through the network in pieces of 1, 2, 4 ... LARGEST, the last piece padded with
 copies of its last row where at most a quarter more is computed than asked for: with texts of one length at most eight shapes are
@@ -18,7 +18,7 @@ LARGEST = 128  # rows that fill any device
 
 
 class Compiled:
-    """The same denoiser, up to the rounding of floats; the vocabulary head, one matrix product, stays as it is.
+    """Run the same denoiser compiled, equal up to rounding; the vocabulary head, one matrix product, stays as it is.
 
     Args:
         net: the denoiser. On CUDA its calls are replayed as graphs, which saves the launches that small batches wait for.

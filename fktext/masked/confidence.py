@@ -42,7 +42,7 @@ class OrderedState(MaskedState):
 
 
 class ConfidenceUnmasking(MaskedDiffusion):
-    """The decoder that reveals the surest positions first.
+    """Reveal the surest positions first.
 
     A temperature of 0 takes the likeliest token of every position, as LLaDA's published settings do: no chance is left then.
 

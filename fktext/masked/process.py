@@ -1,4 +1,4 @@
-"""Masked (absorbing) diffusion, sampled exactly and lazily.
+"""Sample masked (absorbing) diffusion, exactly and lazily.
 
 In one reverse step from time t to s every masked position is revealed with probability 1 - s/t, whatever the tokens are, and
 then holds a draw from p(x0 | x_t) (Sahoo et al. 2024, arXiv 2406.07524, eq. 7, linear schedule). So *when* each is revealed can be
@@ -50,7 +50,7 @@ State = TypeVar("State", bound=MaskedState)
 
 
 class MaskedDiffusion:
-    """The reverse process of a masked-diffusion language model over `num_steps` equal steps.
+    """Reverse the noise of a masked-diffusion language model over `num_steps` equal steps.
 
     Args:
         denoiser: network and vocabulary head.

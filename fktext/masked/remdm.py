@@ -1,4 +1,4 @@
-"""Remasking: a masked diffusion that takes tokens back (ReMDM, Wang et al. 2025, arXiv 2503.00307).
+"""Remask: let a masked diffusion take tokens back (ReMDM, Wang et al. 2025, arXiv 2503.00307).
 
 With alpha_t the share of positions revealed at time t, a step from t to s turns
 
@@ -89,7 +89,7 @@ class RemaskingState(MaskedState):
 
 
 class ReMDM(MaskedDiffusion):
-    """The reverse process with remasking: one look at every position per step, the network where something is revealed.
+    """Reverse the noise with remasking: look at every position once a step, run the network where something is revealed.
 
     Args:
         strategy: one of `STRATEGIES`.

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: temperature, nucleus, inverse CDF in float64."""
+"""Draw tokens from logits: temperature, nucleus, inverse CDF in float64."""
 
 from __future__ import annotations
 

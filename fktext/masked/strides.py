@@ -1,4 +1,4 @@
-"""Texts longer than the network: a masked diffusion written window by window.
+"""Write texts longer than the network: a masked diffusion, window by window.
 
 The first window is written as any text is. Then the window moves on by a stride: what it still covers of the text is clamped, the
 rest is masked, and the process begins anew (the semi-autoregressive sampler of Sahoo et al. 2024, arXiv 2406.07524).
@@ -50,7 +50,7 @@ def windows(template: Tensor, mask_id: int, size: int, stride: int, head: int = 
 
 @dataclass(frozen=True)
 class _Later(Noise):
-    """The noise of a later window: its steps are counted on from the `steps` of the windows before, so no two share a draw."""
+    """Count a later window's steps on from the `steps` of the windows before, so that no two share a draw of the noise."""
 
     steps: int
 
@@ -73,7 +73,7 @@ class StrideState:
 
 
 class Strides:
-    """The reverse process of a text in several windows; see `MaskedDiffusion` for one.
+    """Reverse the noise of a text in several windows; see `MaskedDiffusion` for one.
 
     Args:
         process: of the first window, with its templates, and with the number of steps T and the kernel of all.

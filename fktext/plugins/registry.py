@@ -28,7 +28,7 @@ Status = Literal["ok", "disabled", "import-error", "timeout", "invalid", "hook-e
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point of the group `fktext`, and what became of it.
+    """Record one entry point of the group `fktext`, and what became of it.
 
     Attributes:
         distribution, version: who ships it.

@@ -1,4 +1,4 @@
-"""Weighted rewards and their sums.
+"""Weigh rewards and add them up.
 
 Rewards add where experts multiply: exp(lambda (a r1 + b r2)) = exp(lambda r1)^a exp(lambda r2)^b. So a product of experts is
 written `a * fluent + b * kind` with `Weighted` rewards; the result is a `Sum`, what `generate` takes.

@@ -1,4 +1,4 @@
-"""Resampling schemes: how many offspring each particle gets.
+"""Decide how many offspring each particle gets: resampling schemes.
 
 Every scheme maps weights (B, N) and uniforms (B, `draws(N)`) to offspring counts (B, N) with E[counts] = N * W and row sums N,
 for all populations at once and on their device. A particle of weight zero never has offspring, whatever the rounding: indices are

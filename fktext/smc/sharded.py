@@ -1,4 +1,4 @@
-"""One population over several processes: every rank moves some of its particles, all ranks weigh them alike.
+"""Spread one population over several processes: every rank moves some of its particles, all ranks weigh them alike.
 
 Launched by `torchrun`, each rank builds the same prompts, seeds and plan, wraps its process in `ShardedProcess` and its scorer in
 `fktext.rewards.sharded.ShardedScorer`, and runs the ordinary `steer`. Rewards are gathered, so every rank computes weights and
@@ -58,7 +58,7 @@ class Shares:
 
 @dataclass
 class Sharded(Generic[State]):
-    """This rank's particles, and how to get others'."""
+    """Hold this rank's particles, and get others'."""
 
     local: State
     shares: Shares
@@ -109,7 +109,7 @@ class Sharded(Generic[State]):
 
 
 class ShardedProcess(Generic[State]):
-    """A reverse process whose particles are spread over ranks.
+    """Spread the particles of a reverse process over ranks.
 
     Args:
         build: the process of this rank's particles, given how many of each population it holds.

@@ -1,4 +1,4 @@
-"""The plain T-step ancestral sampler: every row, every step, every position, the whole vocabulary.
+"""Sample plainly, by T ancestral steps: every row, every step, every position, the whole vocabulary.
 
 The law's oracle beside the listing of `fktext.testing.enumerable`, and the baseline of speed: it does what published code does,
 a full forward and Gumbel-max draws over (rows, L, V) at each step, for the state and for each prediction of x0.
@@ -27,7 +27,7 @@ class DenseState:
 
 
 class DenseAncestral:
-    """A reverse process with the law of `fktext.masked.process.MaskedDiffusion` and none of its economy.
+    """Sample the law of `fktext.masked.process.MaskedDiffusion` with none of its economy.
 
     Args:
         denoiser, templates, particles, num_steps, decode, forbidden: as there.

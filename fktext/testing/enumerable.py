@@ -47,7 +47,7 @@ class TableDenoiser:
 
 
 class TableReward:
-    """A random reward in nats for every finished text; texts are digits, one per token."""
+    """Give every finished text a random reward in nats; texts are digits, one per token."""
 
     def __init__(self, texts: Sequence[str], seed: int = 1, scale: float = 1.0) -> None:
         values = scale * torch.randn(len(texts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -59,7 +59,7 @@ class TableReward:
 
 
 class Constraint:
-    """A hard constraint on texts, which may have a soft reward beside it.
+    """Put a hard constraint on texts, perhaps beside a soft reward.
 
     Args:
         met: the texts that meet it: worth their value of `soft`, or 0; the others are worth -inf.

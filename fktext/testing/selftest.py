@@ -1,4 +1,4 @@
-"""`fktext selftest`: a short form of the exactness tests, on the user's own machine and device."""
+"""Run a short form of the exactness tests on the user's own machine and device: `fktext selftest`."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Free:
 
 
 class Timed:
-    """A denoiser with a stopwatch: `seconds` in the network and its head."""
+    """Time a denoiser: `seconds` in the network and its head."""
 
     def __init__(self, net: Any) -> None:
         self.net, self.seconds = net, 0.0

@@ -1,4 +1,4 @@
-"""Prompts as a chat: what an instruct model expects around a question, taken from its folder.
+"""Ask prompts as a chat: what an instruct model expects around a question, taken from its folder.
 
 The template is the Jinja text that comes with the tokenizer (`chat_template.jinja`, or `chat_template` in `tokenizer_config.json`),
 rendered by transformers in a sandbox. No code of the model is run.

@@ -1,4 +1,4 @@
-"""Prompts from a file; every line is checked before anything runs."""
+"""Read prompts from a file; every line is checked before anything runs."""
 
 from __future__ import annotations
 

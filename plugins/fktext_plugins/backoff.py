@@ -42,7 +42,7 @@ class Order:
 
 
 class BackoffLM:
-    """Log-probabilities of token sequences.
+    """Give log-probabilities of token sequences.
 
     Args:
         orders: unigrams (one for each token, in their order), bigrams, and so on.
@@ -106,7 +106,7 @@ class BackoffLM:
 
 
 class BackoffJudge:
-    """A `BackoffLM` and its tokenizer, for texts; see `fktext_plugins.perplexity.CausalLM`.
+    """Judge texts by a `BackoffLM` and its tokenizer; see `fktext_plugins.perplexity.CausalLM`.
 
     Args:
         model: the n-grams.

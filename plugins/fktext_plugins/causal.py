@@ -1,4 +1,4 @@
-"""Causal language models of transformers as judges: any folder or hub id."""
+"""Judge texts by causal language models of transformers: any folder or hub id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGITS = 1 << 26  # most logits held at once: 256 MiB in float32
 
 
 class NetworkLM:
-    """Log-probabilities of tokens by a network that looks only back.
+    """Give log-probabilities of tokens by a network that looks only back.
 
     Before every text stands the model family's first token, which the tokenizer or the config names (`bos_token`, BERT's
     `cls_token`); where there is none, a text's first token has no probability and does not count.

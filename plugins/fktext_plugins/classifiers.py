@@ -1,4 +1,4 @@
-"""Sequence classifiers of transformers as judges: detoxify checkpoints, and any folder or hub id."""
+"""Judge texts by sequence classifiers of transformers: detoxify checkpoints, and any folder or hub id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive"
 
 
 class Classifier:
-    """The log-odds of one class of a sequence classifier.
+    """Give the log-odds of one class of a sequence classifier.
 
     Args:
         model: a transformers sequence classifier, in eval mode.

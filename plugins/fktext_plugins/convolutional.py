@@ -78,7 +78,7 @@ def _shifted(hidden: Tensor, offset: int) -> Tensor:
 
 
 class ConvolutionalJudge:
-    """The log-odds of one class by `GatedConvolutions`.
+    """Give the log-odds of one class by `GatedConvolutions`.
 
     Args:
         network: in eval mode, on its device.

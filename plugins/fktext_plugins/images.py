@@ -25,7 +25,7 @@ COLOURS = ("red", "green", "blue")
 
 
 class Pixels:
-    """A reward that is a function of the pixels alone.
+    """Score images by a function of their pixels alone.
 
     Args:
         goal: which way it steers, on one line.
@@ -69,7 +69,7 @@ def three_channels(images: Sequence[Any]) -> list[Tensor]:
 
 
 class Clip:
-    """A CLIP model's view of images and of their prompts.
+    """See images and their prompts as a CLIP model does.
 
     Args:
         model: a folder or a hub id of a `CLIPModel`.
@@ -172,7 +172,7 @@ def pickscore(context: RewardContext, *, model: str = PICKSCORE, processor: str 
 
 
 class Aesthetic(Judged):
-    """A linear function of an image's CLIP embedding.
+    """Score images by a linear function of their CLIP embedding.
 
     Args:
         clip: the model.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # these are imported when they are needed
 
 
 class JsonTexts:
-    """A reward of 0 for a text that is JSON and valid, else minus a penalty.
+    """Give 0 to a text that is JSON and valid, and minus a penalty to any other.
 
     Args:
         penalty: inf makes a hard constraint of it.

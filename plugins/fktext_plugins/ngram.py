@@ -58,7 +58,7 @@ class Features:
 
 
 class NgramJudge:
-    """Logistic regression over `Features`.
+    """Give the log-odds of one class by logistic regression over `Features`.
 
     Args:
         features: the featuriser.

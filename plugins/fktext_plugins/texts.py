@@ -28,7 +28,7 @@ Words = Annotated[int, Field(ge=0)]
 
 
 class _Scored:
-    """A reward that is a function of one text at a time."""
+    """Score texts one at a time, by a function."""
 
     def __init__(self, goal: str, value: Callable[[str], float]) -> None:
         self.goal, self.value = goal, value
