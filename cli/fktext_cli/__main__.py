@@ -1,4 +1,4 @@
-"""`python -m fktext_cli` is `fktext`."""
+"""Run `fktext` as `python -m fktext_cli`."""
 
 from fktext_cli.app import main
 

@@ -1,4 +1,4 @@
-"""The application: its commands, its exit codes, and how it says that something went wrong.
+"""Run the command line: find the command, and say in one line what went wrong.
 
 Exit codes: 0 done, 1 it failed, 2 the request is wrong, 130 interrupted. Results go to stdout, everything else to stderr.
 """
@@ -18,7 +18,7 @@ import fktext
 from fktext.errors import FktextError, shorten
 from fktext_cli.streams import protect, silence, visible
 
-# A command is the `app` of the file of its name, which is imported when it is asked for. Its help begins with the same words.
+# Each command is the `app` of the file with its name, imported when it is asked for. Its own help begins with the same words.
 COMMANDS = {
     "generate": "Generate texts that score high.",
     "score": "Score texts that exist, to look at a reward before steering by it.",
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """A group that imports a command when it is asked for, and turns every failure into a line on stderr and an exit code.
+    """Import a command when it is asked for, and turn every failure into a line on stderr and an exit code.
 
     FKTEXT_DEBUG=1 shows the traceback.
     """
@@ -58,7 +58,7 @@ class Commands(TyperGroup):
             sys.stdout.flush()
         except KeyboardInterrupt:
             status = 130
-        except BrokenPipeError:  # the reader of a pipe has what it wanted
+        except BrokenPipeError:  # the reader of the pipe has all it wanted
             silence(sys.stdout)
             status = 1
         except Exception as error:
@@ -72,7 +72,7 @@ class Commands(TyperGroup):
 
 
 def _without_types(command: Any) -> None:
-    """Let the help of a command call its arguments by name alone: Typer would add the type as Python has it, such as list[Path]."""
+    """Keep Python's types out of the help: Typer prints list[Path] after the name of an argument."""
     for parameter in command.params:
         if isinstance(parameter, TyperArgument):
             parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
@@ -81,10 +81,10 @@ def _without_types(command: Any) -> None:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """What to say, and the exit code."""
+    """Return what to say, and the exit code."""
     if isinstance(error, FktextError):
         return str(error), error.exit_code
-    if hasattr(error, "format_message"):  # what the argument parser raises, by whichever name this Typer has for it
+    if hasattr(error, "format_message"):  # from the argument parser, whatever this Typer calls it
         wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
         message = error.format_message().replace("Value error, ", "").removesuffix(".")
         came = repr(wrong[0]["input"]) if wrong else ""
@@ -99,7 +99,7 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether torch, if anything has loaded it, ran out of memory."""
+    """Tell whether memory ran out, that of torch too if it has been loaded."""
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
     from fktext.batches import out_of_memory

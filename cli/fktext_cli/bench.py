@@ -1,4 +1,4 @@
-"""`fktext bench`: what lazy denoising saves on the user's own model and machine."""
+"""`fktext bench`: measure what lazy denoising saves on your own model and machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bench(
 ) -> None:
     """Time this sampler against two dense ones.
 
-    The reward costs nothing, so samplers are what is timed.
+    The reward costs nothing, so only the samplers are timed.
     """
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):

@@ -29,7 +29,7 @@ SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from `fk
 
 @app.command()
 def ls() -> None:
-    """List the suites, those of plugins too."""
+    """List the suites, plugins' included."""
     from fktext_evals import catalogue
 
     registry, embedded = load_registry(), catalogue.names()
@@ -49,7 +49,7 @@ def ls() -> None:
 
 @app.command()
 def show(name: SuiteName) -> None:
-    """Print a suite's file: a start for one of your own."""
+    """Print the file of a suite, to start your own from."""
     from fktext_evals import catalogue
 
     print(catalogue.source(name), end="")
@@ -74,9 +74,12 @@ def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help
 def run(
     name: SuiteName,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run's folder; an unfinished run goes on.", show_default="runs/SUITE")
+        Path | None,
+        typer.Option("--out", "-o", help="The folder of the run; an unfinished run in it is resumed.", show_default="runs/SUITE"),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="In place of the suite's.", show_default="the suite's")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model in place of the suite's.", show_default="the suite's")
+    ] = None,
     *,
     where: Where,
     dtype: Dtype = "float32",
@@ -86,9 +89,9 @@ def run(
         str | None, run_option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
     ] = None,
 ) -> None:
-    """Run a suite and print its report. The same command goes on with a run that was interrupted.
+    """Run a suite and print its report. The same command resumes an interrupted run.
 
-    Of several shards the one that finds all texts there prints it.
+    Of several shards, the one that finds all texts there prints it.
     """
     import fktext_evals
     from fktext_evals import runner
@@ -118,11 +121,11 @@ def run(
             )
             results = _follow(steps, suite.name)
         except KeyboardInterrupt:
-            print(f"\ninterrupted; what is in {folder} stays, and the same command goes on from there", file=sys.stderr)
+            print(f"\ninterrupted; {folder} keeps what is done, and the same command resumes it", file=sys.stderr)
             raise
     print(f"the rows are in {folder}", file=sys.stderr)
     if results.missing:
-        print(f"{results.missing} of {suite.texts} texts are missing: other shards have them to make", file=sys.stderr)
+        print(f"{results.missing} of {suite.texts} texts are missing: other shards make them", file=sys.stderr)
     else:
         print(fktext_evals.markdown(results), end="")
     if results.died:
@@ -177,7 +180,7 @@ def report(
 @app.command()
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="That of another.", show_default="RUN")] = None,
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="The folder of another.", show_default="RUN")] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME[:N]", help="A method of RUN.", show_default="all that both have")
     ] = None,
@@ -197,7 +200,7 @@ def compare(
 
 
 def _read(folder: Path) -> Results:
-    """A run; what is to be said of its files goes to stderr."""
+    """Read a run; notes about its files go to stderr."""
     import fktext_evals
 
     found = fktext_evals.read(folder)
@@ -211,7 +214,7 @@ def _tell(notes: Iterable[str]) -> None:
 
 
 def _follow(steps: Iterable[Any], name: str) -> Results:
-    """The results of a run, told on stderr while it is made."""
+    """Return the results of a run, and show on stderr how far it is."""
     from fktext_evals.results import Results
     from fktext_evals.runner import Advanced, Note
 

@@ -1,4 +1,4 @@
-"""`fktext generate`: steered texts for prompts."""
+"""`fktext generate`: write steered texts for prompts."""
 
 from __future__ import annotations
 
@@ -43,25 +43,28 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Out:
-    """What to print, and where to."""
+    """Options of what is printed, and where."""
 
     which: Which = "best"
     path: Annotated[Path | None, out_option("--output", "-o", help="Write here.", show_default="stdout")] = None
-    form: Annotated[output.Format | None, out_option("--format", "-f", show_default="jsonl if --output ends so, else text")] = None
+    form: Annotated[
+        output.Format | None,
+        out_option("--format", "-f", help="Texts, or a JSON object per line.", show_default="jsonl if --output ends so, else text"),
+    ] = None
     overwrite: Annotated[bool, out_option("--overwrite", help="Replace the --output file.")] = False
-    resume: Annotated[bool, out_option("--resume", help="Go on with the --output file of an interrupted run.")] = False
+    resume: Annotated[bool, out_option("--resume", help="Resume an interrupted run from its --output file.")] = False
     trace: Annotated[
         Path | None,
         out_option(
             metavar="FILE",
-            help="Also write which particles descend from which: .html to look at, .json as data.",
+            help="Also write which particle descends from which: .html to look at, .json as data.",
             show_default=False,
         ),
     ] = None
 
     @property
     def jsonl(self) -> bool:
-        """Whether rows are written, not texts."""
+        """Whether rows are written instead of texts."""
         named = self.path is not None and self.path.suffix == ".jsonl"
         return self.form == "jsonl" or (self.form is None and named)
 
@@ -78,7 +81,7 @@ class Out:
     def resume_point(
         self, run: dict[str, Any], requests: Sequence[str | Template], settings: TextRun
     ) -> tuple[set[tuple[int, int]], int | None]:
-        """Which populations an earlier run has written, and how many bytes of its file to keep; see `output.resume_point`."""
+        """Find which populations an earlier run has written, and how many bytes of its file to keep; see `output.resume_point`."""
         if not self.resume or self.path is None or not self.path.exists():
             return set(), None
         found, keep = output.resume_point(self.path, run, requests, settings.particles if self.which == "all" else 1)
@@ -86,7 +89,7 @@ class Out:
         return found, keep
 
     def render(self, population: Population, run: dict[str, Any]) -> str:
-        """What is written of a population."""
+        """Return the lines to write for a population."""
         if self.jsonl:
             return output.as_jsonl(output.rows(population, self.which, run))
         return output.as_text([population.texts[index] for index in output.chosen(population, self.which)])
@@ -94,7 +97,7 @@ class Out:
 
 @dataclass(frozen=True)
 class Given:
-    """Texts to continue or to fill that are not arguments."""
+    """Options that give texts to continue or fill."""
 
     prompts: Annotated[Path | None, sample_option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False)] = None
     template: Annotated[
@@ -105,7 +108,7 @@ class Given:
     ] = None
 
     def read(self, arguments: list[str]) -> list[Prompt]:
-        """Return all there is to do; a malformed template is an error before a model is loaded."""
+        """Return the prompts; a malformed template is an error here, before a model is loaded."""
         templates = self.template or []
         if (arguments or templates) and self.prompts is not None:
             raise UsageError(f"give {'prompts as arguments' if arguments else '--template'} or --prompts, not both")
@@ -121,17 +124,17 @@ class Given:
 
 @dataclass(frozen=True)
 class Network:
-    """How the model is loaded."""
+    """Options of how the model is loaded."""
 
     dtype: Dtype = "float32"
     device_map: Annotated[
         Literal["auto"] | None,
-        run_option(help="Spread LLaDA or Dream over all GPUs and memory, by accelerate.", show_default=False),
+        run_option(help="Let accelerate spread LLaDA or Dream over all GPUs and memory.", show_default=False),
     ] = None
     compiled: Compiled = False
 
     def load(self, name: str, device: str, *, offline: bool, chat: bool) -> TextModel:
-        """Load a model so."""
+        """Load a model accordingly."""
         from fktext.models import load
 
         model = load(name, device=device, dtype=self.dtype, offline=offline, device_map=self.device_map, chat=chat)
@@ -147,13 +150,17 @@ def generate(
     *,
     model: Annotated[str, sample_option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.")] = "tiny-mdlm",
     given: Given,
-    chat: Annotated[bool, sample_option("--chat", help="Put prompts into the model's chat template; texts are answers.")] = False,
+    chat: Annotated[
+        bool, sample_option("--chat", help="Put prompts into the model's chat template; the texts are its answers.")
+    ] = False,
     reward: RewardSpecs = None,
     asked: Settings,
     where: Where,
     network: Network,
     batch_size: BatchSize = None,
-    spread: Annotated[bool, run_option("--spread", help="Under torchrun: share each population's particles between GPUs.")] = False,
+    spread: Annotated[
+        bool, run_option("--spread", help="Under torchrun: share the particles of each population between GPUs.")
+    ] = False,
     out: Out,
 ) -> None:
     """Generate texts that score high.
@@ -194,7 +201,7 @@ def generate(
 
 
 def _write(found: Iterable[Any], wanted: int, out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO) -> Tally:
-    """Write populations as they come."""
+    """Write populations as they come, and count them."""
     sink = output.Sink(out.path, stdout, overwrite=out.overwrite, keep=keep)
     with tracing.Trace(out.trace, run, out.which) as trace, sink:
 
@@ -209,7 +216,7 @@ def _write(found: Iterable[Any], wanted: int, out: Out, run: dict[str, Any], kee
 
 
 def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) -> None:
-    """Say on stderr what is steered by, and whether texts are written in windows."""
+    """Say on stderr what steers, and whether texts are written in windows."""
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
     if settings.stride:
@@ -218,7 +225,7 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
 
 
 def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRun) -> None:
-    """Every prompt against the model, so that the error can name its line."""
+    """Check every prompt against the model, so that an error can name its line."""
     for prompt in prompts:
         try:
             prompt.text.encode()

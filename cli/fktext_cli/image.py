@@ -1,4 +1,4 @@
-"""`fktext image generate`: steered images for a prompt, or from a pipeline that takes none."""
+"""`fktext image generate`: make steered images."""
 
 from __future__ import annotations
 
@@ -37,20 +37,41 @@ if TYPE_CHECKING:  # these import torch
     from fktext.settings import Method, Run
     from fktext_evals.image_comparison import ImageJudge
 
-COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # the unsteered images are those that best-of-n chooses from
+COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # best-of-n chooses from unsteered images, which are base
 MOST_PIXELS = 16_384
-MOST_SCALE = 1_000.0
+MOST_SCALE = 1_000
 Pixels = Annotated[int | None, sample_option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's")]
 app = group("Steer diffusers pipelines of images.")
 
 
 @dataclass(frozen=True)
+class Network:
+    """Options of how the pipeline is loaded."""
+
+    model: Annotated[str, sample_option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.")] = (
+        "tiny-digits"
+    )
+    scheduler: Annotated[
+        Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
+        sample_option(help="The sampler; it must draw noise at every step.", show_default="the model's"),
+    ] = None
+
+    def load(self, device: str, dtype: str, *, offline: bool) -> tuple[Any, dict[str, Any]]:
+        """Load the pipeline, and say what it is."""
+        from fktext.images import pipelines
+
+        found, digest = pipelines.load(self.model, device=device, dtype=dtype, offline=offline, scheduler=self.scheduler)
+        kinds = {"pipeline": type(found).__name__, "scheduler": type(found.scheduler).__name__}
+        return found, {"name": self.model, "digest": digest, **kinds}
+
+
+@dataclass(frozen=True)
 class Call:
-    """What a pipeline is called with; None is its own."""
+    """Options that the pipeline is called with; None leaves its own."""
 
     guidance_scale: Annotated[
         float | None,
-        sample_option(min=-MOST_SCALE, max=MOST_SCALE, help="Of classifier-free guidance.", show_default="the pipeline's"),
+        sample_option(min=-MOST_SCALE, max=MOST_SCALE, help="Strength of classifier-free guidance.", show_default="the pipeline's"),
     ] = None
     eta: Annotated[
         float | None, sample_option(min=0, max=1, help="Noise of DDIM; above 0.", show_default="1 where the scheduler takes it")
@@ -61,7 +82,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether methods are compared, and by what."""
+    """Options of whether methods are compared, and by what."""
 
     compare: Annotated[
         bool | None,
@@ -75,20 +96,20 @@ class Comparison:
         str | None,
         steer_option(
             metavar="NAME[:option=value,...]",
-            help="What --compare measures by; not what steers.",
+            help="What --compare measures by; it must not steer.",
             show_default="the reward's own second opinion",
         ),
     ] = None
 
     def check(self, method: Method) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse options that contradict each other."""
         if self.compare and method != "fk":
             raise UsageError(f"--compare runs every method, and came with --method {method}")
         if self.judge and (self.compare is False or method != "fk"):
             raise UsageError("--judge is for --compare")
 
     def by(self, terms: Sequence[Weighted], method: Method, device: str, offline: bool) -> ImageJudge | None:
-        """A reward that has not steered; None where nothing is compared.
+        """Return a reward that does not steer, to compare by; None where nothing is compared.
 
         Raises:
             UsageError: the one given steers, or none is given and the rewards have no second opinion.
@@ -110,6 +131,26 @@ class Comparison:
         return None
 
 
+@dataclass(frozen=True)
+class Out:
+    """Options of what is written, and where."""
+
+    which: Which = "best"
+    folder: Annotated[Path, out_option("--output", "-o", metavar="DIR", help="The folder to write to.")] = Path("images")
+    overwrite: Annotated[bool, out_option("--overwrite", help="Replace what an earlier run left in --output.")] = False
+
+    def check(self) -> None:
+        """Refuse what cannot or should not be written, before anything is computed."""
+        named = f"--output {str(self.folder)!r}"
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UsageError(f"{named}: {str(there)!r} is not a folder")
+        if not os.access(there, os.W_OK):
+            raise UsageError(f"{named}: {str(there)!r} cannot be written to")
+        if _left(self.folder) and not self.overwrite:
+            raise UsageError(f"{named} has images of another run; --overwrite replaces them")
+
+
 @app.command()
 @unfolded(
     *("samples", "steps", "seed", "particles", "method", "lam", "potential", "resample_every", "ess_threshold", "resampler"),
@@ -120,16 +161,10 @@ class Comparison:
 )
 def generate(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to show; none for a pipeline that takes none.", show_default=False)
+        str, typer.Argument(metavar="PROMPT", help="What to show; leave it out for a pipeline that takes none.", show_default=False)
     ] = "",
     *,
-    model: Annotated[
-        str, sample_option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.")
-    ] = "tiny-digits",
-    scheduler: Annotated[
-        Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
-        sample_option(help="The sampler; it must draw noise on the way.", show_default="the model's"),
-    ] = None,
+    network: Network,
     call: Call,
     reward: RewardSpecs = None,
     asked: Settings,
@@ -140,57 +175,50 @@ def generate(
         int | None,
         run_option(min=1, max=MOST_BATCH, help="Images computed at once, a population at least.", show_default="by model"),
     ] = None,
-    which: Which = "best",
-    folder: Annotated[Path, out_option("--output", "-o", metavar="DIR", help="Where files go.")] = Path("images"),
-    overwrite: Annotated[bool, out_option("--overwrite", help="Replace what an earlier run left in --output.")] = False,
+    out: Out,
 ) -> None:
     """Generate images that score high, and print the names of their files.
 
     Draws from the tilted law p(image) exp(lambda reward(image)) with a population of particles per image.
 
     Beside each image there is a sheet of its whole population, the heaviest first.
-    rows.jsonl has a row per image, trace.html and trace.json who descends from whom.
-    On the embedded digits stderr ends with the share of base, best-of-n and fk that another classifier takes for the digit.
+    rows.jsonl has a row per image; trace.html and trace.json show which particle descends from which.
+    With the embedded digits, stderr ends with the share of base, best-of-n and fk that a second classifier reads as the digit.
 
     Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
     """
-    method = asked.method
-    check_rewards(reward, method)
-    comparison.check(method)
-    _check_folder(folder, overwrite)
+    check_rewards(reward, asked.method)
+    comparison.check(asked.method)
+    out.check()
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.images import generate as images
-        from fktext.images import pipelines
 
-        pipeline, digest = pipelines.load(model, device=device, dtype=dtype, offline=where.offline, scheduler=scheduler)
+        pipeline, named = network.load(device, dtype, offline=where.offline)
         settings = images.resolve(asked)
         options = images.call_options(pipeline, **asdict(call))
         terms = create_rewards(reward or [], device, where.offline, batch_size, "image")
-        opinion = comparison.by(terms, method, device, where.offline)
+        opinion = comparison.by(terms, settings.method, device, where.offline)
         for line in steering(terms, settings):
             print(line, file=sys.stderr)
-        kinds = {"pipeline": type(pipeline).__name__, "scheduler": type(pipeline.scheduler).__name__}
-        named = {"name": model, "digest": digest, **kinds}
-        run = provenance(named, terms, settings, {**options, "dtype": dtype, "return": which, "rewards": reward or []})
+        more = {**options, "dtype": dtype, "return": out.which, "rewards": reward or []}
         found: dict[str, list[Population]] = {}
-        with _Files(folder, which, run, stdout) as files:
-            for each in COMPARED if opinion else [method]:
-                populations = images.generate(
-                    pipeline, terms, [prompt], replace(settings, method=each), batch_size=batch_size, **options
-                )
-                found[each] = _made(populations, replace(settings, method=each), files if each == method else None)
+        with _Files(out, provenance(named, terms, settings, more), stdout) as files:
+            for method in COMPARED if opinion else [settings.method]:
+                each = replace(settings, method=method)
+                populations = images.generate(pipeline, terms, [prompt], each, batch_size=batch_size, **options)
+                found[method] = _made(populations, each, files if method == settings.method else None)
         if opinion is not None:
             from fktext_evals import image_comparison
 
-            verdicts = image_comparison.compare(found, opinion, lambda population: output.chosen(population, which))
+            verdicts = image_comparison.compare(found, opinion, lambda population: output.chosen(population, out.which))
             print(*image_comparison.lines(verdicts, opinion), sep="\n", file=sys.stderr)
-        if dead := sum(population.dead for population in found[method]):
-            raise output.the_dead(dead, len(found[method]), "image")
+        if dead := sum(population.dead for population in found[settings.method]):
+            raise output.the_dead(dead, len(found[settings.method]), "image")
 
 
 def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[Population]:
-    """The populations of one method, written where there are files for them; how far it is and what it cost goes to stderr."""
+    """Return the populations of one method, written if there are files for them; progress and cost go to stderr."""
     made: list[Population] = []
 
     def take(population: Population) -> Population:
@@ -207,25 +235,23 @@ def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[Pop
 
 
 class _Files:
-    """What a run leaves in its folder.
+    """Write what a run leaves in its folder.
 
     Args:
-        folder: made when the first population comes.
-        which: of each population, the images to keep.
+        out: the folder, which is made when the first population comes, and of each population the images to keep.
         run: what all images have in common.
         stdout: where the names of the images go.
     """
 
-    def __init__(self, folder: Path, which: output.Return, run: dict[str, Any], stdout: Any) -> None:
-        self._folder, self._which, self._run, self._stdout = folder, which, run, stdout
+    def __init__(self, out: Out, run: dict[str, Any], stdout: Any) -> None:
+        self._folder, self._which, self._run, self._stdout = out.folder, out.which, run, stdout
         self._rows: list[str] = []
-        self._traces = [tracing.Trace(folder / f"trace{suffix}", run, which) for suffix in (".html", ".json")]
+        self._traces = [tracing.Trace(out.folder / f"trace{suffix}", run, out.which) for suffix in (".html", ".json")]
 
     def __enter__(self) -> _Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-
         if self._rows:
             output.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
             for trace in self._traces:
@@ -254,7 +280,7 @@ class _Files:
             trace.add(population)
 
     def _prepare(self) -> None:
-        """Make the folder; what an earlier run left in it goes, so that no file is of another run than its neighbours."""
+        """Make the folder, and delete what an earlier run left in it, so that all files are of one run."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for old in _left(self._folder):
@@ -263,18 +289,7 @@ class _Files:
             raise output.OutputError(f"cannot make room in the folder {str(self._folder)!r}: {error.strerror}") from error
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse what cannot or should not be written, before anything is computed."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UsageError(f"--output {str(folder)!r}: {str(there)!r} is not a folder")
-    if not os.access(there, os.W_OK):
-        raise UsageError(f"--output {str(folder)!r}: {str(there)!r} cannot be written to")
-    if _left(folder) and not overwrite:
-        raise UsageError(f"--output {str(folder)!r} has images of another run; --overwrite replaces them")
-
-
 def _left(folder: Path) -> list[Path]:
-    """The files of a run."""
+    """Find the files of a run."""
     patterns = ("sample-*-particle-*.png", "sample-*-population.png", "rows.jsonl", "trace.html", "trace.json")
     return [file for pattern in patterns for file in folder.glob(pattern)]

@@ -1,4 +1,4 @@
-"""What models there are, what is known of one, whether it works, and how it gets here: `fktext models list|show|check|pull`."""
+"""`fktext models`: list, describe, check and fetch models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a fold
 
 
 def models() -> list[dict[str, Any]]:
-    """A row for each model that has a name."""
+    """Return a row for each model that has a name."""
     from fktext.files.catalogue import catalogue
 
     own = [
@@ -48,7 +48,7 @@ app = listing(
 
 @app.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """What is known of a model without loading it or asking a network.
+    """Describe a model without loading it or touching a network.
 
     Example: fktext models show tiny-mdlm
     """
@@ -83,15 +83,15 @@ def check(
     name: Name,
     yardstick: Annotated[
         str | None,
-        typer.Option("--as", metavar="NAME", help="The published model it should be.", show_default="NAME, where it is one"),
+        typer.Option("--as", metavar="NAME", help="The published model that it should match.", show_default="NAME, if it is one"),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     offline: Offline = False,
     form: Form = "text",
 ) -> None:
-    """Load a model and see that it does what the engine takes for granted; compare it with published numbers where there are some.
+    """Load a model and check that it does what the engine relies on, and matches published numbers where there are some.
 
     Exit code 1 if a check fails.
 
@@ -117,7 +117,7 @@ def check(
 
 @app.command()
 def pull(name: Name, offline: Offline = False) -> None:
-    """Fetch a model into the local hub cache, and its tokenizer where another repository has it; prints where the files are.
+    """Fetch a model, and its tokenizer where that is in another repository, into the local hub cache; print where the files are.
 
     Example: fktext models pull tiny-mdlm
     """
@@ -131,7 +131,7 @@ def pull(name: Name, offline: Offline = False) -> None:
 
 
 def _size(size: int) -> str:
-    """Bytes as a person reads them, in powers of ten."""
+    """Write a number of bytes as a person reads it, in powers of ten."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"

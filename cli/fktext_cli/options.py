@@ -1,4 +1,4 @@
-"""Options that several commands have: those of the settings, made from `fktext.settings`, and those of where to run."""
+"""Make the options that several commands have: those of `fktext.settings`, and those of where to run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import typer
 
@@ -24,7 +24,7 @@ MOST_BATCH, MOST_SAMPLES, MOST_STEPS = (int(BOUNDS[name][1]) for name in ("parti
 
 
 class Words(NamedTuple):
-    """How a setting is told: the panel of the help, a line, what its default is called where that is None, and its flags."""
+    """The words of a setting: its panel in the help, its line there, the name of its default where that is None, its flags."""
 
     panel: str
     help: str
@@ -35,11 +35,11 @@ class Words(NamedTuple):
 SETTINGS = {
     "samples": Words(SAMPLE, "Populations per prompt."),
     "length": Words(SAMPLE, "Tokens per text, prompt included.", "the model's"),
-    "stride": Words(SAMPLE, "How far the window moves in texts longer than the model.", "half the model's length"),
+    "stride": Words(SAMPLE, "How far the window moves in a text longer than the model takes.", "half the model's length"),
     "steps": Words(SAMPLE, "Reverse diffusion steps.", "the model's"),
-    "temperature": Words(SAMPLE, "Of the model's p(x0).", "the model's"),
+    "temperature": Words(SAMPLE, "Temperature of the model's p(x0).", "the model's"),
     "top_p": Words(SAMPLE, "Nucleus of the model's p(x0).", "the model's"),
-    "kernel": Words(SAMPLE, "Reverse process, such as ancestral or remdm-cap.", "the model's"),
+    "kernel": Words(SAMPLE, "The reverse process, such as ancestral or remdm-cap.", "the model's"),
     "seed": Words(SAMPLE, "The same seed gives the same results."),
     "particles": Words(STEER, "Particles per population.", flags=("--particles", "-n")),
     "method": Words(STEER, "Steer on the way, choose at the end, or neither."),
@@ -50,16 +50,16 @@ SETTINGS = {
     "resampler": Words(STEER, "How offspring are drawn."),
     "x0_samples": Words(STEER, "Finished samples guessed per weighing."),
     "x0_average": Words(STEER, "Of these guesses, average exp(lambda reward), or exp(reward)."),
-    "pseudo_count": Words(STEER, "How much to doubt guesses of reward -inf: as much as so many more guesses without. Above 0."),
+    "pseudo_count": Words(STEER, "How many more guesses, of finite reward, a guess of -inf is doubted by. Above 0."),
 }
 
 
 def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of those of its parameters that are dataclasses.
+    """Replace the parameters of a command that are dataclasses by an option for each of their fields.
 
     Args:
-        names: the fields of `Settings` that the command has options for; none are all.
-        defaults: of fields of `Settings` for which the command does not take the library's.
+        names: the fields of `Settings` that get an option; all, if none is named.
+        defaults: those of `Settings` that are not the library's.
 
     Returns:
         A decorator. The command's other parameters stay as they are, but all are passed by name.
@@ -76,7 +76,7 @@ def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Ca
                 made[parameter.name] = hint, [option.name for option in options]
                 parameters += options
             else:
-                parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+                parameters.append(_parameter(parameter.name, annotation=hint, default=parameter.default))
 
         def run(**values: Any) -> None:
             for name, (kind, inside) in made.items():
@@ -92,15 +92,18 @@ def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Ca
     return unfold
 
 
+_parameter = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
 def _fields(kind: Any) -> list[inspect.Parameter]:
-    """A parameter for each field of a dataclass whose annotations are options."""
+    """Make a parameter for each field of a dataclass whose annotations are options."""
     hints = get_type_hints(kind, include_extras=True)
-    return [_parameter(item.name, hints[item.name], item.default) for item in fields(kind)]
+    return [_parameter(item.name, annotation=hints[item.name], default=item.default) for item in fields(kind)]
 
 
 def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.Parameter]:
-    """A parameter for each of these settings, with the bounds, choices and defaults of the library."""
-    hints, literal = get_type_hints(Settings), Literal  # type: Any, Any
+    """Make a parameter for each of these settings, with the library's bounds, choices and defaults."""
+    hints, literal = get_type_hints(Settings), cast(Any, Literal)
     library = {item.name: item.default for item in fields(Settings)}
     found = []
     for name in sorted(names, key=list(SETTINGS).index):
@@ -114,18 +117,14 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
             show_default=words.unset if default is None else True,
             rich_help_panel=words.panel,
         )
-        found.append(_parameter(name, Annotated[literal[CHOICES[name]] if name in CHOICES else hints[name], option], default))
+        hint = literal[CHOICES[name]] if name in CHOICES else hints[name]
+        found.append(_parameter(name, annotation=Annotated[hint, option], default=default))
     return found
 
 
 def _round(bound: float) -> float | None:
-    """A bound as the help shows it; None for one, such as 1e-30, that only the library's own error is to tell."""
+    """Return a bound as the help shows it; None for one like 1e-30, which the library's own error tells."""
     return bound if abs(bound) <= 1e6 and bound == round(bound) else None
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    default = inspect.Parameter.empty if default is MISSING else default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
 def resolve_device(name: str) -> str:
@@ -158,7 +157,7 @@ RewardSpecs = Annotated[
     steer_option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="What to steer by; repeatable."),
 ]
 Device = Annotated[str, run_option(help="auto, cpu, cuda, cuda:1 ...")]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], run_option(help="Of the model's weights.")]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], run_option(help="Type of the model's weights.")]
 Compiled = Annotated[bool, run_option("--compile", help="Let torch compile the network: minutes first, faster then.")]
 BatchSize = Annotated[
     int | None,
@@ -175,11 +174,11 @@ Which = Annotated[Return, out_option("--return", help="Of each population: the b
 
 @dataclass(frozen=True)
 class Where:
-    """Where a command runs."""
+    """Options of where a command runs."""
 
     device: Device = "auto"
     threads: Annotated[
-        int | None, run_option(min=1, help="CPU threads; change no text.", show_default="a thread per free core")
+        int | None, run_option(min=1, help="CPU threads; they change no text.", show_default="a thread per free core")
     ] = None
     offline: Offline = False
     verbose: Annotated[bool, run_option("--verbose", "-v", help="Say on stderr how many threads there are, and why.")] = False
@@ -188,7 +187,7 @@ class Where:
         """Settle network and threads before anything is loaded, and return the device to use.
 
         Raises:
-            UsageError: there are fewer cores than threads are wanted, or the device cannot be used.
+            UsageError: more threads are wanted than there are cores, or the device cannot be used.
         """
         from fktext.threads import settle
 

@@ -1,10 +1,9 @@
-"""Where results go: rows of JSON or plain texts, to stdout or a file, whole lines only."""
+"""Write results: rows of JSON or plain texts, to stdout or a file, in whole lines only."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
@@ -28,7 +27,7 @@ class OutputError(FktextError):
 
 
 def chosen(population: Population, which: Return) -> list[int]:
-    """The particles to print; none of a dead population."""
+    """Return the particles to print; none of a dead population."""
     if population.dead:
         return []
     if which == "all":
@@ -37,7 +36,7 @@ def chosen(population: Population, which: Return) -> list[int]:
 
 
 def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The JSON rows of a population.
+    """Make the JSON rows of a population.
 
     Args:
         population: from `fktext.texts.generate`.
@@ -49,42 +48,39 @@ def rows(population: Population, which: Return, run: Mapping[str, Any]) -> list[
         null. Of a dead population there is one mapping, in which everything that a particle would say is null.
     """
 
-    def row(index: int | None) -> dict[str, Any]:
-        values = [-math.inf] * len(population.names) if index is None else population.values[index].tolist()
-        return {
-            "prompt": population.prompt,
-            **_said(population, index),
-            "reward": None if index is None else to_json(population.rewards[index].item()),
-            "rewards": dict(zip(population.names, map(to_json, values), strict=True)),
-            "log_weight": None if index is None else to_json(population.log_w[index].item()),
-            "log_z": to_json(population.log_z),
-            "prompt_index": population.prompt_index,
-            "sample": population.sample_index,
-            "particle": index,
-            "ancestor": None if index is None else int(population.roots[index]),
-            **run,
-        }
-
-    return [row(None)] if population.dead else [row(index) for index in chosen(population, which)]
+    return [_row(population, index, run) for index in ([None] if population.dead else chosen(population, which))]
 
 
-def _said(population: Population, index: int | None) -> dict[str, Any]:
-    """What a row has of a text, and not of an image."""
+def _row(population: Population, index: int | None, run: Mapping[str, Any]) -> dict[str, Any]:
     from fktext.text import Text
 
-    if not isinstance(population.samples[0], Text):
-        return {}
-    text = None if index is None else population.texts[index]
+    dead, at = index is None, index or 0
+    said = {}
+    if isinstance(text := population.samples[at], Text):
+        said = {
+            "template": population.template,
+            "text": None if dead else str(text),
+            "spelled_prompt": text.prompt,
+            "continuation": None if dead else text.continuation,
+        }
+    values = zip(population.names, population.values[at].tolist(), strict=True)
     return {
-        "template": population.template,
-        "text": None if text is None else str(text),
-        "spelled_prompt": population.texts[0].prompt if text is None else text.prompt,
-        "continuation": None if text is None else text.continuation,
+        "prompt": population.prompt,
+        **said,
+        "reward": None if dead else to_json(population.rewards[at].item()),
+        "rewards": {name: None if dead else to_json(value) for name, value in values},
+        "log_weight": None if dead else to_json(population.log_w[at].item()),
+        "log_z": to_json(population.log_z),
+        "prompt_index": population.prompt_index,
+        "sample": population.sample_index,
+        "particle": index,
+        "ancestor": None if dead else int(population.roots[at]),
+        **run,
     }
 
 
 def the_dead(number: int, of: int, noun: str = "text") -> FktextError:
-    """The error that ends a run in which populations have nothing to return; all others have been written."""
+    """Make the error that ends a run with dead populations; all others have been written."""
     return FktextError(
         f"{number} of {of} populations {'is' if number == 1 else 'are'} dead: every {noun} has a reward of -inf. "
         f"Use more particles, or a reward that is finite for more {noun}s"
@@ -92,18 +88,18 @@ def the_dead(number: int, of: int, noun: str = "text") -> FktextError:
 
 
 def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line of ASCII JSON per row."""
+    """Write each row as a line of ASCII JSON."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def as_text(texts: Sequence[str]) -> str:
-    """One text per line; a text with line breaks of its own is followed by a blank line."""
+    """Write each text as a line; one with line breaks of its own is followed by a blank line."""
     return "".join(f"{text}\n\n" if "\n" in text else f"{text}\n" for text in texts)
 
 
 @dataclass
 class Sink:
-    """Standard output, or a file that holds whole lines at any moment, whatever stops the program.
+    """Write to stdout, or to a file that holds whole lines at any moment, whatever stops the program.
 
     Attributes:
         path: the file, None for stdout.
@@ -138,7 +134,7 @@ class Sink:
         """Write and flush whole lines; a write that is cut short leaves none of them behind in a file.
 
         Raises:
-            OutputError: the disk is full, say.
+            OutputError: it cannot be written, as on a full disk.
             BrokenPipeError: nobody reads stdout any more.
         """
         data = memoryview(text.encode("utf-8", "surrogatepass"))
@@ -169,7 +165,7 @@ class Sink:
         if self.path is None or self._file is None:
             return
         self._file.close()
-        if self._new:  # nothing came of it, so leave nothing that would stand in the way of the next run
+        if self._new:  # nothing was written: leave no empty file in the way of the next run
             self.path.unlink(missing_ok=True)
 
 
@@ -177,7 +173,7 @@ def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        OutputError: the disk is full, say.
+        OutputError: it cannot be written, as on a full disk.
     """
     try:
         write_whole(path, data)
@@ -189,9 +185,9 @@ def check_file(option: str, path: Path, replacing: str = "") -> None:
     """Refuse a file that cannot or should not be written, before anything is computed.
 
     Args:
-        option: what named it.
+        option: the option that named it.
         path: the file.
-        replacing: what the error says of a file that exists; "" for one that may.
+        replacing: what the error says if the file exists; "" if it may.
     """
     named = f"{option} {str(path)!r}"
     if path.is_dir():
@@ -205,7 +201,7 @@ def check_file(option: str, path: Path, replacing: str = "") -> None:
 def resume_point(
     path: Path, run: Mapping[str, Any], prompts: Sequence[str | Template], size: int
 ) -> tuple[set[tuple[int, int]], int]:
-    """What an earlier run of the same request has written.
+    """Find what an earlier run of the same request has written.
 
     Args:
         path: its JSONL file.

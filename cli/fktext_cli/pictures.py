@@ -1,4 +1,4 @@
-"""A sheet of a whole population of images."""
+"""Draw a whole population of images on one sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHITE, INK, FAINT = (255, 255, 255), (40, 90, 160), (225, 225, 225)
 
 
 def sheet(pixels: Sequence[Tensor], weights: Sequence[float]) -> Picture:
-    """A population as one picture, the heaviest first; the bar below each shows its weight, full for the heaviest.
+    """Draw a population as one picture, the heaviest first; the bar below each shows its weight, full for the heaviest.
 
     Args:
         pixels: N images of one size; small ones are enlarged without smoothing.

@@ -1,4 +1,4 @@
-"""`fktext plugin new`: the start of a package with a reward of one's own."""
+"""`fktext plugin new`: start a package with a reward of your own."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def new(
             file = folder / Template(path).substitute(words)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(Template(text).substitute(words), encoding="utf-8")
-    except OSError as error:  # the disk is full, say: half a package would only be in the way of the next try
+    except OSError as error:  # such as a full disk; half a package would be in the way of the next try
         shutil.rmtree(folder, ignore_errors=True)
         raise FktextError(f"cannot write {str(folder)!r}: {error.strerror}") from error
     print(f"{folder}\nnext: pip install -e {folder}; fktext generate --reward {name}")

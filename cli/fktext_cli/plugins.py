@@ -1,4 +1,4 @@
-"""`fktext plugins`: what is installed, the broken ones too."""
+"""`fktext plugins`: list what is installed, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fktext_cli.common import listing, print_columns
 
 
 def plugins() -> list[dict[str, Any]]:
-    """A row for each plugin."""
+    """Return a row for each plugin."""
     from fktext.plugins import load_plugins
 
     return [

@@ -1,4 +1,4 @@
-"""How far a run is, what it has made, and what that cost; all of it goes to stderr."""
+"""Show on stderr how far a run is, what it has made, and what that cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # these import torch
 
 @dataclass
 class Tally:
-    """The populations of a run so far, how many of them are dead, and what they cost."""
+    """Count the populations of a run, those that are dead, and what they cost."""
 
     ledger: Ledger
     done: int = 0
@@ -25,15 +25,15 @@ class Tally:
     _started: float = field(default_factory=time.perf_counter)
 
     def add(self, population: Population) -> None:
-        """Count one."""
+        """Count one more."""
         self.done, self.dead, self.ledger = self.done + 1, self.dead + population.dead, self.ledger + population.ledger
 
     def size(self, particles: int) -> str:
-        """How many populations of so many particles there are."""
+        """Say how many populations there are, of so many particles each."""
         return f"{self.done} population{'s' * (self.done != 1)} of {particles} particle{'s' * (particles != 1)}"
 
     def cost(self, particles: int, decimals: int) -> str:
-        """What each of so many particles per population cost the denoiser, and what all cost the rewards."""
+        """Say what a particle cost the denoiser, and what all of them cost the rewards."""
         return (
             f"{self.ledger.denoiser_rows / max(self.done * particles, 1):.{decimals}f} denoiser rows per particle, "
             f"{self.ledger.reward_requests:.0f} reward calls requested, {self.ledger.reward_calls:.0f} computed, "
@@ -46,9 +46,9 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
 
     Args:
         found: what the `generate` of texts or of images yields.
-        take: writes or keeps one, and returns what of it is to be counted.
+        take: writes or keeps one, and returns it to be counted.
         wanted: how many there will be.
-        verb: what has been done to those that were taken, for the line that says how many when the run is stopped.
+        verb: what was done to those taken, for the line that is printed when the run is stopped.
     """
     from fktext.runs import Progress
     from fktext.smc.ledger import Ledger
@@ -71,11 +71,11 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
 
 
 class Bar:
-    """How far a run is, on stderr: a bar on a terminal, and elsewhere a line now and then, or nothing.
+    """Show how far a run is: by a bar on a terminal, elsewhere by a line now and then, or not at all.
 
     Args:
-        name: what is said before it.
-        lines: whether there are lines where there is no terminal.
+        name: of what runs.
+        lines: whether to print lines where there is no terminal.
     """
 
     def __init__(self, name: str, *, lines: bool = False) -> None:
@@ -86,7 +86,7 @@ class Bar:
             from rich.console import Console
             from rich.progress import Progress
 
-            # stdout stays its own: rich would otherwise send it to the bar's console
+            # stdout stays as it is: rich would send it to the bar's console
             self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
             self._task = self._bar.add_task(name, total=None)
 
@@ -111,7 +111,7 @@ class Bar:
             )
 
     def spent(self) -> str:
-        """Hours, minutes and seconds since the start."""
+        """Return hours, minutes and seconds since the start."""
         return _clock(time.monotonic() - self._started)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`--spread`: the processes that torchrun started make one run together, and the first of them speaks for all."""
+"""Share one run between the processes that torchrun started; the first of them speaks for all (`--spread`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Value = TypeVar("Value")
 
 
 def leads(spread: bool) -> bool:
-    """Whether this process prints and writes: the only one, or the first of those that share a run.
+    """Tell whether this process prints and writes: it is the only one, or the first of those that share a run.
 
     Raises:
-        UsageError: a run is to be shared, and torchrun has started nobody to share it with.
+        UsageError: a run is to be shared, but torchrun has not started it.
     """
     if not spread:
         return True
@@ -30,7 +30,7 @@ def leads(spread: bool) -> bool:
 
 @contextlib.contextmanager
 def together(spread: bool, device: str) -> Iterator[str]:
-    """Join the others for as long as this lasts; they are all there when it begins.
+    """Join the other processes for as long as this lasts; all are there when it begins.
 
     Args:
         spread: whether there are others.
@@ -63,7 +63,7 @@ def together(spread: bool, device: str) -> Iterator[str]:
 
 
 def agree(spread: bool, value: Value) -> Value:
-    """The first process's value."""
+    """Return the first process's value in all of them."""
     if not spread:
         return value
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""`fktext rewards`: what one can steer and judge by."""
+"""`fktext rewards`: list what you can steer and judge by."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fktext.errors import FktextError
 from fktext_cli.common import Json, Rows, listing, load_registry
 from fktext_cli.streams import visible
 
-if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help is fast
+if TYPE_CHECKING:  # imported when a command runs, so that --help is fast
     from fktext.plugins.registry import Option, RewardEntry
 
 
 def rewards() -> list[dict[str, Any]]:
-    """A row for each reward."""
+    """Return a row for each reward."""
     return [_describe(name, entry) for name, entry in load_registry().rewards.items()]
 
 
@@ -29,7 +29,7 @@ def _print_all(rows: Rows) -> None:
     for row in rows:
         _print_reward(row)
     print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
-    print("`fktext rewards show NAME` says more of one")
+    print("`fktext rewards show NAME` says more about one")
 
 
 app = listing(
@@ -48,7 +48,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.")],
     as_json: Json = False,
 ) -> None:
-    """One reward: its options, the range of its values, and whose models it uses.
+    """Describe one reward: its options, the range of its values, and the models it uses.
 
     Example: fktext rewards show toxicity
     """

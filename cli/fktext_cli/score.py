@@ -1,4 +1,4 @@
-"""`fktext score`: what rewards say of texts that exist."""
+"""`fktext score`: score texts that exist."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def score(
     read: Annotated[
         Input | None, typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text")
     ] = None,
-    form: Annotated[output.Format, typer.Option("--format", "-f", help="text is the value, a tab, and the text.")] = "jsonl",
+    form: Annotated[output.Format, typer.Option("--format", "-f", help="text prints the value, a tab, and the text.")] = "jsonl",
     *,
     where: Where,
     batch_size: Annotated[int, run_option(min=1, max=MOST_BATCH, help="Texts scored at once.")] = 64,
 ) -> None:
     """Score texts that exist, to look at a reward before steering by it.
 
-    Rows are written as batches are done; equal texts are scored once. What `fktext generate` writes as jsonl can be FILE.
+    Rows are written as batches are done; equal texts are scored once. FILE may be what `fktext generate` wrote as jsonl.
 
     Example: fktext score texts.txt --reward toxicity
     """
@@ -82,7 +82,7 @@ def score(
 
 
 def _scored(scorer: Scorer, lines: Sequence[Line], name: str) -> Iterator[tuple[Line, dict[str, float], float]]:
-    """Each line with the value of each reward, and their weighted sum."""
+    """Score lines: yield each with the value of each reward and their weighted sum."""
     if not lines:
         return
     values = scorer([line.text for line in lines], f" on {name}, lines {lines[0].number} to {lines[-1].number}")
@@ -118,7 +118,7 @@ def _input(file: str) -> Input:
 
 
 def _lines(source: BinaryIO, name: str, form: Input) -> Iterator[Line | None]:
-    """The texts, as they are asked for; None for a row that says it has none.
+    """Read the texts as they are asked for; None for a row that says it has none.
 
     Raises:
         UsageError: a line holds no text, or is not UTF-8, or its prompt is not what its text begins with; names `file:line`.
@@ -177,7 +177,7 @@ def _csv(lines: Iterator[str], name: str) -> Iterator[tuple[int, dict[str, str]]
 
 
 def _parts(value: Any, where: str) -> tuple[str | None, str]:
-    """A text, None where a row says that it has none, and what of it is the prompt."""
+    """Return the text, None where a row says that it has none, and the prompt it begins with."""
     if isinstance(value, str):
         return value, ""
     if not isinstance(value, dict) or "text" not in value:

@@ -1,4 +1,4 @@
-"""`fktext selftest`: whether the sampler works here."""
+"""`fktext selftest`: check that the sampler works here."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ app = typer.Typer(add_completion=False)
 def selftest(
     device: Device = "auto",
     populations: Annotated[
-        int, typer.Option(min=1000, max=MOST_SAMPLES, help="Independent populations per check; more sees smaller errors.")
+        int, typer.Option(min=1000, max=MOST_SAMPLES, help="Independent populations per check; more find smaller errors.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     form: Form = "text",
 ) -> None:
     """Check on this machine that the sampler aims at the exact law.
 
-    Many small populations on a model whose texts can all be listed are compared with the law itself, for every potential and
-    resampler; |z| is the largest difference in standard errors. The last checks are wrong on purpose and must be caught.
-    Exit code 1 if a check fails.
+    For every potential and resampler, many small populations of a model whose texts can all be listed are compared with the law;
+    |z| is the largest difference in standard errors. The last checks are wrong on purpose and must be caught.
+    Exits with code 1 if a check fails.
     """
     from fktext.testing.selftest import run
 

@@ -1,4 +1,4 @@
-"""Standard output for results alone, and nothing on a terminal that it would obey, whatever plugins do."""
+"""Keep standard output for results alone, and send a terminal nothing that it would obey."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TextIO
 
 
 def protect() -> None:
-    """Keep standard output and standard error from what plugins, models and the libraries below them do to them.
+    """Protect standard output and standard error from plugins, models and the libraries below them.
 
-    From here on `sys.stdout` and `sys.stderr` are duplicates that nobody closes, and file descriptor 1 is standard error: what C
-    code writes to it, or Python to `sys.__stdout__`, is no result. For a program of its own: it stays so until that ends.
+    From here on, and until the program ends, `sys.stdout` and `sys.stderr` are duplicates that nobody closes, and file descriptor 1
+    is standard error: what C code writes to it, or Python to `sys.__stdout__`, is no result.
     """
     stdout, stderr = sys.stdout, sys.stderr
     if id(stdout) != id(sys.__stdout__):  # closed by the caller, or replaced: nobody reads descriptor 1
@@ -27,11 +27,11 @@ def protect() -> None:
 
 
 class _Lasting(io.TextIOWrapper):
-    """A stream that outlives its being closed."""
+    """A stream that stays open when it is closed."""
 
     @classmethod
     def of(cls, stream: TextIO) -> _Lasting:
-        """Another way to where a stream leads."""
+        """Open another way to where a stream leads."""
         file = open(os.dup(stream.fileno()), "wb", closefd=False)  # noqa: SIM115  it ends with the program
         return cls(file, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering))
 
@@ -41,13 +41,13 @@ class _Lasting(io.TextIOWrapper):
 
 
 def silence(stream: TextIO) -> None:
-    """Point a stream at nothing, so that what it could not write is not tried again, with a complaint, at exit."""
+    """Point a stream at nothing, so that Python does not try again at exit, and complain."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def visible(text: str) -> str:
-    """The text with characters that a terminal would obey as escapes.
+    """Return the text with escapes for the characters that a terminal would obey.
 
     Example:
         >>> print(visible("bell \\x07, red \\x1b[31m, café"))

@@ -1,4 +1,4 @@
-"""`fktext generate --trace FILE`: who descended from whom, as a page to look at or as data."""
+"""Write which particle descends from which, as a page to look at or as data (`--trace`)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def check(path: Path, *, overwrite: bool, resume: bool) -> None:
     if path.suffix not in _SUFFIXES:
         raise UsageError(f"--trace {str(path)!r}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if resume:
-        raise UsageError("--trace has no use with --resume: the lineage of populations that are there already is not known")
+        raise UsageError("--trace does not go with --resume: the lineage of populations that are already written is not known")
     output.check_file("--trace", path, "" if overwrite else "--overwrite replaces it")
 
 
 @dataclass
 class Trace:
-    """Keeps populations as they come and writes them at the end, also when the run is stopped before it.
+    """Keep populations as they come and write them at the end, also when the run is stopped.
 
     Attributes:
         path: the file, whose suffix says what to write; None keeps and writes nothing.
@@ -42,7 +42,7 @@ class Trace:
     _kept: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def add(self, population: Population) -> None:
-        """Keep one; of a dead population no particle is marked."""
+        """Keep a population; of a dead one no particle is marked."""
         if self.path is not None:
             from fktext_evals import trace
 

@@ -74,7 +74,7 @@ def test_what_was_there_when_it_stopped_is_written(call: Call, tiny: Path, tmp_p
         ("trace.txt", (), "ends in .html or .json"),
         ("nowhere/trace.html", (), "there is no folder"),
         ("folder.html", (), "is a folder"),
-        ("trace.html", ("--output", "out.jsonl", "--resume"), "--trace has no use with --resume"),
+        ("trace.html", ("--output", "out.jsonl", "--resume"), "--trace does not go with --resume"),
     ],
 )
 def test_refused_before_anything_runs(
