@@ -75,7 +75,7 @@ def check(suite: Suite, registry: Registry) -> None:
 
 
 def _whole(name: str, registry: Registry | None, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], Path]:
-    """The table of a suite with what it takes from others, and the folder of the file that names its prompts."""
+    """Return the table of a suite with what it takes over, and the folder of the file that names its prompts."""
     path, where = _path(name, registry), _where(name)
     chain = (*above, os.path.realpath(path))
     if chain[-1] in above:
@@ -104,7 +104,7 @@ def _where(name: str) -> str:
 
 
 def _path(name: str, registry: Registry | None = None) -> Any:
-    """The path of a suite's file: a path, a resource of this package, or a plugin's file."""
+    """Find a suite's file: a path, a resource of this package, or a plugin's file."""
     if name.endswith(".toml"):
         return Path(name).expanduser()
     if name in names():

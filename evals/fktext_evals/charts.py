@@ -1,4 +1,4 @@
-"""Figures as SVG for the page: no script, colours from its style sheet (classes `s0` to `s7` are the series), text that scales."""
+"""Figures as SVG for the page, without a script; colours come from its style sheet (classes `s0` to `s7` are the series)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 26, 14, 46
 
 @dataclass(frozen=True)
 class Axis:
-    """Values between `low` and `high` to pixels between `start` and `end`."""
+    """Maps values between `low` and `high` to pixels between `start` and `end`."""
 
     low: float
     high: float
@@ -28,12 +28,12 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value is."""
+        """Return the pixel of a value."""
         low, high, value = (math.log(item) if self.log else item for item in (self.low, self.high, value))
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 2)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round numbers on the axis."""
+        """List round numbers on the axis."""
         if self.log:
             return _log_ticks(self.low, self.high)
         step = _round_step((self.high - self.low) / about)
@@ -43,7 +43,7 @@ class Axis:
 
 
 def axis(values: Iterable[float], start: float, end: float, log: bool = False) -> Axis:
-    """An axis with room for all finite values; a log axis for those above 0."""
+    """Make an axis with room for all finite values; a log axis has room for those above 0."""
     found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     low, high = min(found), max(found)
     if log:
@@ -53,7 +53,7 @@ def axis(values: Iterable[float], start: float, end: float, log: bool = False) -
 
 
 def chart(figure: Figure) -> Markup:
-    """The figure as an `<svg>` with a title and a description in words for those who cannot see it."""
+    """Draw the figure as an `<svg>`, with a title and a description in words for those who cannot see it."""
     points = [point for line in figure.lines for point in line.points]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     if figure.curve:  # from step 0 to the last one, with room for names at the ends
@@ -70,7 +70,7 @@ def chart(figure: Figure) -> Markup:
 
 
 def strip(interval: Interval, scale: Axis, series: int | None = None, zero: bool = False) -> Markup:
-    """An interval as a line with a dot at the mean, for a cell of a table; `zero` marks 0."""
+    """Draw an interval as a line with a dot at the mean, for a cell of a table; `zero` marks 0."""
     height = 18
     parts = []
     if zero:
@@ -84,7 +84,7 @@ def strip(interval: Interval, scale: Axis, series: int | None = None, zero: bool
 
 
 def strip_axis(intervals: Sequence[Interval], zero: bool = False) -> Axis:
-    """One scale for the strips of a column; with `zero` 0 is on it."""
+    """Make one scale for the strips of a column; with `zero` 0 is on it."""
     ends = [value for value in _ends(intervals) if math.isfinite(value)] + [0.0] * (zero or not intervals)
     ends = ends or [0.0]
     low, high = min(ends), max(ends)
@@ -92,7 +92,7 @@ def strip_axis(intervals: Sequence[Interval], zero: bool = False) -> Axis:
 
 
 def marker(series: int, x: float = 6, y: float = 6, size: float = 4.2) -> Markup:
-    """The mark of a series: a shape as well as a colour."""
+    """Draw the mark of a series: a shape as well as a colour."""
     kind = series % SERIES
     if kind == 0:
         return Markup('<circle class="m" cx="{}" cy="{}" r="{}"/>').format(x, y, size)
@@ -110,7 +110,7 @@ def marker(series: int, x: float = 6, y: float = 6, size: float = 4.2) -> Markup
 
 
 def number(value: float, digits: int = 3, sign: str = "") -> str:
-    """A number for readers: few digits, a true minus sign, thin spaces between thousands."""
+    """Write a number for readers: few digits, a true minus sign, thin spaces between thousands."""
     if math.isinf(value) or math.isnan(value):
         return {math.inf: "∞", -math.inf: "\u2212∞"}.get(value, "\u2013")
     shown = f"{value:{sign},.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:{sign}.{digits}g}"
@@ -120,7 +120,7 @@ def number(value: float, digits: int = 3, sign: str = "") -> str:
 
 
 def _frame(figure: Figure, x: Axis, y: Axis) -> list[Markup]:
-    """Grid, ticks and titles of the axes."""
+    """Draw grid, ticks and titles of the axes."""
     bottom, right = _HEIGHT - _BOTTOM, x.end
     parts = []
     for value in y.ticks():
@@ -137,7 +137,7 @@ def _frame(figure: Figure, x: Axis, y: Axis) -> list[Markup]:
 
 
 def _marks(line: Line, x: Axis, y: Axis) -> Markup:
-    """Points with their intervals, joined."""
+    """Draw points with their intervals, and join them."""
     parts = [
         _line("join", x(before.x.mean), y(before.y.mean), x(after.x.mean), y(after.y.mean))
         for before, after in pairwise(line.points)
@@ -161,7 +161,7 @@ def _curve(line: Line, x: Axis, y: Axis) -> Markup:
 
 
 def _end_labels(lines: Sequence[Line], x: Axis, y: Axis) -> list[Markup]:
-    """The names of curves at their ends, moved apart where they would overlap."""
+    """Write the names of curves at their ends, moved apart where they would overlap."""
     placed: list[Markup] = []
     above = math.inf
     for line in sorted(lines, key=lambda line: line.points[-1].y.mean):
@@ -205,7 +205,7 @@ def _round_step(rough: float) -> float:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 of each power of ten, or powers alone where that would be too many."""
+    """List 1, 2, 5 of each power of ten, or powers alone where that would be too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     ticks = [value for value in fine if low <= value <= high]

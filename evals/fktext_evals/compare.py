@@ -1,4 +1,4 @@
-"""Two runs against each other: paired differences, text by text."""
+"""Compares two runs: paired differences, text by text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Difference:
 
 
 def compare(ours: Results, theirs: Results, method: str | None = None, against: str | None = None) -> list[Difference]:
-    """Paired differences between two runs, ours minus theirs, with intervals clustered by prompt.
+    """Take paired differences between two runs, ours minus theirs, with intervals clustered by prompt.
 
     Models and methods may differ between the runs; what the texts are judged by and asked for may not.
 
@@ -73,7 +73,7 @@ def compare(ours: Results, theirs: Results, method: str | None = None, against: 
 
 
 def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str:
-    """The differences as a table."""
+    """Write the differences as a table in Markdown."""
     judges = ours.suite.judges
     header = ["difference", "N", "pairs", *map(report.heading, judges), "reward [95% CI]", "rows", "seconds"]
     rows = [
@@ -109,7 +109,7 @@ def _died(side: Results) -> str:
 
 
 def as_csv(ours: Results, theirs: Results, found: Sequence[Difference]) -> str:
-    """The differences, a line each; shares between -1 and 1."""
+    """Write the differences as CSV, a line each; shares are between -1 and 1."""
     return report.csv_of([dict(_csv_line(ours, theirs, item)) for item in found])
 
 
@@ -131,7 +131,7 @@ def _column(judge: Judge) -> str:
 
 
 def _differ(ours: Results, theirs: Results) -> str:
-    """What stands in the way of pairing the texts of two runs, "" if nothing."""
+    """Say what stands in the way of pairing the texts of two runs, "" if nothing."""
     tables = [side.suite.as_table() for side in (ours, theirs)]
     for name in ("prompts", "samples", "judge_tokens", "judges", "rewards"):
         one, other = (table.get(name) for table in tables)
@@ -174,7 +174,7 @@ def _methods(results: Results, wanted: str | None, option: str) -> list[Method]:
     found = [method for method in results.suite.methods if wanted in (method.name, f"{method.name}:{method.settings.particles}")]
     if not found:
         known = ", ".join(f"{method.name}:{method.settings.particles}" for method in results.suite.methods)
-        raise UsageError(f"{option} {wanted!r} is no method of {str(results.folder)!r}; it has {known}")
+        raise UsageError(f"{option} {wanted!r} is not a method of {str(results.folder)!r}; it has {known}")
     return found
 
 

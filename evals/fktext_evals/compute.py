@@ -41,14 +41,14 @@ class Matched:
 
 
 def cost(rows: Sequence[Row], axis: Axis) -> float:
-    """The mean cost of a text."""
+    """Return the mean cost of a text."""
     return fmean(row[axis] for row in rows)
 
 
 def at_equal_cost(
     results: Results, method: Method, other: str, measure: Measure, axis: Axis, *, shares: bool = False
 ) -> Matched | None:
-    """A method against another of several N, at the method's own mean cost.
+    """Compare a method with another that was run at several N, at the method's own mean cost.
 
     Prompts, seeds and samples are paired: each text of the method is compared with the interpolation between the two texts of the
     same prompt, seed and sample from the runs whose costs are next to its own. The interval is that of the paired differences; the
@@ -97,7 +97,7 @@ Which = tuple[int, int, int]  # seed, prompt and sample: which text it is of tho
 def contrast(
     sides: Sequence[Mapping[Which, float]], factors: Sequence[float], common: Sequence[Which], *, shares: bool
 ) -> Interval:
-    """A weighted sum of the means of some methods' numbers over the texts that all have; of nan where one is not finite."""
+    """Return a weighted sum of the means of methods' numbers over the texts that all have; of nan where one is not finite."""
     values = [[side[who] for who in common] for side in sides]
     if not all(math.isfinite(value) for row in values for value in row):
         return Interval(math.nan, math.nan, math.nan)

@@ -53,17 +53,17 @@ class Figure:
 
 
 def series_names(results: Results) -> list[str]:
-    """The names of a run's methods, each once."""
+    """List the names of a run's methods, each once."""
     return list(dict.fromkeys(method.name for method in results.suite.methods))
 
 
 def held_out(results: Results) -> list[Judge]:
-    """The judges that did not steer."""
+    """List the judges that did not steer."""
     return [judge for judge in results.suite.judges if not results.suite.steers(judge)]
 
 
 def figures(results: Results) -> Iterator[Figure]:
-    """The figures of a run, those that its rows have something for."""
+    """Yield the figures of a run that its rows have something for."""
     reward = "mean steering reward"
     for name, column, unit, what in (
         ("reward-rows", "denoiser_rows", "denoiser rows per text", "compute"),
@@ -97,7 +97,7 @@ def _per_text(column: str) -> Measure:
 
 
 def _by(judge: Judge) -> Measure:
-    """What a judge says, in the unit of its `heading`."""
+    """Measure what a judge says, in the unit of its `heading`."""
     scale = 100 if judge.kind == "share" else 1
 
     def measure(rows: Sequence[Row]) -> Interval:
@@ -108,7 +108,7 @@ def _by(judge: Judge) -> Measure:
 
 
 def _points(results: Results, x: Measure, y: Measure, log_x: bool = False) -> tuple[Line, ...]:
-    """A line for each name of a method, a point for each number of particles, but for means that cannot be drawn.
+    """Make a line for each name of a method, a point for each number of particles, but for means that cannot be drawn.
 
     Those are infinite, or, where x has a logarithmic axis, 0: the reward calls of the base model.
     """
@@ -126,7 +126,7 @@ def _points(results: Results, x: Measure, y: Measure, log_x: bool = False) -> tu
 
 
 def _curves(results: Results, column: str) -> tuple[Line, ...]:
-    """A line for each method that weighs on the way: weighings are averaged by their place, prompts may have other steps."""
+    """Make a line for each method that weighs on the way; weighings are averaged by their place."""
     lines: list[Line] = []
     series = series_names(results)
     for method in results.suite.methods:

@@ -1,4 +1,4 @@
-"""How images steered by each method compare, as a judge that has not steered sees them."""
+"""Compares images steered by each method, as a judge that has not steered sees them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ImageJudge:
 
     @property
     def shares(self) -> bool:
-        """Whether shares of hits are compared."""
+        """Say whether shares of hits are compared."""
         return bool(getattr(self.reward, "log_probability", False))
 
     def values(self, population: Population) -> torch.Tensor:
-        """(N,) what it says of each image; of a hit 1, of another 0, where shares are compared."""
+        """Return (N,) what it says of each image: 1 or 0, a hit or not, where shares are compared."""
         values = torch.as_tensor(self.reward.score(population.samples)).double()
         return (values.exp() > 0.5).double() if self.shares else values
 
@@ -77,7 +77,7 @@ def compare(
 
 
 def _base(populations: Sequence[torch.Tensor], shares: bool) -> Verdict:
-    """All images count alike, and each is independent of the others."""
+    """Judge images that count alike and are independent of each other."""
     values = torch.cat(list(populations)).tolist()
     clusters = [str((place, index)) for place, each in enumerate(populations) for index in range(len(each))]
     interval = _interval(values, clusters, shares)
@@ -89,7 +89,7 @@ def _interval(values: list[float], clusters: list[str], shares: bool) -> Interva
 
 
 def lines(verdicts: Sequence[Verdict], judge: ImageJudge) -> Iterator[str]:
-    """A table of them, to be read in a terminal."""
+    """Yield the lines of a table for the terminal."""
     yield f"{'share with p > 1/2' if judge.shares else 'mean'} by {judge.name}:"
     yield f"  {'':<10}{'population':>10}{'returned':>12}  95% interval"
     for each in verdicts:

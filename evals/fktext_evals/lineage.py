@@ -27,7 +27,7 @@ Lineage = dict[str, Any]
 
 
 def of(population: Population, chosen: int | None, width: int | None = None) -> Lineage:
-    """The lineage of a population.
+    """Make the lineage of a population.
 
     Args:
         population: from `fktext.texts.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
@@ -51,14 +51,14 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
 
 
 def label(sample: Any, place: int) -> str:
-    """What stands for a sample where it is listed: a text without its prompt; of an image the particle's place."""
+    """Name a sample where it is listed: a text without its prompt, an image by its particle's place."""
     from fktext.text import Text
 
     return sample.continuation if isinstance(sample, Text) else f"particle-{place}"
 
 
 def roots(ancestors: Sequence[Sequence[int]]) -> list[int]:
-    """How many particles of the start have a descendant after each weighing.
+    """Count the particles of the start that have a descendant after each weighing.
 
     Args:
         ancestors: (K, N), see above.
@@ -75,7 +75,7 @@ def roots(ancestors: Sequence[Sequence[int]]) -> list[int]:
 
 
 def survivors(ancestors: Sequence[Sequence[int]]) -> list[list[bool]]:
-    """(K, N) which particles, as they were at each weighing, have a descendant at the last one."""
+    """Say (K, N) which particles, as they were at each weighing, have a descendant at the last one."""
     living = [[True] * len(ancestors[-1])]
     for step in reversed(ancestors[:-1]):
         parents = {parent for parent, lives in zip(step, living[0], strict=True) if lives}
@@ -84,7 +84,7 @@ def survivors(ancestors: Sequence[Sequence[int]]) -> list[list[bool]]:
 
 
 def line_of(ancestors: Sequence[Sequence[int]], particle: int | None) -> list[int | None]:
-    """(K,) the particle at each weighing that a particle of the last one descends from, itself at the end; of None, None.
+    """Follow a particle of the last weighing back: (K,) whom it descends from at each, itself at the end; of None, None.
 
     Example:
         >>> line_of([[0, 0, 2], [2, 1, 0], [0, 1, 2]], 0)
@@ -97,7 +97,7 @@ def line_of(ancestors: Sequence[Sequence[int]], particle: int | None) -> list[in
 
 
 def order(ancestors: Sequence[Sequence[int]]) -> list[list[int]]:
-    """(K, N) the height of each particle at each weighing, such that no two branches of the tree cross.
+    """Order particles so that no two branches of the tree cross: (K, N) the height of each at each weighing.
 
     Every particle has one parent, so it is enough to sort the particles of a weighing by the height of their parents; brothers
     stand in the order of their slots.
@@ -114,7 +114,7 @@ def order(ancestors: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def check(lineage: Mapping[str, Any]) -> None:
-    """Whether a lineage read from a file can be drawn.
+    """Check that a lineage read from a file can be drawn.
 
     Raises:
         ValueError: it cannot; says why.
@@ -126,13 +126,13 @@ def check(lineage: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} has {len(lineage[name])} weighings, k has {weighings}")
         for name in ("ancestors", "rewards", "weights"):
             if any(len(step) != particles for step in lineage[name]):
-                raise ValueError(f"{name} has not {particles} particles at each weighing")
+                raise ValueError(f"{name} does not have {particles} particles at each weighing")
         if not all(0 <= parent < particles for step in lineage["ancestors"] for parent in step):
-            raise ValueError("an ancestor is no particle")
+            raise ValueError("an ancestor is not one of the particles")
         if lineage["chosen"] is not None and not 0 <= lineage["chosen"] < particles:
-            raise ValueError("the chosen particle is no particle")
+            raise ValueError("the chosen one is not one of the particles")
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"it is no lineage: {error!r}") from error
+        raise ValueError(f"it is not a lineage: {error!r}") from error
 
 
 def _cut(text: str, width: int | None) -> str:

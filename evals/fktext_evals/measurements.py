@@ -10,6 +10,7 @@ seconds, so nothing else here does.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +35,12 @@ MODULES = Path(__file__).parent / "modules"
 
 
 def names() -> list[str]:
-    """What `path` knows, sorted."""
+    """List what `path` knows, sorted."""
     return sorted(item.stem for item in MODULES.glob("*/*.py"))
 
 
 def path(name: str) -> str:
-    """Where `evaluate.load` finds a measurement.
+    """Return where `evaluate.load` finds a measurement.
 
     Raises:
         UsageError: there is none of that name.
@@ -52,7 +53,6 @@ def path(name: str) -> str:
 class TextMeasurement(evaluate.Measurement):  # type: ignore[misc]  # evaluate has no types
     """A measurement of texts and their prompts."""
 
-    description = ""
     citation = ""
     inputs = INPUTS
     columns: ClassVar[dict[str, Any]] = {"predictions": datasets.Value("string"), "prompts": datasets.Value("string")}
@@ -64,7 +64,7 @@ class TextMeasurement(evaluate.Measurement):  # type: ignore[misc]  # evaluate h
     def _info(self) -> Any:
         return evaluate.MeasurementInfo(
             module_type="measurement",
-            description=self.description,
+            description=inspect.cleandoc(str(self.__doc__)).split("\n\n")[0],
             citation=self.citation,
             inputs_description=self.inputs,
             features=datasets.Features(self.columns),
@@ -72,27 +72,24 @@ class TextMeasurement(evaluate.Measurement):  # type: ignore[misc]  # evaluate h
 
 
 class Distinct(TextMeasurement):
-    """`distinct_1` to `distinct_3` (of n-grams) and `distinct_1_words` to `distinct_3_words` (of words), means over prompts.
+    """Measures diversity: distinct n-grams of the texts of a prompt by all n-grams, and by all words; means over prompts.
 
-    The second is what the literature on steering, the Feynman-Kac paper among it, prints as dist-n.
+    These are `distinct_1` to `distinct_3` and `distinct_1_words` to `distinct_3_words`. The second is what the literature on
+    steering, the Feynman-Kac paper among it, prints as dist-n.
     """
 
-    description = "Diversity: distinct n-grams divided by all n-grams, and by all words, of the texts of each prompt."
     citation = "Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models"
 
     def _compute(self, predictions: Sequence[str], prompts: Sequence[str], **_: Any) -> dict[str, float]:
-        found = {}
-        for n in (1, 2, 3):
-            for name, metric in ((f"distinct_{n}", metrics.distinct_n), (f"distinct_{n}_words", metrics.distinct_n_words)):
-                values = [metric(group, n) for group in metrics.by_prompt(predictions, prompts)]
-                found[name] = fmean(values)
-        return found
+        groups, kinds = metrics.by_prompt(predictions, prompts), {"": metrics.distinct_n, "_words": metrics.distinct_n_words}
+        return {
+            f"distinct_{n}{kind}": fmean(metric(group, n) for group in groups) for n in (1, 2, 3) for kind, metric in kinds.items()
+        }
 
 
 class Repetition(TextMeasurement):
-    """`entropy` of a text's words in nats, and `repetition`, the share of its pairs of words that it has had before."""
+    """Measures degeneration within a text: `entropy` of its words in nats, and `repetition`, the share of pairs seen before."""
 
-    description = "Degeneration within a text, means over texts."
     citation = "Welleck et al. 2020, Neural Text Generation With Unlikelihood Training"
 
     def _compute(self, predictions: Sequence[str], **_: Any) -> dict[str, float]:
@@ -103,13 +100,14 @@ class Repetition(TextMeasurement):
 
 
 class SelfBLEU(TextMeasurement):
-    """`self_bleu`, how much the texts of a prompt resemble each other, mean over prompts of two texts and more.
+    """Measures diversity by `self_bleu`, how much the texts of a prompt resemble each other; lower is more diverse.
+
+    It is the mean over prompts of two texts and more; the other texts of a prompt are a text's references.
 
     Args:
         n: longest n-grams.
     """
 
-    description = "Diversity: the BLEU of each text with the other texts of its prompt as references; lower is more diverse."
     citation = "Zhu et al. 2018, Texygen: A Benchmarking Platform for Text Generation Models"
 
     def __init__(self, n: int = 4, **options: Any) -> None:
@@ -123,7 +121,9 @@ class SelfBLEU(TextMeasurement):
 
 
 class Judgement(TextMeasurement):
-    """What a judge says: `<label>` (a probability per text), `mean_<label>`, `<label>_ratio` and `expected_max_<label>`.
+    """Asks a judge: `<label>` (a probability per text), `mean_<label>`, `<label>_ratio` and `expected_max_<label>`.
+
+    The ratio is the share of texts above the threshold, the expected maximum the mean over prompts of the highest probability.
 
     Args:
         judge: a reward whose score is log p(label), or its spec as on the command line.
@@ -136,8 +136,6 @@ class Judgement(TextMeasurement):
         ...     predictions=[" is red."], prompts=["The book"]
         ... )
     """
-
-    description = "What a classifier says: mean probability, share above a threshold, and mean over prompts of the maximum."
 
     def __init__(
         self,
@@ -166,14 +164,13 @@ class Judgement(TextMeasurement):
 
 
 class Toxicity(Judgement):
-    """`toxicity` of each text, `mean_toxicity`, `toxicity_ratio` (share above the threshold) and `expected_max_toxicity`.
+    """Measures `toxicity` of each text, `mean_toxicity`, `toxicity_ratio` and `expected_max_toxicity`, see `Judgement`.
 
     Args:
         judge: by default the embedded judge that does not steer.
         threshold, device, offline: see `Judgement`.
     """
 
-    description = "Toxicity of texts: mean probability, share above a threshold, and mean over prompts of the maximum."
     citation = "Gehman et al. 2020, RealToxicityPrompts"
 
     def __init__(self, judge: Reward | str = "toxicity:model=heldout-toxicity", threshold: float = 0.5, **options: Any) -> None:
@@ -181,14 +178,13 @@ class Toxicity(Judgement):
 
 
 class Acceptability(Judgement):
-    """`acceptability` of each text, `mean_acceptability`, `acceptability_ratio` and `expected_max_acceptability`.
+    """Measures linguistic `acceptability`, `mean_acceptability`, `acceptability_ratio`, `expected_max_acceptability`.
 
     Args:
         judge: by default the embedded judge that does not steer.
         threshold, device, offline: see `Judgement`.
     """
 
-    description = "Linguistic acceptability: mean probability and share of texts judged acceptable."
     citation = "Warstadt et al. 2019, Neural Network Acceptability Judgments"
 
     def __init__(self, judge: Reward | str = "cola:model=heldout-cola", threshold: float = 0.5, **options: Any) -> None:
@@ -196,7 +192,7 @@ class Acceptability(Judgement):
 
 
 class Perplexity(TextMeasurement):
-    """Two perplexities of what follows the prompt, given the prompt, which the literature does not tell apart by name.
+    """Measures two perplexities of what follows the prompt, given the prompt, which the literature calls by one name.
 
     `token_perplexity` is that of all tokens together, exp(-sum of log-likelihoods / number of tokens): long texts count for more.
     `mean_perplexity` is the mean over texts of each text's own, `perplexities`: what the Feynman-Kac paper prints, and what one
@@ -213,7 +209,6 @@ class Perplexity(TextMeasurement):
         UsageError: the judge gives something else.
     """
 
-    description = "Perplexity by a causal language model, weighted by tokens and as the mean over texts."
     citation = "Singhal et al. 2025, A General Framework for Inference-time Scaling and Steering of Diffusion Models"
 
     def __init__(
@@ -248,14 +243,12 @@ class Perplexity(TextMeasurement):
 
 
 class MeanReward(TextMeasurement):
-    """`rewards`, one per text, and their mean, `mean_reward`.
+    """Measures texts as steering sees them: `rewards`, one per text, and their mean, `mean_reward`.
 
     Args:
         reward: a reward or its spec; of a spec with a weight the weighted value.
         device, offline: for a reward that is given by its spec.
     """
-
-    description = "A reward of texts, as steering sees it."
 
     def __init__(self, reward: Reward | str, *, device: str = "cpu", offline: bool = False, **options: Any) -> None:
         self.term = _term(reward, "reward", device, offline)
@@ -268,7 +261,7 @@ class MeanReward(TextMeasurement):
 
 
 class OverOptimization(TextMeasurement):
-    """`gap`, what the judge that steers says beyond what a judge that does not steer says; means over texts.
+    """Measures over-optimisation by `gap`: the mean probability by the judge that steers minus that by a held-out judge.
 
     `gap` is of probabilities, `ratio_gap` of shares above the threshold; `steering` and `heldout` are the two mean probabilities.
     A gap that grows with the steering's strength shows texts that please the judge more than they have the property.
@@ -279,7 +272,6 @@ class OverOptimization(TextMeasurement):
         device, offline: for judges that are given by their specs.
     """
 
-    description = "Over-optimisation: mean probability by the judge that steers minus that by a held-out judge."
     citation = "Gao et al. 2023, Scaling Laws for Reward Model Overoptimization"
 
     def __init__(self, steering: Reward | str, heldout: Reward | str, threshold: float = 0.5, **options: Any) -> None:
@@ -298,9 +290,8 @@ class OverOptimization(TextMeasurement):
 
 
 class Ancestry(TextMeasurement):
-    """`surviving_roots`, how many particles of the start have descendants at the end, and the same as a share of the particles."""
+    """Counts the particles of the start that have descendants at the end: `surviving_roots`, and `surviving_share` of all."""
 
-    description = "Diversity of ancestry of particle populations, means over populations."
     inputs = "Args:\n    roots: list of lists of int, for each particle at the end the one at the start that it descends from."
     columns: ClassVar[dict[str, Any]] = {"roots": datasets.Sequence(datasets.Value("int64"))}
 
@@ -313,7 +304,7 @@ class Ancestry(TextMeasurement):
 
 
 class Mauve(TextMeasurement):
-    """`mauve`, in (0, 1]: how close the law of texts is to that of references, through `mauve-text` (the extra `mauve`).
+    """Measures how close the law of texts is to that of references: `mauve`, in (0, 1], by `mauve-text` (the extra `mauve`).
 
     Needs hundreds of texts on both sides; the same number on both, and the same number wherever values are compared.
 
@@ -329,7 +320,6 @@ class Mauve(TextMeasurement):
         ModelError: the model cannot be loaded.
     """
 
-    description = "MAUVE: area under the divergence curve between texts and references."
     citation = "Pillutla et al. 2021, MAUVE: Measuring the Gap Between Neural Text and Human Text"
     inputs = "Args:\n    predictions: list of str.\n    references: list of str, as many."
     columns: ClassVar[dict[str, Any]] = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
@@ -359,7 +349,7 @@ class Mauve(TextMeasurement):
         return {"mauve": float(found.mauve)}
 
     def _features(self, texts: Sequence[str]) -> NDArray[Any]:
-        """(M, D) the last hidden state at each text's last token."""
+        """Return (M, D) the last hidden state at each text's last token."""
         import torch
         from transformers import AutoModel, AutoTokenizer
 
@@ -380,7 +370,7 @@ class Mauve(TextMeasurement):
 
 
 def _term(reward: Reward | str, name: str, device: str, offline: bool) -> Weighted:
-    """A reward, given as such or by its spec."""
+    """Return a reward that is given as such or by its spec."""
     if not isinstance(reward, str):
         return Weighted(name, reward)
     from fktext.plugins import load_plugins
@@ -389,7 +379,7 @@ def _term(reward: Reward | str, name: str, device: str, offline: bool) -> Weight
 
 
 def _values(scorer: Scorer, predictions: Sequence[str], prompts: Sequence[str]) -> list[float]:
-    """What a scorer of one reward says of each text."""
+    """Return what a scorer of one reward says of each text."""
     values: list[float] = scorer(_texts(predictions, prompts))[:, 0].tolist()
     return values
 

@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams / all n-grams of the texts of one prompt.
+    """Divide the distinct n-grams by all n-grams of the texts of one prompt.
 
     Args:
         texts: continuations, without their prompt.
@@ -33,7 +33,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def distinct_n_words(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams / all words of the texts of one prompt: "dist-n" of DExperts, SSD-LM and Feynman-Kac steering.
+    """Divide the distinct n-grams by all words of the texts of one prompt: "dist-n" of DExperts, SSD-LM and FK steering.
 
     Source: Li et al. 2016 (arXiv 1510.03055), section 5.3, for each prompt's texts taken together.
 
@@ -47,7 +47,7 @@ def distinct_n_words(texts: Sequence[str], n: int) -> float:
 
 
 def entropy(text: str) -> float:
-    """Entropy of a text's words in nats, log(number of words) when no word comes twice.
+    """Return the entropy of a text's words in nats, log(number of words) when no word comes twice.
 
     Example:
         >>> entropy("a b a b") == math.log(2)
@@ -59,7 +59,7 @@ def entropy(text: str) -> float:
 
 
 def repetition(text: str, n: int = 2) -> float:
-    """The share of a text's n-grams that it has had before; 0 for a text of fewer than n words.
+    """Return the share of a text's n-grams that it has had before; 0 for a text of fewer than n words.
 
     Source: "seq-rep-n" of Welleck et al. 2020 (arXiv 1908.04319), section 6.1.
 
@@ -72,7 +72,7 @@ def repetition(text: str, n: int = 2) -> float:
 
 
 def bleu(text: str, references: Sequence[str], n: int = 4) -> float:
-    """BLEU of one text: the geometric mean of its n-gram precisions, for n-grams up to n, times the brevity penalty.
+    """Return the BLEU of a text: the geometric mean of its n-gram precisions, for n-grams up to n, times the brevity penalty.
 
     A precision without a match is 0.1 / (number of n-grams), "method 1" of Chen and Cherry 2014, as Texygen computes it.
     Source: Papineni et al. 2002, sections 2.1 to 2.3.
@@ -91,7 +91,7 @@ def bleu(text: str, references: Sequence[str], n: int = 4) -> float:
 
 
 def _bleu(text: str, most: Callable[[int, tuple[str, ...], int], int], lengths: Sequence[int], n: int) -> float:
-    """`bleu`, from how often a reference has an n-gram at most: `most(size, n-gram, how often the text has it)`."""
+    """Compute `bleu` from how often a reference has an n-gram at most: `most(size, n-gram, how often the text has it)`."""
     length, precisions = len(text.split(" ")), []
     for size in range(1, n + 1):
         counts = Counter(_ngrams(text, size))
@@ -105,7 +105,7 @@ def _bleu(text: str, most: Callable[[int, tuple[str, ...], int], int], lengths: 
 
 
 def self_bleu(texts: Sequence[str], n: int = 4) -> float:
-    """The mean BLEU of each text with the others as references: near 1 where they are alike, nan for a single text.
+    """Return the mean BLEU of each text with the others as references: near 1 where they are alike, nan for a single text.
 
     Source: Zhu et al. 2018 (Texygen, arXiv 1802.01886), section 3.
 
@@ -132,7 +132,7 @@ def self_bleu(texts: Sequence[str], n: int = 4) -> float:
 
 
 def by_prompt(values: Sequence[Value], prompts: Sequence[object]) -> list[list[Value]]:
-    """The values of each prompt, prompts in the order in which they first come."""
+    """Group values by prompt, prompts in the order in which they first come."""
     groups: dict[object, list[Value]] = defaultdict(list)
     for value, prompt in zip(values, prompts, strict=True):
         groups[prompt].append(value)
@@ -140,7 +140,7 @@ def by_prompt(values: Sequence[Value], prompts: Sequence[object]) -> list[list[V
 
 
 def mean_over_prompts(metric: Callable[[list[Value]], float], values: Sequence[Value], prompts: Sequence[object]) -> float:
-    """The mean over prompts of a metric of each prompt's values.
+    """Take the mean over prompts of a metric of each prompt's values.
 
     Example:
         >>> mean_over_prompts(max, [1.0, 3.0, 2.0], ["a", "a", "b"])  # "expected maximum" of RealToxicityPrompts
@@ -150,7 +150,7 @@ def mean_over_prompts(metric: Callable[[list[Value]], float], values: Sequence[V
 
 
 def perplexities(log_likelihoods: Sequence[float], tokens: Sequence[int]) -> tuple[float, float]:
-    """The two perplexities of texts that the literature prints: over all tokens, and the mean of each text's own.
+    """Return the two perplexities that the literature prints: over all tokens, and the mean of each text's own.
 
     Args:
         log_likelihoods: of each text, in nats, summed over its tokens.

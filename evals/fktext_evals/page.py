@@ -36,7 +36,7 @@ TOXIC = "Texts here were steered towards toxic language, or by a judge of it."
 
 
 def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
-    """The report of runs as a page.
+    """Write the report of runs as a page.
 
     Args:
         runs: from `fktext_evals.run` or `fktext_evals.results.read`.
@@ -50,7 +50,7 @@ def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
 
 
 def trace_html(trace: Mapping[str, Any]) -> str:
-    """The lineages of a run of `fktext generate` as a page; `trace` is from `fktext_evals.trace.trace`."""
+    """Write the lineages of a run of `fktext generate` as a page; `trace` is from `fktext_evals.trace.trace`."""
     run, populations = trace["run"], trace["populations"]
     settings = run["settings"]
     steered = ", ".join(settings["rewards"]) or "nothing"
@@ -76,7 +76,7 @@ def trace_html(trace: Mapping[str, Any]) -> str:
 
 
 def warning_for(rewards: Sequence[str]) -> str:
-    """A content warning where a reward's spec is about toxicity and does not evidently steer away from it; else ""."""
+    """Warn of content where a reward's spec is about toxicity and does not evidently steer away from it; else ""."""
     for spec in map(parse_spec, rewards):
         about = "toxic" in " ".join([spec.name, *(value for _, value in spec.options)]).lower()
         away = ("nontoxic" in dict(spec.options).values()) == (spec.weight > 0)
@@ -150,7 +150,7 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _methods(results: Results, there: Sequence[Method], series: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A line of the tables for each method."""
+    """Yield a line of the tables for each method."""
     judges = results.suite.judges
     found = [
         [*(report.judged(rows, judge) for judge in judges), report.mean_reward(rows)]
@@ -189,7 +189,7 @@ def _differences(results: Results) -> Iterator[dict[str, Any]]:
     )
     if lines := list(_at_equal_n(results)):
         yield _difference_table(results, "Steering against best-of-n, at equal N", lines, paired)
-    found = list(report.at_equal_cost(results))
+    found = list(report.at_equal_cost(results, report.rewards))
     for axis, unit in report.COSTS.items():
         lines, outside = [], []
         for method, other, items in (each for each in found if each[-1][0].axis == axis):
@@ -237,7 +237,7 @@ def _difference_table(results: Results, title: str, lines: Sequence[Compared], n
 
 
 def _cell(interval: Interval, judge: Judge | None, scale: Any, series: int | None, difference: bool = False) -> dict[str, Any]:
-    """A mean, the ends of its interval and their drawing; without a judge it is the reward."""
+    """Fill a cell with a mean, the ends of its interval and their drawing; without a judge it is the reward."""
     sign = "+" if difference else ""
 
     def shown(value: float) -> str:
@@ -265,7 +265,7 @@ def _lineages(results: Results, there: Sequence[Method], prompts: int, texts: bo
 
 
 def _lineage(lineage: Lineage, title: str, texts: bool = True) -> dict[str, Any]:
-    """What the template needs to draw a lineage.
+    """Prepare a lineage for the template.
 
     Raises:
         RunError: the data in the run's file cannot be drawn.
@@ -337,7 +337,7 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
 
 
 def visible(text: str) -> str:
-    """A text with its control characters made visible (U+2400 and on), so that no browser drops or obeys them.
+    """Make control characters of a text visible (U+2400 and on), so that no browser drops or obeys them.
 
     Example:
         >>> visible("a\\x00b\\n")

@@ -109,7 +109,7 @@ def draw(axes: Axes, figure: Figure) -> None:
 
 
 def _reach(line: Line, of: Literal["x", "y"]) -> Any:
-    """How far intervals reach below and above their means, (2, points)."""
+    """Return (2, points) how far intervals reach below and above their means."""
     intervals = [getattr(point, of) for point in line.points]
     below = [0.0 if math.isnan(item.low) else max(0.0, item.mean - item.low) for item in intervals]
     above = [0.0 if math.isnan(item.high) else max(0.0, item.high - item.mean) for item in intervals]

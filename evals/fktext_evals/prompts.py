@@ -52,7 +52,7 @@ def prompts_of(given: Sequence[str] | str | Mapping[str, Any], where: str, folde
 
 
 def _column(asked: _DataSet, where: str, folder: Path) -> list[str]:
-    """The texts of a column of a data set."""
+    """Return the texts of a column of a data set."""
     if (asked.file is None) == (asked.hub is None):
         raise UsageError(f"{where}: expected either file or hub")
     name, rows = asked.hub or str(folder / str(asked.file)), _rows(asked, where, folder)
@@ -76,7 +76,7 @@ def _column(asked: _DataSet, where: str, folder: Path) -> list[str]:
 
 
 def _rows(asked: _DataSet, where: str, folder: Path) -> Any:
-    """The rows of one split, by Hugging Face `datasets`."""
+    """Load the rows of one split by Hugging Face `datasets`."""
     import datasets
 
     bars = datasets.utils.logging.is_progress_bar_enabled()

@@ -20,17 +20,17 @@ from fktext_evals.suite import Judge, Method, Suite
 
 
 def share(rows: Sequence[Row], judge: Judge) -> Interval:
-    """The share of texts with p(label) above the judge's threshold."""
+    """Return the share of texts with p(label) above the judge's threshold."""
     return share_interval(verdicts(rows, judge), [row["prompt_index"] for row in rows])
 
 
 def judged(rows: Sequence[Row], judge: Judge) -> Interval:
-    """What a judge says of texts, by its kind: the share above its threshold, the mean perplexity, or the mean of its values."""
+    """Sum up a judge's verdicts by its kind: the share above its threshold, the mean perplexity, or the mean of its values."""
     return share(rows, judge) if judge.kind == "share" else _mean_interval(verdicts(rows, judge), rows)
 
 
 def verdicts(rows: Sequence[Row], judge: Judge) -> list[float]:
-    """What a judge says of each text: 1 or 0 for above its threshold or not, the perplexity, or its value."""
+    """Return what a judge says of each text: 1 or 0 for above its threshold or not, the perplexity, or its value."""
     values = [from_json(row["judges"][judge.name]) for row in rows]
     if judge.kind == "share":
         return [float(value > judge.log_threshold) for value in values]
@@ -38,7 +38,7 @@ def verdicts(rows: Sequence[Row], judge: Judge) -> list[float]:
 
 
 def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
-    """Over-optimisation: p(label) by the judge that steers minus that by each other one of that label; `<label>_gap_<judge>`."""
+    """Yield over-optimisation, `<label>_gap_<judge>`: p(label) by the judge that steers minus that by another of the label."""
     shares = [judge for judge in suite.judges if judge.kind == "share"]
     for ours in shares:
         for other in shares:
@@ -48,7 +48,7 @@ def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
 
 
 def token_perplexity(rows: Sequence[Row], judge: Judge) -> Interval:
-    """The perplexity of all judged tokens together; the mean over texts of each one's own is `judged`."""
+    """Return the perplexity of all judged tokens together; the mean over texts of each one's own is `judged`."""
     values = [from_json(row["judges"][judge.name]) for row in rows]
     if -math.inf in values:
         return Interval(math.inf, math.nan, math.nan)
@@ -58,22 +58,22 @@ def token_perplexity(rows: Sequence[Row], judge: Judge) -> Interval:
 
 
 def rewards(rows: Sequence[Row]) -> list[float]:
-    """The reward of each text: of all that steer, weights included."""
+    """Return the reward of each text: of all that steer, weights included."""
     return [from_json(row["reward"]) for row in rows]
 
 
 def mean_reward(rows: Sequence[Row]) -> Interval:
-    """The mean of the reward."""
+    """Return the mean of the reward."""
     return _mean_interval(rewards(rows), rows)
 
 
 def difference(rows: Sequence[Row], others: Sequence[Row], judge: Judge) -> Interval | None:
-    """What a judge says of `rows` minus what it says of `others`; see `paired`."""
+    """Subtract what a judge says of `others` from what it says of `rows`; see `paired`."""
     return paired(rows, others, partial(verdicts, judge=judge), shares=judge.kind == "share")
 
 
 def paired(rows: Sequence[Row], others: Sequence[Row], measure: compute.Measure, *, shares: bool = False) -> Interval | None:
-    """The mean difference of a number that each text has, over the prompts, seeds and samples that both sides have.
+    """Return the mean difference of a number that each text has, over the prompts, seeds and samples that both sides have.
 
     Args:
         rows, others: texts of the two sides.
@@ -90,18 +90,18 @@ def paired(rows: Sequence[Row], others: Sequence[Row], measure: compute.Measure,
 
 
 def distinct(rows: Sequence[Row]) -> list[float]:
-    """Distinct 1-, 2- and 3-grams per word of the texts of a prompt and seed, means over prompts and seeds."""
+    """Return distinct 1-, 2- and 3-grams per word of the texts of a prompt and seed, means over prompts and seeds."""
     return [together(rows, partial(metrics.distinct_n_words, n=n)).mean for n in (1, 2, 3)]
 
 
 def together(rows: Sequence[Row], metric: Callable[[Sequence[str]], float]) -> Interval:
-    """The mean over prompts and seeds of a metric of the texts of one prompt and seed."""
+    """Take the mean over prompts and seeds of a metric of the texts of one prompt and seed."""
     groups = metrics.by_prompt(rows, [(row["prompt_index"], row["seed"]) for row in rows])
     return _mean_interval([metric([row["continuation"] for row in group]) for group in groups], [group[0] for group in groups])
 
 
 def markdown(results: Results, texts: int = 0) -> str:
-    """The report of a run.
+    """Write the report of a run.
 
     Args:
         results: from `fktext_evals.run` or `fktext_evals.results.read`.
@@ -144,7 +144,7 @@ DIED = "all texts of such a population have reward -inf, none is returned, and a
 
 
 def died(results: Results) -> str:
-    """How many populations of each method died."""
+    """Say how many populations of each method died."""
     cells = ((method, results.populations(method.key)) for method in results.suite.methods)
     return ", ".join(
         f"{count} of {len(rows)} populations of {method.name} at N = {method.settings.particles}"
@@ -154,7 +154,7 @@ def died(results: Results) -> str:
 
 
 def returned(methods: Sequence[Method]) -> str:
-    """Which text of its population a method returns."""
+    """Say which text of its population a method returns."""
     said = {"best": "the best of each population", "draw": "one of each population, drawn by weight"}
     kinds = list(dict.fromkeys(method.returns for method in methods))
     if len(kinds) == 1:
@@ -164,7 +164,7 @@ def returned(methods: Sequence[Method]) -> str:
 
 
 def counts(judge: Judge) -> str:
-    """What a judge's number is."""
+    """Say what a judge's number is."""
     if judge.kind == "share":
         return f"{judge.label} when p > {judge.threshold:g}"
     return f"{judge.label}, the mean of {'exp(-value)' if judge.kind == 'perplexity' else 'its values'}"
@@ -194,7 +194,7 @@ Pair = tuple[Method, Method]
 
 
 def equal_n(results: Results) -> list[Pair]:
-    """Each steered method with each best-of-n of as many particles."""
+    """Pair each steered method with each best-of-n of as many particles."""
     return [pair for pair in _steered_and_not(results) if pair[0].settings.particles == pair[1].settings.particles]
 
 
@@ -209,7 +209,7 @@ EQUAL_COST = (
 
 
 def equal_costs_header(results: Results) -> list[str]:
-    """The columns of `equal_costs`."""
+    """Head the columns of `equal_costs`."""
     return ["difference", "N", "at equal", "N'", *map(heading, results.suite.judges)]
 
 
@@ -228,17 +228,17 @@ def equal_costs(results: Results) -> list[list[str]]:
                 str(method.settings.particles),
                 f"{first.cost:.{2 if unit == 'seconds' else 1}f} {unit}",
                 f"{first.particles:.1f}" if first.difference else outside,
-                *_cells([item.difference for item in found[:-1]], results.suite.judges),
+                *_cells([item.difference for item in found], results.suite.judges),
             ]
         )
     return lines
 
 
-def at_equal_cost(results: Results) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
-    """Compare each steered method with each best-of-n at its own cost, by axis: as each judge sees it, and by the reward."""
+def at_equal_cost(results: Results, *more: compute.Measure) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
+    """Compare each steered method with each best-of-n at its own cost, by axis: as each judge sees it, and by more measures."""
     measures: list[tuple[compute.Measure, bool]] = [
         *((partial(verdicts, judge=judge), judge.kind == "share") for judge in results.suite.judges),
-        (rewards, False),
+        *((measure, False) for measure in more),
     ]
     others = dict.fromkeys(
         item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
@@ -264,13 +264,13 @@ def _steered_and_not(results: Results) -> Iterator[Pair]:
 
 
 def pair_name(method: Method, other: Method) -> tuple[str, str]:
-    """How a difference is called, and its numbers of particles."""
+    """Name a difference, and its numbers of particles."""
     ours, theirs = method.settings.particles, other.settings.particles
     return f"{method.name} - {other.name}", str(ours) if ours == theirs else f"{ours} - {theirs}"
 
 
 def _differences(results: Results, pairs: Sequence[Pair]) -> Iterator[list[str]]:
-    """A line for each pair of methods."""
+    """Yield a line for each pair of methods."""
     for method, other in pairs:
         found = [difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
         yield [*pair_name(method, other), *_cells(found, results.suite.judges)]
@@ -288,7 +288,7 @@ def _texts(results: Results, number: int) -> Iterator[str]:
 
 
 def as_csv(runs: Sequence[Results]) -> str:
-    """A line for each run and method; shares and means with their 95% intervals, between 0 and 1."""
+    """Write a line for each run and method; shares and means with their 95% intervals, between 0 and 1."""
     return csv_of([line for results in runs for line in _csv_lines(results)])
 
 
@@ -349,7 +349,7 @@ def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
 
 
 def _mean_interval(values: Sequence[float], rows: Sequence[Row]) -> Interval:
-    """Without ends where a value is not finite: the mean is -inf or inf then."""
+    """Take a mean, without ends where a value is not finite: it is -inf or inf then."""
     if not all(map(math.isfinite, values)):
         return Interval(fmean(values), math.nan, math.nan)
     return mean_interval(values, [row["prompt_index"] for row in rows])
@@ -363,17 +363,17 @@ def _exp(value: float) -> float:
 
 
 def mean(rows: Sequence[Row], name: str) -> float:
-    """The mean of a column."""
+    """Return the mean of a column."""
     return fmean(row[name] for row in rows)
 
 
 def heading(judge: Judge, interval: str = " [95% CI]") -> str:
-    """A judge's column."""
+    """Head a judge's column."""
     return f"{judge.label}{' %' if judge.kind == 'share' else ''}, {judge.name} judge{interval}"
 
 
 def verdict(row: Row, judge: Judge) -> str:
-    """What a judge says of a text: its probability, the perplexity, or its value."""
+    """Write what a judge says of a text: its probability, the perplexity, or its value."""
     value = from_json(row["judges"][judge.name])
     return f"{math.exp(value):.3f}" if judge.kind == "share" else shown_value(verdicts([row], judge)[0], judge)
 
@@ -391,11 +391,11 @@ def shown(interval: Interval, judge: Judge | None, sign: str = "") -> str:
 
 
 def spread(name: str, interval: Interval) -> dict[str, object]:
-    """An interval as columns of a table."""
+    """Spread an interval over columns of a table."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table in Markdown."""
+    """Yield the lines of a table in Markdown."""
     for cells in (header, ["---"] * len(header), *rows):
         yield f"| {' | '.join(cells)} |"

@@ -39,11 +39,11 @@ Key = tuple[str, int, int, int, int]
 
 
 class RunError(FktextError):
-    """A run's folder cannot be read or written."""
+    """Says that a run's folder cannot be read or written."""
 
 
 def key(row: Mapping[str, Any]) -> Key:
-    """Which of a suite's texts it is: method, particles, seed, prompt, sample."""
+    """Say which of a suite's texts it is: method, particles, seed, prompt, sample."""
     return row["method"], row["particles"], row["seed"], row["prompt_index"], row["sample"]
 
 
@@ -74,16 +74,16 @@ class Results:
 
     @property
     def missing(self) -> int:
-        """How many texts are still to come."""
+        """Count the texts that are still to come."""
         return self.suite.texts - len(self.rows)
 
     @property
     def died(self) -> int:
-        """How many populations ended without a text."""
+        """Count the populations that ended without a text."""
         return sum(row["text"] is None for row in self.rows)
 
     def to_pandas(self) -> DataFrame:
-        """A `pandas.DataFrame`, a line per population: columns `judge:NAME` with -inf for null, `tokens:NAME`, and no lineage.
+        """Make a `pandas.DataFrame`, a line per population: columns `judge:NAME` with -inf for null, `tokens:NAME`, no lineage.
 
         The judges of a population that died are nan.
         """
@@ -101,11 +101,11 @@ class Results:
         )
 
     def of(self, method: tuple[str, int]) -> list[Row]:
-        """The texts of one method at one number of particles."""
+        """Return the texts of one method at one number of particles."""
         return [row for row in self.populations(method) if row["text"] is not None]
 
     def populations(self, method: tuple[str, int]) -> list[Row]:
-        """The rows of one method at one number of particles, of populations that died too."""
+        """Return the rows of one method at one number of particles, also of populations that died."""
         return [row for row in self.rows if (row["method"], row["particles"]) == method]
 
 
@@ -142,11 +142,11 @@ def read(folder: Path) -> Results:
                 who = key(row)
                 known = who[:2] in order and row["seed"] in suite.seeds and suite.prompts[row["prompt_index"]] == row["prompt"]
             except (KeyError, TypeError, IndexError) as error:
-                raise RunError(f"{where} is no row of a run: {error!r}") from error
+                raise RunError(f"{where} is not a row of a run: {error!r}") from error
             if not known:
-                raise RunError(f"{where} is of a method, seed or prompt that the suite in run.json has not")
+                raise RunError(f"{where} is of a method, seed or prompt that the suite in run.json does not have")
             if fault := _fault(row, judges):
-                raise RunError(f"{where} is no row of a run: {fault}")
+                raise RunError(f"{where} is not a row of a run: {fault}")
             first, place = found.setdefault(who, (row, where))
             again += first is not row
             if first is not row and (different := _differ(first, row)):
@@ -168,7 +168,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def _fault(row: Row, judges: Sequence[str]) -> str:
-    """What is wrong with a row that says which text it is of, "" if nothing."""
+    """Say what is wrong with a row that says which text it is of, "" if nothing."""
     for name, kinds in _KINDS.items():
         if name not in row:
             return f"it has no {name!r}"
@@ -182,7 +182,7 @@ def _fault(row: Row, judges: Sequence[str]) -> str:
 
 
 def _differ(one: Row, other: Row) -> str:
-    """In what two rows of one text differ more than two machines do, "" if they are the same."""
+    """Say in what two rows of one text differ more than two machines do, "" if they are the same."""
     for name in ("text", "continuation"):
         if one[name] != other[name]:
             return f"its {name!r} is {_short(one[name])} in one and {_short(other[name])} in the other"
@@ -216,7 +216,7 @@ def create(folder: Path, run: Mapping[str, Any]) -> None:
 
 
 def _difference(theirs: Any, ours: Any, where: str) -> str:
-    """The first thing in which two runs differ, "" if none."""
+    """Say the first thing in which two runs differ, "" if none."""
     if theirs == ours:
         return ""
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -316,7 +316,7 @@ class RowFile:
 
 
 def _whole_lines(path: Path) -> tuple[list[Row], int]:
-    """The rows of a file's whole lines, and how many bytes they take."""
+    """Read the rows of a file's whole lines, and count the bytes they take."""
     rows, good = [], 0
     try:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Running a suite: every method on every prompt and seed, judged, and written down as it comes."""
+"""Runs a suite: every method on every prompt and seed, judged, and written down as it comes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:  # these import torch
 
 @dataclass(frozen=True)
 class Note:
-    """Something a reader should know, on one line that begins with "warning: " or "note: "."""
+    """Tells what a reader should know, on one line that begins with "warning: " or "note: "."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """How far the run is: `done` of `total` particles; of those at work, a share."""
+    """Tells how far the run is: `done` of `total` particles; of those at work, a share."""
 
     done: float
     total: int
@@ -40,7 +40,7 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Written:
-    """The rows of a batch, which are in the file now."""
+    """Brings the rows of a batch, which are in the file now."""
 
     rows: list[Row]
 
@@ -167,7 +167,7 @@ def _work(
 
 
 def _identity(work: Work, dtype: str) -> dict[str, Any]:
-    """What makes a run another run."""
+    """Say what is run: a folder that holds anything else is refused."""
     return {
         "fktext": fktext.__version__,
         "suite": work.suite.as_table(),
@@ -208,16 +208,16 @@ class _Job:
 
     @property
     def particles(self) -> int:
-        """How many in all."""
+        """Count them all."""
         return self.method.settings.particles * len(self.wanted)
 
     def skip(self, suite: Suite) -> set[tuple[int, int]]:
-        """Those of the suite that are there, or another shard's."""
+        """Return those of the suite that are there, or another shard's."""
         return set(product(range(len(suite.prompts)), range(suite.samples))) - self.wanted
 
 
 def _jobs(suite: Suite, there: Container[Key], part: int, parts: int) -> list[_Job]:
-    """What is to do of one part of the suite, which has every so many-th pair of a seed and a prompt."""
+    """List what is to do of one part of the suite: of n parts, the i-th has every n-th pair of a seed and a prompt."""
     mine = set(list(product(suite.seeds, range(len(suite.prompts))))[part - 1 :: parts])
     jobs = []
     for seed, method in product(suite.seeds, suite.methods):
@@ -229,7 +229,7 @@ def _jobs(suite: Suite, there: Container[Key], part: int, parts: int) -> list[_J
 
 
 def _shard(given: tuple[int, int]) -> tuple[int, int]:
-    """Which part of how many, from 1: of the part that is given, this process's own."""
+    """Return this process's own part of the part that is given, and of how many, from 1."""
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Who runs a suite this time: machine, versions of libraries, git commit."""
+"""Describes who runs a suite this time: machine, versions of libraries, git commit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def session(device: str, batch_size: int | None, shard: tuple[int, int]) -> dict
 
 
 def _commit(file: Path) -> str | None:
-    """The git commit of a source file, "-dirty" if the checkout has changes; None if git does not track it."""
+    """Ask git for the commit of a source file, "-dirty" if the checkout has changes; None if it is not tracked."""
     commands = (["ls-files", "--error-unmatch", file.name], ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
     try:
         *_, found = [

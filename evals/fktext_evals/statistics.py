@@ -40,7 +40,7 @@ def mean_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The mean of all values, with a bootstrap interval clustered by prompt.
+    """Return the mean of all values, with a bootstrap interval clustered by prompt.
 
     For a paired comparison give the differences of the pairs.
 
@@ -83,7 +83,7 @@ def mean_interval(
 def share_interval(
     hits: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """The share of hits, with an interval as in `mean_interval`.
+    """Return the share of hits, with an interval as in `mean_interval`.
 
     Where all or none are hits the bootstrap has nothing to tell. Then the far end is that of the exact binomial interval for as
     many independent texts (Clopper and Pearson 1934), which is too close, if anything, when a prompt's texts are alike.
@@ -114,7 +114,7 @@ def contrast_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """A weighted sum of the means of several methods, such as a difference, with an interval clustered by prompt.
+    """Return a weighted sum of the means of several methods, such as a difference, with an interval clustered by prompt.
 
     It is `mean_interval` of the pairs' own differences. With `shares` its ends are moved out, where they are further in, to those
     that the intervals of the single shares allow by Newcombe's square-and-add rule: each share p lies within (l, u), and the ends
@@ -147,7 +147,7 @@ def contrast_interval(
 
 
 def _square_and_add(hits: NDArray[Any], factors: NDArray[Any], clusters: ArrayLike, level: float) -> tuple[float, float]:
-    """How far the ends are below and above a weighted sum of shares; see `contrast_interval`."""
+    """Return how far the ends are below and above a weighted sum of shares; see `contrast_interval`."""
     hits, factors = hits[factors != 0], factors[factors != 0]
     _, place = np.unique(np.asarray(clusters), return_inverse=True)
     texts, groups, share = hits.shape[1], int(place.max()) + 1, hits.mean(1)
@@ -171,7 +171,7 @@ def _square_and_add(hits: NDArray[Any], factors: NDArray[Any], clusters: ArrayLi
 def _share_ends(
     share: NDArray[Any], worth: NDArray[Any], texts: int, groups: int, level: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The ends of Wilson's interval for as many independent texts as these are worth, with Student's t; exact at 0 and 1."""
+    """Return Wilson's interval for as many independent texts as these are worth, with Student's t; exact at 0 and 1."""
     t2 = student_quantile((1 + level) / 2, groups - 1) ** 2
     centre = (share + t2 / (2 * worth)) / (1 + t2 / worth)
     half = np.sqrt(t2 * (share * (1 - share) / worth + t2 / (4 * worth**2))) / (1 + t2 / worth)
@@ -180,13 +180,13 @@ def _share_ends(
 
 
 def _exact_reach(texts: int, level: float) -> float:
-    """The share of which so many texts are all hits once in 2 / (1 - level) times."""
+    """Return the share at which so many texts are all hits once in 2 / (1 - level) times."""
     return float(((1 - level) / 2) ** (1 / texts))
 
 
 @cache
 def student_quantile(probability: float, degrees: int, points: int = 10_001) -> float:
-    """The quantile of Student's t distribution, for a probability of at least a half.
+    """Return the quantile of Student's t distribution, for a probability of at least a half.
 
     With t = sqrt(degrees) tan(a) the density becomes cos(a)^(degrees - 1) on (-pi/2, pi/2), which is summed by trapezoids.
 

@@ -2,40 +2,17 @@
 
     name = "mine"
     description = "one line"
-    extends = "toxicity"                   # where there is another to take keys from, see `fktext_evals.catalogue`
-    prompts = ["The book", "The city"]     # or a .txt, .jsonl or .csv file beside the suite, or a table for `datasets`
+    prompts = ["The book", "The city"]     # or what `fktext_evals.prompts.prompts_of` takes
     rewards = ["toxicity"]                 # what steers, as `fktext generate --reward` takes it
-    samples = 10                           # texts per prompt, seed and method
+    methods = [
+        { name = "fk", particles = [4, 8] },   # a method each; any other setting of `fktext.settings.Settings` may stand here
+        { name = "importance", method = "best-of-n", return = "draw", particles = 8 },
+    ]
+    judges = [{ name = "held-out", reward = "toxicity:model=heldout-toxicity", label = "toxic" }]   # see `Judge`
 
-    [[methods]]
-    name = "fk"
-    particles = [4, 8]                     # a method each; any other setting of `fktext.settings.Settings` may stand here
-
-    [[methods]]
-    name = "importance"                    # importance sampling: weigh finished texts, return one drawn by weight
-    method = "best-of-n"
-    return = "draw"
-    particles = 8
-
-    [[judges]]
-    name = "held-out"
-    reward = "toxicity:model=heldout-toxicity"   # gives log p(label)
-    label = "toxic"                        # a text is counted when p(label) > threshold
-
-    [[judges]]
-    name = "fluency"
-    reward = "perplexity:model=heldout-causal"   # gives the mean log-likelihood per token
-    label = "perplexity"
-    kind = "perplexity"                    # exp(-value) is reported
-
-A suite of images has the key `modality = "image"`, a pipeline of diffusers as its model, rewards and judges of images, and where
-needed a table
-
-    [pipeline]
-    scheduler = "ddim"                     # in the place of the pipeline's own, as `fktext image generate --scheduler` takes it
-    eta = 1.0                              # this and others are handed to the pipeline's call, such as guidance_scale
-
-Keys and settings are listed in `Suite`, `Judge`, `fktext_evals.prompts.prompts_of` and `fktext.settings.Settings`.
+The other keys are in `Suite`; `extends` is in `fktext_evals.catalogue`; docs/evals.md explains all. A suite of images has the key
+`modality = "image"`, a pipeline of diffusers as its model, rewards and judges of images, and where needed a table [pipeline]: a
+`scheduler` in the place of its own, and options of its call, such as `eta` or `guidance_scale`.
 """
 
 from __future__ import annotations
@@ -64,7 +41,7 @@ Modality = Literal["text", "image"]
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Judge:
-    """Who says what a text is like.
+    """Says what a text is like.
 
     Attributes:
         name: such as "held-out".
@@ -83,7 +60,7 @@ class Judge:
 
     @property
     def log_threshold(self) -> float:
-        """log(threshold), what the judge's values are compared with."""
+        """Return log(threshold), what the judge's values are compared with."""
         return math.log(self.threshold)
 
 
@@ -104,7 +81,7 @@ class Method:
 
     @property
     def asked(self) -> Settings:
-        """The settings as a suite's file gives them.
+        """Return the settings as a suite's file gives them.
 
         Raises:
             TypeError: a model has resolved them already.
@@ -115,13 +92,13 @@ class Method:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What rows are told apart by."""
+        """Return what rows are told apart by."""
         return self.name, self.settings.particles
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What an evaluation does.
+    """Says what is compared, on what, and who judges.
 
     Attributes:
         name, description: for lists.
@@ -183,11 +160,11 @@ class Suite:
 
     @property
     def texts(self) -> int:
-        """How many texts the whole suite asks for."""
+        """Count the texts that the whole suite asks for."""
         return len(self.methods) * len(self.prompts) * len(self.seeds) * self.samples
 
     def steers(self, judge: Judge) -> bool:
-        """Whether a judge is one of the rewards, be it that one of them sees another part of a text."""
+        """Say whether a judge is one of the rewards, even if that sees another part of a text."""
         return _whatever_part(judge.reward) in map(_whatever_part, self.rewards)
 
     def as_table(self) -> dict[str, Any]:
@@ -209,12 +186,12 @@ class Suite:
 
 
 def _spelled(settings: Settings | Run) -> dict[str, Any]:
-    """The settings that a method's table has, but for None, which TOML cannot say."""
+    """Return the settings that a method's table has, but for None, which TOML cannot say."""
     return {name: value for name, value in asdict(settings).items() if name in _SETTINGS and value is not None}
 
 
 def _whatever_part(reward: str) -> tuple[str, Mapping[str, str]]:
-    """The name and the options of a reward, but for those that say how much of a text it sees."""
+    """Return the name and the options of a reward, but for those that say how much of a text it sees."""
     spec = parse_spec(reward)
     return spec.name, {name: value for name, value in spec.options if name not in ("part", "trim", "empty", "max_tokens")}
 
@@ -286,7 +263,7 @@ def parse(table: Mapping[str, Any], where: str, folder: Path = Path()) -> Suite:
 
 
 def _methods(item: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Iterator[Method]:
-    """A method for each number of particles of one table of `[[methods]]`."""
+    """Yield a method for each number of particles of one table of `[[methods]]`."""
     own = checked(_Method, item, where).given()
     name, particles = own.pop("name"), own.pop("particles", [])
     settings = {**shared, **own}

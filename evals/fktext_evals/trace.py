@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # this imports torch
 
 
 def population(found: Population, chosen: int | None) -> dict[str, Any]:
-    """A population as JSON has it: -inf is null.
+    """Write a population as JSON has it: -inf is null.
 
     Args:
         found: from `fktext.texts.generate.generate` with `guesses=True`.
@@ -57,5 +57,5 @@ def population(found: Population, chosen: int | None) -> dict[str, Any]:
 
 
 def trace(run: Mapping[str, Any], populations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The populations of a run, and what they have in common (model, seed and settings, as in a row of `fktext generate`)."""
+    """Put populations of a run together with what they have in common: model, seed and settings, as in its rows."""
     return {"run": dict(run), "populations": list(populations)}

@@ -21,19 +21,19 @@ _TOP, _STRIP, _LEFT, _RIGHT, _BOTTOM = 8, 34, 46, 22, 30
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where particles are."""
+    """Places particles: time goes right, a row each."""
 
     weighings: int
     particles: int
 
     @property
     def across(self) -> float:
-        """Between weighings: wide where there are few."""
+        """Return the distance between weighings: wide where there are few."""
         return min(64.0, max(26.0, 760 / max(self.weighings - 1, 1)))
 
     @property
     def down(self) -> float:
-        """Between particles."""
+        """Return the distance between particles."""
         return 22.0 if self.particles <= 8 else 17.0 if self.particles <= 24 else 11.0
 
     @property
@@ -42,7 +42,7 @@ class _Grid:
 
     @property
     def first(self) -> float:
-        """The height of the topmost particle."""
+        """Return the height of the topmost particle."""
         return _TOP + _STRIP + self.down
 
     @property
@@ -57,7 +57,7 @@ class _Grid:
 
 
 def tree(lineage: Lineage, title: str) -> Markup:
-    """The drawing of a lineage (see `fktext_evals.lineage`).
+    """Draw a lineage (see `fktext_evals.lineage`).
 
     Args:
         lineage: the data.
@@ -72,7 +72,7 @@ def tree(lineage: Lineage, title: str) -> Markup:
 
 
 def in_words(lineage: Lineage) -> str:
-    """What the drawing shows, in two sentences."""
+    """Say what the drawing shows, in two sentences."""
     particles, weighings = len(lineage["ancestors"][0]), len(lineage["k"])
     times, left = sum(lineage["resampled"]), lineages.roots(lineage["ancestors"])[-1]
     chosen = lineage["chosen"]
@@ -86,7 +86,7 @@ def in_words(lineage: Lineage) -> str:
 
 
 def _bars(lineage: Lineage, grid: _Grid) -> Iterator[Markup]:
-    """The effective sample size of each weighing as a bar, filled where the population resampled."""
+    """Draw the effective sample size of each weighing as a bar, filled where the population resampled."""
     foot, top = _TOP + _STRIP - 8, _TOP
     form = Markup('<rect class="{}" x="{}" y="{}" width="10" height="{}"><title>{}</title></rect>')
     yield Markup('<text class="label" x="{}" y="{}" text-anchor="end">ESS</text>').format(_LEFT - 14, foot)
@@ -98,7 +98,7 @@ def _bars(lineage: Lineage, grid: _Grid) -> Iterator[Markup]:
 
 
 def _edges(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[Markup]:
-    """From each particle to the one it went on from; what ends, what lives and what was returned, in this order."""
+    """Join each particle with the one it went on from; what ends, what lives and what was returned, in this order."""
     ancestors = lineage["ancestors"]
     living, line = lineages.survivors(ancestors), lineages.line_of(ancestors, lineage["chosen"])
     drawn: dict[str, list[Markup]] = {"edge": [], "edge lives": [], "edge lives chosen": []}
@@ -136,7 +136,7 @@ def _nodes(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[M
 
 
 def _labels(lineage: Lineage, grid: _Grid) -> Iterator[Markup]:
-    """Steps below, as many as there is room for."""
+    """Write steps below, as many as there is room for."""
     foot = grid.height - 10
     every = max(1, round(34 / grid.across + 0.499))
     form = Markup('<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>')
@@ -146,7 +146,7 @@ def _labels(lineage: Lineage, grid: _Grid) -> Iterator[Markup]:
 
 
 def reward_range(lineage: Lineage) -> tuple[str, str]:
-    """The lowest and the highest reward in the drawing, for its legend."""
+    """Return the lowest and the highest reward in the drawing, for its legend."""
     finite = [value for step in lineage["rewards"] for value in step if value is not None]
     return (number(min(finite)), number(max(finite))) if finite else ("\u2212∞", "\u2212∞")
 

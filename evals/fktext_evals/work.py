@@ -1,4 +1,4 @@
-"""What a run does again and again: generate populations, return a text or an image of each, have it judged, make rows."""
+"""Makes rows: generates populations, returns a text or an image of each, and has it judged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Returned:
 
 @dataclass(frozen=True)
 class Work(ABC):
-    """What is needed to make rows.
+    """Holds what is needed to make rows.
 
     Attributes:
         suite: its methods have settings that a model has resolved.
@@ -106,7 +106,7 @@ class Work(ABC):
         ]
 
     def _said(self, method: Method, seed: int, found: Sequence[_Returned], where: str) -> dict[tuple[int, int], Row]:
-        """What rows say of what is returned."""
+        """Judge what is returned, and say so as rows do."""
         from fktext.text import Text
 
         rewards, judged = self._rewards(found, where), [each.judged for each in found]
@@ -124,13 +124,13 @@ class Work(ABC):
         }
 
     def _rewards(self, found: Sequence[_Returned], where: str) -> list[float]:
-        """Of each text its reward: the one it was weighed by, and where nothing was weighed, in method "base", a new one."""
+        """Return the reward that each text was weighed by; where nothing was weighed, in method "base", compute it."""
         if all(each.population.names for each in found):
             return [float(each.population.rewards[each.place]) for each in found]
         return cast("list[float]", self.rewards.total(self.rewards([each.sample for each in found], where)).tolist())
 
     def _where(self, method: Method, seed: int, populations: Sequence[Population]) -> str:
-        """For messages, whose texts are judged."""
+        """Say for messages whose texts are judged."""
         first, last = (self.suite.prompts[populations[place].prompt_index] for place in (0, -1))
         prompts = f"prompt {first!r}" if first == last else f"prompts {first!r} to {last!r}"
         return f", judging {method.name} at {method.settings.particles} particles, {prompts}, seed {seed}"
@@ -140,7 +140,7 @@ class Work(ABC):
         return seed == self.suite.seeds[0] and sample == 0
 
     def _tokens(self, samples: Sequence[Any]) -> list[dict[str, int]]:
-        """Of each text, how many tokens each judge sees that can tell."""
+        """Count the tokens of each text that each judge sees, where it can tell."""
         judges: list[tuple[str, Any]] = [
             (judge.name, term.reward) for judge, term in zip(self.suite.judges, self.judges.terms, strict=True)
         ]
@@ -189,7 +189,7 @@ class Texts(Work):
         return _Returned(population, place, text, short, str(text), short.continuation)
 
     def _judged(self, text: Text) -> Text:
-        """The text as far as judges see it: `judge_tokens` of the model's tokens after the prompt."""
+        """Cut a text to what judges see: `judge_tokens` of the model's tokens after the prompt."""
         from fktext.text import Text
 
         continuation, tokens = text.continuation, self.suite.judge_tokens
@@ -246,7 +246,7 @@ class Images(Work):
 
 
 def _who(population: Population) -> tuple[int, int]:
-    """Which one it is of those of its method and seed."""
+    """Say which one it is of those of its method and seed."""
     return population.prompt_index, population.sample_index
 
 

@@ -105,7 +105,7 @@ def test_another_model_is_what_is_compared(whole: Results) -> None:
         ([], "needs --method and --against"),
         (["--against", "fk"], "--against needs --method"),
         (["--method", "fkk", "--against", "fk"], "it has base:1, best-of-n:2, fk:2, fk:3"),
-        (["--method", "fk", "--against", "fk:4"], "--against 'fk:4' is no method"),
+        (["--method", "fk", "--against", "fk:4"], "--against 'fk:4' is not a method"),
     ],
 )
 def test_usage_errors(whole: Results, arguments: list[str], message: str) -> None:

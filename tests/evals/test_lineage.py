@@ -105,10 +105,10 @@ def test_the_drawing_has_every_particle_and_its_parent(whole: Results) -> None:
     ("change", "message"),
     [
         ({"k": [2]}, "has 3 weighings, k has 1"),
-        ({"ancestors": [[0, 1, 3]] * 3}, "an ancestor is no particle"),
-        ({"rewards": [[0.0]] * 3}, "rewards has not 3 particles"),
-        ({"chosen": 3}, "the chosen particle is no particle"),
-        ({"weights": None}, "it is no lineage"),
+        ({"ancestors": [[0, 1, 3]] * 3}, "an ancestor is not one of the particles"),
+        ({"rewards": [[0.0]] * 3}, "rewards does not have 3 particles"),
+        ({"chosen": 3}, "the chosen one is not one of the particles"),
+        ({"weights": None}, "it is not a lineage"),
     ],
 )
 def test_damaged(whole: Results, change: dict[str, Any], message: str) -> None:

@@ -230,7 +230,7 @@ def test_a_damaged_lineage_is_an_error(whole: Results) -> None:
     rows = [
         {**row, "lineage": row["lineage"] and {**row["lineage"], "ancestors": [[9] * row["particles"]] * 3}} for row in whole.rows
     ]
-    with pytest.raises(RunError, match="an ancestor is no particle"):
+    with pytest.raises(RunError, match="an ancestor is not one of the particles"):
         page.html([replace(whole, rows=rows)])
 
 

@@ -335,11 +335,11 @@ def test_a_row_that_lacks_something_is_one_line(whole: Results, tmp_path: Path, 
     (tmp_path / "rows-1-of-1.jsonl").write_text(json.dumps(whole.rows[1]) + "\n" + json.dumps(row) + "\n")
     done = CliRunner().invoke(app, ["eval", "report", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path / 'rows-1-of-1.jsonl'}:2 is no row of a run: {message}")
+    assert done.stderr.startswith(f"error: {tmp_path / 'rows-1-of-1.jsonl'}:2 is not a row of a run: {message}")
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("line", "message"), [("{}\n", "is no row of a run"), ("{\n", "is damaged")])
+@pytest.mark.parametrize(("line", "message"), [("{}\n", "is not a row of a run"), ("{\n", "is damaged")])
 def test_damaged_rows(suite_file: Path, tmp_path: Path, line: str, message: str) -> None:
     out = run(small(suite_file), out=tmp_path / "run").folder
     with (out / "rows-1-of-1.jsonl").open("a") as file:
@@ -465,7 +465,7 @@ def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monk
     monkeypatch.setattr(runner, "run_steps", stop)
     done = CliRunner().invoke(app, ["eval", "run", str(suite_file), "--out", str(tmp_path / "run")])
     assert (done.exit_code, done.stdout) == (130, "")
-    assert "the same command goes on from there" in done.stderr
+    assert "the same command resumes it" in done.stderr
 
 
 def test_a_disk_that_fills_up_keeps_whole_lines(suite_file: Path, tmp_path: Path) -> None:
