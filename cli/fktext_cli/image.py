@@ -255,8 +255,7 @@ class _Files:
         if self._rows:
             output.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
             for trace in self._traces:
-                with trace:
-                    pass
+                trace.write()
 
     def add(self, population: Population) -> None:
         """Write one population's images and its sheet."""

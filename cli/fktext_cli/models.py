@@ -53,6 +53,8 @@ def show(name: Name, as_json: Json = False) -> None:
     Example: fktext models show tiny-mdlm
     """
     with contextlib.redirect_stdout(sys.stderr):
+        from rich.filesize import decimal
+
         from fktext.models.facts import facts
 
         found = facts(name)
@@ -65,9 +67,9 @@ def show(name: Name, as_json: Json = False) -> None:
     else:
         lines |= {
             "files": str(found.files),
-            "size": f"{_size(found.size)} of weights, digest {found.digest}",
+            "size": f"{decimal(found.size)} of weights, digest {found.digest}",
             "parameters": f"{found.parameters:,}",
-            "memory": ", ".join(f"{dtype} {_size(size)}" for dtype, size in found.memory.items()) + " for the weights",
+            "memory": ", ".join(f"{dtype} {decimal(size)}" for dtype, size in found.memory.items()) + " for the weights",
             "length": f"{found.defaults['length']:g} tokens by default, at most {found.most} at once",
             "defaults": ", ".join(f"{key} {value:g}" for key, value in found.defaults.items() if key != "length"),
             "kernels": ", ".join(found.kernels),
@@ -93,7 +95,7 @@ def check(
 ) -> None:
     """Load a model and check that it does what the engine relies on, and matches published numbers where there are some.
 
-    Exit code 1 if a check fails.
+    Exits with code 1 if a check fails.
 
     Example: fktext models check tiny-mdlm
     """
@@ -128,11 +130,3 @@ def pull(name: Name, offline: Offline = False) -> None:
         paths = pull(name, offline=offline)
     for path in paths:
         print(path)
-
-
-def _size(size: int) -> str:
-    """Write a number of bytes as a person reads it, in powers of ten."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} B"

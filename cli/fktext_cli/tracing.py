@@ -53,6 +53,10 @@ class Trace:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Write what was kept, if anything was."""
         if self.path is None or not self._kept:
             return
         from fktext_evals import page, trace
