@@ -71,6 +71,12 @@ finally:
     assert min(seconds) < 1.4 * min(least)
 
 
+def test_help_of_a_command_imports_no_torch() -> None:
+    lines = "for name in COMMANDS:\n    try: app([name, '--help'])\n    except SystemExit: pass\nprint('torch' in sys.modules)"
+    _, done = seconds_of(f"import sys\nfrom fktext_cli.app import COMMANDS, app\n{lines}")
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_every_command_has_help(call: Callable[..., Result]) -> None:
     found = dict(every_command())
     assert {*COMMANDS, "image generate", "rewards show", "plugin new", "eval run"} < set(found)
