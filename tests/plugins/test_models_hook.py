@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
+from fktext import embedded
 from fktext.errors import ModelError, PluginError, UsageError
 from fktext.models import find, load
 from fktext.plugins import load_plugins
@@ -154,7 +155,7 @@ def test_a_stranger_never_shadows_a_model_of_ours(fake_dist: Make, folder: Path)
     registry = load_plugins()
     assert list(registry.models) == ["fk-alias:tiny-mdlm"]
     assert "fktext also has tiny-mdlm; write fk-alias:tiny-mdlm" in registry.problems()[0]
-    assert find("tiny-mdlm").parent.name == "embedded"
+    assert find("tiny-mdlm") == embedded.path("tiny-mdlm")
     assert find("fk-alias:tiny-mdlm") == folder
 
 
