@@ -19,7 +19,7 @@ from pathlib import Path
 import fktext_evals
 from fktext.plugins.specs import Spec
 from fktext.settings import Settings
-from fktext_evals import Judge, Method, Results, Suite, report
+from fktext_evals import Judge, Method, Results, Suite, measures, report
 
 PROMPTS = fktext_evals.load("toxicity").prompts
 
@@ -83,9 +83,9 @@ def suite(name: str, prompts: int, samples: int) -> Suite:
 def line(results: Results) -> list[str]:
     """A row of the table."""
     [judge], rows = results.suite.judges, [results.of(method.key) for method in results.suite.methods]
-    shown = [report.shown(report.judged(found, judge), judge) for found in rows]
+    shown = [report.shown(measures.judged(found, judge), judge) for found in rows]
     differences = [
-        report.shown(difference, judge, "+") for other in (0, 1) if (difference := report.difference(rows[2], rows[other], judge))
+        report.shown(difference, judge, "+") for other in (0, 1) if (difference := measures.difference(rows[2], rows[other], judge))
     ]
     unit = f"{judge.label}{' %' if judge.kind == 'share' else ''}"
     specs = (spec.replace("|", r"\|") for spec in (results.suite.rewards[0], judge.reward))  # else a table's column ends there

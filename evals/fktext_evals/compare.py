@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fktext.errors import UsageError, shorten
-from fktext_evals import report
+from fktext_evals import measures, report
 from fktext_evals.results import Results, key
 from fktext_evals.statistics import Interval
 from fktext_evals.suite import Judge, Method
@@ -20,7 +20,7 @@ class Difference:
     Attributes:
         method, other: the two.
         texts: how many pairs.
-        judges: for each judge of the suite the difference of what it says, as `report.verdicts`.
+        judges: for each judge of the suite the difference of what it says, as `measures.verdicts`.
         reward: the difference of rewards.
         rows, seconds: what `method` costs, as a multiple of what `other` does; nan where that is nothing.
     """
@@ -184,9 +184,9 @@ def _compared(ours: Results, theirs: Results, method: Method, other: Method) -> 
     if not both:
         return None
     rows, others = ([row for row in side if key(row)[2:] in both] for side in (rows, others))
-    judged = [report.difference(rows, others, judge) for judge in ours.suite.judges]
-    reward = report.paired(rows, others, report.rewards)
-    ratios = [_ratio(report.mean(rows, name), report.mean(others, name)) for name in ("denoiser_rows", "seconds")]
+    judged = [measures.difference(rows, others, judge) for judge in ours.suite.judges]
+    reward = measures.paired(rows, others, measures.rewards)
+    ratios = [_ratio(measures.mean(rows, name), measures.mean(others, name)) for name in ("denoiser_rows", "seconds")]
     assert reward is not None
     return Difference(method, other, len(both), tuple(item for item in judged if item), reward, *ratios)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fktext_evals.report import heading, judged, mean_reward
+from fktext_evals.measures import judged, mean_reward
+from fktext_evals.report import heading
 from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
 from fktext_evals.suite import Judge

@@ -20,7 +20,7 @@ import fktext
 from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
 from fktext_evals import lineage as lineages
-from fktext_evals import report
+from fktext_evals import measures, report
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
 from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
@@ -153,7 +153,7 @@ def _methods(results: Results, there: Sequence[Method], series: Sequence[str]) -
     """Yield a line of the tables for each method."""
     judges = results.suite.judges
     found = [
-        [*(report.judged(rows, judge) for judge in judges), report.mean_reward(rows)]
+        [*(measures.judged(rows, judge) for judge in judges), measures.mean_reward(rows)]
         for rows in (results.of(method.key) for method in there)
     ]
     scales = [strip_axis(list(column)) for column in zip(*found, strict=True)]
@@ -171,10 +171,10 @@ def _methods(results: Results, there: Sequence[Method], series: Sequence[str]) -
             ],
             "costs": [
                 str(method.settings.particles),
-                *(f"{report.mean(rows, name):.1f}" for name in ("denoiser_rows", "reward_calls")),
-                f"{report.mean(rows, 'seconds'):.2f}",
-                *(f"{value:.2f}" if results.suite.modality == "text" else "-" for value in report.distinct(rows)),
-                f"{report.mean(rows, 'unique_roots'):.1f}",
+                *(f"{measures.mean(rows, name):.1f}" for name in ("denoiser_rows", "reward_calls")),
+                f"{measures.mean(rows, 'seconds'):.2f}",
+                *(f"{value:.2f}" if results.suite.modality == "text" else "-" for value in measures.distinct(rows)),
+                f"{measures.mean(rows, 'unique_roots'):.1f}",
             ],
         }
         before = method.name
@@ -189,7 +189,7 @@ def _differences(results: Results) -> Iterator[dict[str, Any]]:
     )
     if lines := list(_at_equal_n(results)):
         yield _difference_table(results, "Steering against best-of-n, at equal N", lines, paired)
-    found = list(report.at_equal_cost(results, report.rewards))
+    found = list(measures.against_best_of_n(results, measures.rewards))
     for axis, unit in report.COSTS.items():
         lines, outside = [], []
         for method, other, items in (each for each in found if each[-1][0].axis == axis):
@@ -207,11 +207,11 @@ def _differences(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _at_equal_n(results: Results) -> Iterator[Compared]:
-    for ours, theirs in report.equal_n(results):
+    for ours, theirs in measures.equal_n(results):
         rows, others = results.of(ours.key), results.of(theirs.key)
         name, particles = report.pair_name(ours, theirs)
-        found = [report.difference(rows, others, judge) for judge in results.suite.judges]
-        yield name.replace(" - ", " \u2212 "), particles, [*found, report.paired(rows, others, report.rewards)]
+        found = [measures.difference(rows, others, judge) for judge in results.suite.judges]
+        yield name.replace(" - ", " \u2212 "), particles, [*found, measures.paired(rows, others, measures.rewards)]
 
 
 def _difference_table(results: Results, title: str, lines: Sequence[Compared], note: str) -> dict[str, Any]:

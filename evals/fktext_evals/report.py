@@ -7,97 +7,14 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
-from statistics import fmean
 
 from fktext.files.writing import from_json
-from fktext_evals import compute, metrics
-from fktext_evals.results import Results, Row, key
-from fktext_evals.statistics import Interval, mean_interval, share_interval
-from fktext_evals.suite import Judge, Method, Suite
-
-
-def share(rows: Sequence[Row], judge: Judge) -> Interval:
-    """Return the share of texts with p(label) above the judge's threshold."""
-    return share_interval(verdicts(rows, judge), [row["prompt_index"] for row in rows])
-
-
-def judged(rows: Sequence[Row], judge: Judge) -> Interval:
-    """Sum up a judge's verdicts by its kind: the share above its threshold, the mean perplexity, or the mean of its values."""
-    return share(rows, judge) if judge.kind == "share" else _mean_interval(verdicts(rows, judge), rows)
-
-
-def verdicts(rows: Sequence[Row], judge: Judge) -> list[float]:
-    """Return what a judge says of each text: 1 or 0 for above its threshold or not, the perplexity, or its value."""
-    values = [from_json(row["judges"][judge.name]) for row in rows]
-    if judge.kind == "share":
-        return [float(value > judge.log_threshold) for value in values]
-    return [_exp(-value) for value in values] if judge.kind == "perplexity" else values
-
-
-def gaps(suite: Suite, rows: Sequence[Row]) -> Iterator[tuple[str, Interval]]:
-    """Yield over-optimisation, `<label>_gap_<judge>`: p(label) by the judge that steers minus that by another of the label."""
-    shares = [judge for judge in suite.judges if judge.kind == "share"]
-    for ours in shares:
-        for other in shares:
-            if suite.steers(ours) and not suite.steers(other) and ours.label == other.label:
-                both = [[math.exp(from_json(row["judges"][judge.name])) for judge in (ours, other)] for row in rows]
-                yield f"{ours.label}_gap_{other.name}", _mean_interval([one - two for one, two in both], rows)
-
-
-def token_perplexity(rows: Sequence[Row], judge: Judge) -> Interval:
-    """Return the perplexity of all judged tokens together; the mean over texts of each one's own is `judged`."""
-    values = [from_json(row["judges"][judge.name]) for row in rows]
-    if -math.inf in values:
-        return Interval(math.inf, math.nan, math.nan)
-    tokens, prompts = [row["judged_tokens"][judge.name] for row in rows], [row["prompt_index"] for row in rows]
-    found = mean_interval(values, prompts, weights=tokens)
-    return Interval(*(_exp(-value) for value in (found.mean, found.high, found.low)))
-
-
-def rewards(rows: Sequence[Row]) -> list[float]:
-    """Return the reward of each text: of all that steer, weights included."""
-    return [from_json(row["reward"]) for row in rows]
-
-
-def mean_reward(rows: Sequence[Row]) -> Interval:
-    """Return the mean of the reward."""
-    return _mean_interval(rewards(rows), rows)
-
-
-def difference(rows: Sequence[Row], others: Sequence[Row], judge: Judge) -> Interval | None:
-    """Subtract what a judge says of `others` from what it says of `rows`; see `paired`."""
-    return paired(rows, others, partial(verdicts, judge=judge), shares=judge.kind == "share")
-
-
-def paired(rows: Sequence[Row], others: Sequence[Row], measure: compute.Measure, *, shares: bool = False) -> Interval | None:
-    """Return the mean difference of a number that each text has, over the prompts, seeds and samples that both sides have.
-
-    Args:
-        rows, others: texts of the two sides.
-        measure: rows -> a number for each.
-        shares: the number is 0 or 1, see `contrast_interval`.
-
-    Returns:
-        None if they have none in common; an interval of nan where a difference is not finite.
-    """
-    ours, theirs = ({key(row)[2:]: value for row, value in zip(side, measure(side), strict=True)} for side in (rows, others))
-    if not (both := [pair for pair in ours if pair in theirs]):
-        return None
-    return compute.contrast([ours, theirs], [1, -1], both, shares=shares)
-
-
-def distinct(rows: Sequence[Row]) -> list[float]:
-    """Return distinct 1-, 2- and 3-grams per word of the texts of a prompt and seed, means over prompts and seeds."""
-    return [together(rows, partial(metrics.distinct_n_words, n=n)).mean for n in (1, 2, 3)]
-
-
-def together(rows: Sequence[Row], metric: Callable[[Sequence[str]], float]) -> Interval:
-    """Take the mean over prompts and seeds of a metric of the texts of one prompt and seed."""
-    groups = metrics.by_prompt(rows, [(row["prompt_index"], row["seed"]) for row in rows])
-    return _mean_interval([metric([row["continuation"] for row in group]) for group in groups], [group[0] for group in groups])
+from fktext_evals import compute, measures, metrics
+from fktext_evals.results import Results, Row
+from fktext_evals.statistics import Interval, mean_interval
+from fktext_evals.suite import Judge, Method
 
 
 def markdown(results: Results, texts: int = 0) -> str:
@@ -108,7 +25,7 @@ def markdown(results: Results, texts: int = 0) -> str:
         texts: how many texts to show of each prompt and method.
     """
     lines = [f"# {results.suite.name}: {results.suite.description}", "", *_about(results), "", *_table(results), ""]
-    if pairs := equal_n(results):
+    if pairs := measures.equal_n(results):
         title = "Difference between methods at equal N, over the same prompts and seeds (shares in percentage points):"
         header = ["difference", "N", *map(heading, results.suite.judges)]
         lines += [title, "", *table(header, _differences(results, pairs)), ""]
@@ -180,22 +97,14 @@ def _table(results: Results) -> Iterator[str]:
             [
                 method.name,
                 str(method.settings.particles),
-                *(shown(judged(found, judge), judge) for judge in results.suite.judges),
-                "/".join(f"{value:.2f}" for value in distinct(found)) if results.suite.modality == "text" else "-",
-                f"{mean(found, 'denoiser_rows'):.1f}",
-                f"{mean(found, 'reward_calls'):.1f}",
-                f"{mean(found, 'seconds'):.2f}",
+                *(shown(measures.judged(found, judge), judge) for judge in results.suite.judges),
+                "/".join(f"{value:.2f}" for value in measures.distinct(found)) if results.suite.modality == "text" else "-",
+                f"{measures.mean(found, 'denoiser_rows'):.1f}",
+                f"{measures.mean(found, 'reward_calls'):.1f}",
+                f"{measures.mean(found, 'seconds'):.2f}",
             ]
         )
     return table([*header, "dist-1/2/3", "rows/text", "reward calls/text", "seconds/text"], rows)
-
-
-Pair = tuple[Method, Method]
-
-
-def equal_n(results: Results) -> list[Pair]:
-    """Pair each steered method with each best-of-n of as many particles."""
-    return [pair for pair in _steered_and_not(results) if pair[0].settings.particles == pair[1].settings.particles]
 
 
 COSTS: dict[compute.Axis, str] = {"denoiser_rows": "rows", "reward_calls": "reward calls", "seconds": "seconds"}
@@ -217,7 +126,7 @@ def equal_costs(results: Results) -> list[list[str]]:
     """Give a line of cells for each steered method and kind of cost, against best-of-n of several N."""
     sizes = Counter(method.name for method in results.suite.methods)
     lines = []
-    for method, other, found in at_equal_cost(results):
+    for method, other, found in measures.against_best_of_n(results):
         if sizes[other] == 1:
             continue
         first, unit = found[0], COSTS[found[0].axis]
@@ -234,33 +143,9 @@ def equal_costs(results: Results) -> list[list[str]]:
     return lines
 
 
-def at_equal_cost(results: Results, *more: compute.Measure) -> Iterator[tuple[Method, str, list[compute.Matched]]]:
-    """Compare each steered method with each best-of-n at its own cost, by axis: as each judge sees it, and by more measures."""
-    measures: list[tuple[compute.Measure, bool]] = [
-        *((partial(verdicts, judge=judge), judge.kind == "share") for judge in results.suite.judges),
-        *((measure, False) for measure in more),
-    ]
-    others = dict.fromkeys(
-        item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
-    )
-    for method in results.suite.methods:
-        for other, axis in product(others if method.settings.method == "fk" else (), COSTS):
-            found = [compute.at_equal_cost(results, method, other, measure, axis, shares=shares) for measure, shares in measures]
-            if kept := [item for item in found if item is not None]:
-                yield method, other, kept
-
-
 def _cells(differences: Iterable[Interval | None], judges: Sequence[Judge]) -> Iterator[str]:
     for item, judge in zip(differences, judges, strict=True):
         yield shown(item, judge, sign="+") if item else ""
-
-
-def _steered_and_not(results: Results) -> Iterator[Pair]:
-    there = [method for method in results.suite.methods if results.of(method.key)]
-    for method in there:
-        for other in there:
-            if (method.settings.method, other.settings.method) == ("fk", "best-of-n"):
-                yield method, other
 
 
 def pair_name(method: Method, other: Method) -> tuple[str, str]:
@@ -269,10 +154,10 @@ def pair_name(method: Method, other: Method) -> tuple[str, str]:
     return f"{method.name} - {other.name}", str(ours) if ours == theirs else f"{ours} - {theirs}"
 
 
-def _differences(results: Results, pairs: Sequence[Pair]) -> Iterator[list[str]]:
+def _differences(results: Results, pairs: Sequence[tuple[Method, Method]]) -> Iterator[list[str]]:
     """Yield a line for each pair of methods."""
     for method, other in pairs:
-        found = [difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
+        found = [measures.difference(results.of(method.key), results.of(other.key), judge) for judge in results.suite.judges]
         yield [*pair_name(method, other), *_cells(found, results.suite.judges)]
 
 
@@ -325,46 +210,27 @@ def _csv_lines(results: Results) -> Iterator[dict[str, object]]:
         for judge in results.suite.judges:
             name = f"{judge.label}_{judge.name}"
             if judge.kind != "share":
-                line |= spread(name, judged(rows, judge))
+                line |= spread(name, measures.judged(rows, judge))
                 if judge.kind == "perplexity" and all(judge.name in row["judged_tokens"] for row in rows):
-                    line |= spread(f"{name}_token_weighted", token_perplexity(rows, judge))
+                    line |= spread(f"{name}_token_weighted", measures.token_perplexity(rows, judge))
                 continue
             chances = [math.exp(from_json(row["judges"][judge.name])) for row in rows]
-            line |= spread(f"{name}_share", share(rows, judge))
+            line |= spread(f"{name}_share", measures.share(rows, judge))
             line |= spread(f"{name}_mean", mean_interval(chances, prompts))
             highest = [max(group) for group in metrics.by_prompt(chances, prompts)]
             line |= spread(f"{name}_expected_max", mean_interval(highest, list(dict.fromkeys(prompts))))
-        line |= {name: value for item in gaps(results.suite, rows) for name, value in spread(*item).items()}
-        line |= spread("reward", mean_reward(rows))
+        line |= {name: value for item in measures.gaps(results.suite, rows) for name, value in spread(*item).items()}
+        line |= spread("reward", measures.mean_reward(rows))
         if results.suite.modality == "text":
             for n in (1, 2, 3):
-                line |= spread(f"distinct_{n}_words", together(rows, partial(metrics.distinct_n_words, n=n)))
-                line |= spread(f"distinct_{n}", together(rows, partial(metrics.distinct_n, n=n)))
-            line |= spread("self_bleu", together(rows, metrics.self_bleu))
-            line |= spread("entropy", _mean_interval(list(map(metrics.entropy, texts)), rows))
-            line |= spread("repetition", _mean_interval(list(map(metrics.repetition, texts)), rows))
+                line |= spread(f"distinct_{n}_words", measures.together(rows, partial(metrics.distinct_n_words, n=n)))
+                line |= spread(f"distinct_{n}", measures.together(rows, partial(metrics.distinct_n, n=n)))
+            line |= spread("self_bleu", measures.together(rows, metrics.self_bleu))
+            line |= spread("entropy", measures.mean_over_texts(list(map(metrics.entropy, texts)), rows))
+            line |= spread("repetition", measures.mean_over_texts(list(map(metrics.repetition, texts)), rows))
         for name in ("unique_roots", "denoiser_rows", "reward_requests", "reward_calls", "seconds"):
-            line |= spread(name, _mean_interval([row[name] for row in rows], rows))
+            line |= spread(name, measures.mean_over_texts([row[name] for row in rows], rows))
         yield line
-
-
-def _mean_interval(values: Sequence[float], rows: Sequence[Row]) -> Interval:
-    """Take a mean, without ends where a value is not finite: it is -inf or inf then."""
-    if not all(map(math.isfinite, values)):
-        return Interval(fmean(values), math.nan, math.nan)
-    return mean_interval(values, [row["prompt_index"] for row in rows])
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
-
-
-def mean(rows: Sequence[Row], name: str) -> float:
-    """Return the mean of a column."""
-    return fmean(row[name] for row in rows)
 
 
 def heading(judge: Judge, interval: str = " [95% CI]") -> str:
@@ -375,7 +241,7 @@ def heading(judge: Judge, interval: str = " [95% CI]") -> str:
 def verdict(row: Row, judge: Judge) -> str:
     """Write what a judge says of a text: its probability, the perplexity, or its value."""
     value = from_json(row["judges"][judge.name])
-    return f"{math.exp(value):.3f}" if judge.kind == "share" else shown_value(verdicts([row], judge)[0], judge)
+    return f"{math.exp(value):.3f}" if judge.kind == "share" else shown_value(measures.verdicts([row], judge)[0], judge)
 
 
 def shown_value(value: float, judge: Judge | None, sign: str = "") -> str:

@@ -13,7 +13,7 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner, Result
 
-from fktext_evals import Results, as_csv, markdown, page, plots, read, report, run
+from fktext_evals import Results, as_csv, markdown, measures, page, plots, read, report, run
 from fktext_evals.compare import compare
 from fktext_evals.compare import markdown as compared
 
@@ -83,7 +83,7 @@ def test_means_are_over_the_texts_that_exist(some: Results) -> None:
     assert all("old" in row["continuation"] or "old" in row["prompt"] for row in rows)
     judge = some.suite.judges[0]
     expected = fmean(row["judges"]["steering"] > judge.log_threshold for row in rows)
-    assert report.judged(rows, judge).mean == pytest.approx(expected)
+    assert measures.judged(rows, judge).mean == pytest.approx(expected)
     text = markdown(some, texts=1)
     dead = len(populations) - len(rows)
     assert f"{dead} of 24 populations of fk at N = 3" in text

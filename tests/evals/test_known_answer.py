@@ -19,7 +19,7 @@ from fktext.masked.model import MaskedModel
 from fktext.settings import Settings
 from fktext.testing.enumerable import Enumerable
 from fktext_evals import Judge, Method, Results, Suite, run
-from fktext_evals.report import difference, share
+from fktext_evals.measures import difference, share
 from fktext_evals.results import Row
 from fktext_evals.statistics import Interval, share_interval
 

@@ -14,7 +14,7 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner, Result
 
-from fktext_evals import Results, as_csv, markdown, metrics, report
+from fktext_evals import Results, as_csv, markdown, measures, metrics, report
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -51,9 +51,9 @@ def test_differences_are_paired_and_at_equal_n(whole: Results) -> None:
 def test_an_unfinished_run_compares_what_both_methods_have(whole: Results) -> None:
     steered, best = whole.of(("fk", 2)), whole.of(("best-of-n", 2))
     judge = whole.suite.judges[0]
-    part = report.difference(steered[:6], best, judge)
-    assert part == report.difference(steered[:6], best[:6], judge)
-    assert report.difference(steered[:2], best[2:], judge) is None
+    part = measures.difference(steered[:6], best, judge)
+    assert part == measures.difference(steered[:6], best[:6], judge)
+    assert measures.difference(steered[:2], best[2:], judge) is None
     text = markdown(replace(whole, rows=whole.rows[:40]))
     assert "**unfinished**: 8 of 48 texts are missing" in text
 

@@ -582,7 +582,7 @@ def test_progress_on_stderr(suite_file: Path, tmp_path: Path) -> None:
 
 def test_tokens_of_judges_that_can_tell(suite_file: Path, tmp_path: Path) -> None:
     """A judge of perplexity says how many tokens it saw, so that a mean over tokens can be had."""
-    from fktext_evals import as_csv, report
+    from fktext_evals import as_csv, measures
 
     judge = Judge("fluency", "perplexity:model=heldout-causal", "perplexity", kind="perplexity")
     found = run(small(suite_file, judges=(judge, load(str(suite_file)).judges[0])), out=tmp_path / "run")
@@ -592,7 +592,7 @@ def test_tokens_of_judges_that_can_tell(suite_file: Path, tmp_path: Path) -> Non
     rows = found.of(("fk", 2))
     counts = [row["judged_tokens"]["fluency"] for row in rows]
     total = sum(row["judges"]["fluency"] * count for row, count in zip(rows, counts, strict=True))
-    pooled = report.token_perplexity(rows, judge)
+    pooled = measures.token_perplexity(rows, judge)
     assert pooled.mean == pytest.approx(math.exp(-total / sum(counts)))
     assert pooled.low < pooled.mean < pooled.high
     assert "perplexity_fluency_token_weighted" in as_csv([found]).splitlines()[0]
