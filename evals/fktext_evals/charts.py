@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from fktext_evals.figures import Figure, Line, Point
+from fktext_evals.figures import Figure, Line
 from fktext_evals.statistics import Interval
 
 SERIES = 8  # as many colours and markers
@@ -210,6 +210,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
     fine = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     ticks = [value for value in fine if low <= value <= high]
     return ticks if len(ticks) <= 7 else [value for value in ticks if abs(math.log10(value) - round(math.log10(value))) < 1e-9]
-
-
-__all__ = ["SERIES", "Axis", "Line", "Point", "axis", "chart", "marker", "number", "strip", "strip_axis"]

@@ -84,7 +84,7 @@ def at_equal_cost(
     else:
         low, high = curve[above - 1], curve[above]
         weight = math.log(own / low[0]) / math.log(high[0] / low[0]) if low[0] > 0 else own / high[0]
-    ours, lower, upper = (_measured(side, measure) for side in (rows, low[2], high[2]))
+    ours, lower, upper = (measured(side, measure) for side in (rows, low[2], high[2]))
     if not (common := [who for who in ours if who in lower and who in upper]):
         return None
     particles = low[1] * (high[1] / low[1]) ** weight
@@ -104,5 +104,6 @@ def contrast(
     return contrast_interval(values, factors, [prompt for _, prompt, _ in common], shares=shares)
 
 
-def _measured(rows: Sequence[Row], measure: Measure) -> dict[Which, float]:
+def measured(rows: Sequence[Row], measure: Measure) -> dict[Which, float]:
+    """Return the number of each text, by which text it is."""
     return {key(row)[2:]: value for row, value in zip(rows, measure(rows), strict=True)}

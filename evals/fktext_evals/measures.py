@@ -11,7 +11,7 @@ from typing import get_args
 
 from fktext.files.writing import from_json
 from fktext_evals import compute, metrics
-from fktext_evals.results import Results, Row, key
+from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval, share_interval
 from fktext_evals.suite import Judge, Method, Suite
 
@@ -80,7 +80,7 @@ def paired(rows: Sequence[Row], others: Sequence[Row], measure: compute.Measure,
     Returns:
         None if they have none in common; an interval of nan where a difference is not finite.
     """
-    ours, theirs = ({key(row)[2:]: value for row, value in zip(side, measure(side), strict=True)} for side in (rows, others))
+    ours, theirs = (compute.measured(side, measure) for side in (rows, others))
     if not (both := [pair for pair in ours if pair in theirs]):
         return None
     return compute.contrast([ours, theirs], [1, -1], both, shares=shares)

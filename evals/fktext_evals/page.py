@@ -24,7 +24,7 @@ from fktext_evals import measures, report
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
 from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
-from fktext_evals.results import Results, Row, RunError
+from fktext_evals.results import Results, Row, RunError, writing
 from fktext_evals.statistics import Interval
 from fktext_evals.suite import Judge, Method
 from fktext_evals.tree import in_words, reward_range, tree
@@ -91,10 +91,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    try:
+    with writing(path):
         write_whole(path, text.encode("utf-8", "xmlcharrefreplace"))
-    except OSError as error:
-        raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def _run(results: Results, name: str, texts: int, lineages: int) -> dict[str, Any]:

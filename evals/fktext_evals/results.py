@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -234,6 +234,15 @@ def _short(value: Any) -> str:
     return shorten(json.dumps(value), 80)
 
 
+@contextlib.contextmanager
+def writing(path: Path, consolation: str = "") -> Iterator[None]:
+    """Turn an error of the file system into a RunError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {str(path)!r}: {error.strerror}{consolation}") from error
+
+
 def append_session(folder: Path, session: Mapping[str, Any]) -> None:
     """Note who runs it this time.
 
@@ -241,11 +250,8 @@ def append_session(folder: Path, session: Mapping[str, Any]) -> None:
         RunError: it cannot be written; nothing of it stays behind.
     """
     path = folder / "sessions.jsonl"
-    try:
-        with path.open("ab", buffering=0) as file:
-            _append(file, json.dumps(session).encode() + b"\n")
-    except OSError as error:
-        raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    with writing(path), path.open("ab", buffering=0) as file:
+        _append(file, json.dumps(session).encode() + b"\n")
 
 
 def _append(file: FileIO, data: bytes) -> None:
@@ -273,10 +279,8 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with writing(path):
             self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
         if sys.platform != "win32":
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,12 +301,8 @@ class RowFile:
         Raises:
             RunError: the disk is full, say.
         """
-        try:
+        with writing(self.path, "; what is in it stays, and the same command resumes it"):
             _append(self._file, b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
-        except OSError as error:
-            raise RunError(
-                f"cannot write {str(self.path)!r}: {error.strerror}; what is in it stays, and the same command goes on from there"
-            ) from error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -58,6 +58,14 @@ class Judge:
     threshold: float = 0.5
     kind: Kind = "share"
 
+    def __post_init__(self) -> None:
+        if (weight := parse_spec(self.reward).weight) != 1:
+            raise UsageError(f"judge {self.name!r} has weight {weight:g}; a judge has none")
+        if self.kind != "share" and self.threshold != Judge.threshold:
+            raise UsageError(f"judge {self.name!r} of kind {self.kind!r} has a threshold; only the kind 'share' has one")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"judge {self.name!r}: threshold is {self.threshold:g}; expected a probability between 0 and 1")
+
     @property
     def log_threshold(self) -> float:
         """Return log(threshold), what the judge's values are compared with."""
@@ -150,13 +158,6 @@ class Suite:
                 raise UsageError(f"suite {self.name!r} is of {self.modality}s, which have no {name}")
         for spec in self.rewards:
             parse_spec(spec)
-        for judge in self.judges:
-            if parse_spec(judge.reward).weight != 1:
-                raise UsageError(f"judge {judge.name!r} has weight {parse_spec(judge.reward).weight:g}; a judge has none")
-            if judge.kind != "share" and judge.threshold != Judge.threshold:
-                raise UsageError(f"judge {judge.name!r} of kind {judge.kind!r} has a threshold; only the kind 'share' has one")
-            if not 0 < judge.threshold < 1:
-                raise UsageError(f"judge {judge.name!r}: threshold is {judge.threshold:g}; expected a probability between 0 and 1")
 
     @property
     def texts(self) -> int:

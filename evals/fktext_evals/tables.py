@@ -33,11 +33,13 @@ def checked(model: Callable[..., Model], table: Mapping[str, Any], where: str) -
         where: begins messages, such as "mine.toml [[judges]] 1".
 
     Raises:
-        UsageError: an unknown key, with the nearest one; a value of the wrong type; or a missing key; in this order.
+        UsageError: an unknown key, with the nearest one; a value of the wrong type; a missing key; what the model itself refuses.
     """
     kinds: dict[str, Any] = {item.alias or name: item.annotation for name, item in vars(model)["__pydantic_fields__"].items()}
     try:
         return model(**table)
+    except UsageError as error:  # the model's own
+        raise UsageError(f"{where}: {error}") from error
     except pydantic.ValidationError as error:
         if unknown := [key for key in table if key not in kinds]:
             raise unknown_name(f"key of {where}:", unknown[0], kinds) from None

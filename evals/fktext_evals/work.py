@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fktext.errors import RewardError, shorten
 from fktext.files.writing import to_json
 from fktext_evals import lineage
-from fktext_evals.results import Row, RunError
+from fktext_evals.results import Row, writing
 from fktext_evals.suite import Method, Suite
 
 if TYPE_CHECKING:  # these import torch
@@ -237,11 +237,9 @@ class Images(Work):
         who = {"method": method.name, "particles": method.settings.particles, "seed": seed, "prompt": population.prompt_index}
         said = f"images/{'-'.join(map(str, [*who.values(), population.sample_index]))}.png"
         path = self.folder / said
-        try:
+        with writing(path):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(png(image.pixels, {"suite": self.suite.name, **who, "sample": population.sample_index}))
-        except OSError as error:
-            raise RunError(f"cannot write {str(path)!r}: {error.strerror}") from error
         return _Returned(population, place, image, image, said, said)
 
 

@@ -213,7 +213,7 @@ def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
         ("threshold = 0.2", 'threshold = 0.2\nkind = "mean"', "of kind 'mean' has a threshold"),
         ("threshold = 0.2", 'kind = "meen"', "kind is 'meen'; expected 'share' or 'perplexity' or 'mean'"),
         ('potential = "max"', 'return = "bst"', "return is 'bst'; expected 'best' or 'draw'"),
-        ('reward = "letters"', 'reward = "letters=2"', "judge 'steering' has weight 2"),
+        ('reward = "letters"', 'reward = "letters=2"', r"\[\[judges\]\] 1: judge 'steering' has weight 2"),
         ('rewards = ["letters"]', 'rewards = ["letters:"]', "cannot read reward 'letters:'"),
         ('rewards = ["letters"]', "rewards = []", "has no reward"),
         ('name = "words"', 'name = "words', "not TOML"),
