@@ -16,6 +16,7 @@ from itertools import product
 
 import torch
 
+from fktext.smc.lookahead import Predictions
 from fktext.smc.schedules import Every
 from fktext.smc.steer import Plan
 from fktext.testing.speed import compare
@@ -50,7 +51,7 @@ def main() -> None:
         print(f"{prompts} prompts x N={particles}, T={steps}, L={length}", flush=True)
         found[setting] = compare(
             net,
-            Plan(particles, Every(args.every), lam=10.0, x0_samples=args.x0_samples),
+            Plan(particles, Every(args.every), lam=10.0, look_ahead=Predictions(args.x0_samples)),
             populations=prompts,
             steps=steps,
             length=length,

@@ -15,6 +15,7 @@ import argparse
 import torch
 
 from fktext.masked.process import MaskedDiffusion
+from fktext.smc.lookahead import Predictions
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan
 from fktext.testing.speed import Timed, decode, run
@@ -45,7 +46,7 @@ def main() -> None:
 
     def measure(particles: int, prompts: int, steps: int, length: int) -> tuple[float, float]:
         templates = torch.full((prompts, length), net.mask_id, device=args.device)
-        plan = Plan(particles, Every(max(1, round(steps / args.weighings))), lam=10.0, x0_samples=args.x0_samples)
+        plan = Plan(particles, Every(max(1, round(steps / args.weighings))), lam=10.0, look_ahead=Predictions(args.x0_samples))
         net.seconds = 0.0
         process = MaskedDiffusion(net, templates, particles, steps, decode, batch_size=args.batch_size)
         seconds, ledger = run(process, plan, prompts, args.device)

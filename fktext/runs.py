@@ -248,7 +248,9 @@ def populations(
 
 
 def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
-    """Return the one with the highest reward of each particle's S predictions."""
+    """Return the one with the highest reward of each particle's S predictions; nothing where none were drawn."""
+    if not step.samples:
+        return []
     size = step.values.shape[2]
     best = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
     return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]

@@ -134,6 +134,7 @@ class Run:
 
         Method "base" only measures its rewards, so its lambda is 0. With lambda 0 all weights are equal, and nothing resamples.
         """
+        from fktext.smc.lookahead import Predictions
         from fktext.smc.potentials import POTENTIALS
         from fktext.smc.resamplers import RESAMPLERS
         from fktext.smc.schedules import At, Every
@@ -149,9 +150,7 @@ class Run:
             resampler=RESAMPLERS[self.resampler],
             lam=lam,
             ess_threshold=self.ess_threshold if lam else 0.0,
-            x0_samples=self.x0_samples,
-            x0_average=self.x0_average,
-            pseudo_count=self.pseudo_count,
+            look_ahead=Predictions(self.x0_samples, self.x0_average, self.pseudo_count),
         )
 
 

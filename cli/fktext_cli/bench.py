@@ -35,6 +35,7 @@ def bench(
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         from fktext.models import load
+        from fktext.smc.lookahead import Predictions
         from fktext.smc.schedules import Every
         from fktext.smc.steer import Plan
         from fktext.testing.speed import compare
@@ -45,7 +46,9 @@ def bench(
                 f"model {model!r} has no ancestral kernel to compare with: its kernels are {', '.join(loaded.kernels)}"
             )
         settings = loaded.resolve(asked)
-        plan = Plan(settings.particles, Every(settings.resample_every), lam=settings.lam, x0_samples=settings.x0_samples)
+        plan = Plan(
+            settings.particles, Every(settings.resample_every), lam=settings.lam, look_ahead=Predictions(settings.x0_samples)
+        )
         if settings.length > loaded.denoiser.max_length:
             raise UsageError(
                 f"length {settings.length} is more than the {loaded.denoiser.max_length} tokens that model {model!r} takes"

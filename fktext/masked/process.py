@@ -25,6 +25,7 @@ from fktext.masked.sampling import draw_tokens, token_probs
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
+from fktext.smc.process import Features
 from fktext.text import Text
 
 HEAD_ELEMENTS = 1 << 24  # most logits held at once: 64 MiB in float32
@@ -135,6 +136,14 @@ class MaskedDiffusion:
             uniforms = noise.uniform(draws, k, column[:, None], row[:, None])
             x0[row, :, column] = self._draw(state.hidden[row, column], uniforms, row, column) if len(row) else uniforms.long()
             return x0.flatten(0, 1), state
+
+    @torch.inference_mode()
+    def features(self, state: State, k: int) -> tuple[Features, State]:
+        """Return the network's hidden states of all particles, finished ones too; see `fktext.smc.process.Featured`."""
+        with self._timed():
+            rows = torch.arange(len(state.ids), device=state.ids.device)
+            state = self._refresh(state, rows, self._times[k].expand(len(rows)))
+            return Features(state.hidden, (state.ids == self.denoiser.mask_id).float().mean(1)), state
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
         """Return the texts of (R, L) ids; R is a multiple of M."""

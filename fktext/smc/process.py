@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,18 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
 
 State = TypeVar("State")
+
+
+class Features(NamedTuple):
+    """What a network computed of M particles, for a learned value.
+
+    Attributes:
+        hidden: (M, L, D) its last hidden states.
+        unknown: (M,) float32, which share of the sample's positions is not yet known.
+    """
+
+    hidden: Tensor
+    unknown: Tensor
 
 
 class ReverseProcess(Protocol[State]):
@@ -43,6 +55,15 @@ class ReverseProcess(Protocol[State]):
 
     def decode(self, x0: Any) -> Sequence[Any]:
         """Return what the reward sees: a sample per row of x0."""
+        ...
+
+
+@runtime_checkable
+class Featured(Protocol[State]):
+    """A reverse process whose network computes what a learned value can use."""
+
+    def features(self, state: State, k: int) -> tuple[Features, State]:
+        """Return what the network computes of every particle at step k, and the state, in which it is kept for `advance`."""
         ...
 
 

@@ -6,16 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fktext.errors import PopulationError
 from fktext.smc import RESAMPLERS, Resampler, all_dead, ess, log_mean_exp, log_normalize
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
-from fktext.smc.lookahead import PSEUDO_COUNT, log_tilt
+from fktext.smc.lookahead import LookAhead, Predictions, Sight, judge, too_large
 from fktext.smc.noise import Noise
 from fktext.smc.potentials import Carry, Difference, Potential
 from fktext.smc.process import ReverseProcess, Scorer, gather
@@ -28,14 +27,14 @@ class Step:
 
     Attributes:
         k: reverse steps taken so far.
-        values: (B, N, S, P) value of each of P rewards for each of S predictions of x0.
+        values: (B, N, S, P) value of each of P rewards for each of S predictions of x0; see `fktext.smc.lookahead.Sight`.
         reward: (B, N) their weighted sum, averaged over the predictions.
         log_w: (B, N) float64 log-weights before resampling, in nats.
         log_z: (B,) log of the normalising constant up to here, in nats.
         ess: (B,) effective sample size before resampling.
         resampled: (B,) which populations resampled.
         ancestors: (B, N) the particle each one continues; the identity where a population did not resample.
-        samples: B * N * S decoded predictions, particle-major.
+        samples: B * N * S decoded predictions, particle-major; () where the look-ahead draws none.
         ledger: what the run has cost so far.
     """
 
@@ -92,9 +91,7 @@ class Plan:
         resampler: how offspring are drawn.
         lam: lambda, the strength of the tilt exp(lambda r).
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
-        x0_samples: S, predictions of x0 per particle and weighing.
-        x0_average: average exp(lambda r) over predictions ("tilt", aims at the tilted law) or exp(r) ("reward", as published).
-        pseudo_count: how much a prediction of reward -inf is doubted before the end; see `fktext.smc.lookahead`.
+        look_ahead: what unfinished particles are thought to become.
     """
 
     particles: int
@@ -103,9 +100,7 @@ class Plan:
     resampler: Resampler = RESAMPLERS["systematic"]
     lam: float = 1.0
     ess_threshold: float = 0.5
-    x0_samples: int = 1
-    x0_average: Literal["tilt", "reward"] = "tilt"
-    pseudo_count: float = PSEUDO_COUNT
+    look_ahead: LookAhead = Predictions()  # noqa: RUF009  immutable
 
 
 def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:
@@ -128,15 +123,11 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
     for k, k_next in pairwise((0, *plan.schedule.weighings(process.num_steps))):
         state = process.advance(state, k, k_next, noise)
         last = k_next == process.num_steps
-        x0, state = process.predict(state, k_next, noise, plan.x0_samples)
-        samples, values, weighted = _score(process, scorer, x0, zeros, plan, k_next)
-        if last:
-            log_phi = _judged(weighted, plan.lam)
-        else:
-            log_phi, carry = _foreseen(weighted, plan, log_phi, carry)
+        sight, state = (judge if last else plan.look_ahead)(process, scorer, state, k_next, noise, plan.lam, plan.particles)
+        log_phi, carry = (sight.log_tilt, carry) if last else _weigh(plan.potential, sight, log_phi, carry)
         log_w = log_phi - base
         if (bad := ~(log_w < torch.inf).all(-1)).any():
-            raise _beyond(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
+            raise too_large(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
         alive = ~all_dead(log_w)
         size = ess(log_w)
         resampled = (size < plan.ess_threshold * plan.particles) & alive & (not last)
@@ -144,8 +135,7 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         ancestors = torch.where(resampled[:, None], plan.resampler(torch.where(alive[:, None], log_w, zeros), uniforms), identity)
         mean = log_z + log_mean_exp(log_w)
         ledger = replace(process.ledger + scorer.ledger - before, seconds=time.perf_counter() - started)
-        reward = weighted.sum(-1).mean(-1)
-        yield Step(k_next, values, reward, log_w, mean, size, resampled, ancestors, samples, ledger)
+        yield Step(k_next, sight.values, sight.reward, log_w, mean, size, resampled, ancestors, sight.samples, ledger)
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
             log_phi = log_phi.gather(1, ancestors)
@@ -178,36 +168,9 @@ def collect(steps: Iterator[Step]) -> Result:
     )
 
 
-def _score(
-    process: ReverseProcess[Any], scorer: Scorer, x0: Any, like: Tensor, plan: Plan, k: int
-) -> tuple[Sequence[Any], Tensor, Tensor]:
-    """Decode predictions and score them: samples, values (B, N, S, P), and the same times the rewards' weights."""
-    samples = process.decode(x0)
-    values = scorer(samples, f" at step {k} of {process.num_steps}").to(like.device)
-    values = values.reshape(*like.shape, len(samples) // like.numel(), len(scorer.names))
-    weighted = scorer.weighted(values)
-    tilt = plan.lam * weighted.sum(-1) if plan.lam else torch.zeros_like(like)[..., None]
-    if (beyond := ~tilt.isfinite() & (weighted > -torch.inf).all(-1)).any():
-        population, particle, prediction = beyond.nonzero()[0].tolist()
-        raise _beyond(population, float(tilt[population, particle, prediction]), k)
-    return samples, values, weighted
-
-
-def _judged(weighted: Tensor, lam: float) -> Tensor:
-    """Map (B, N, 1, P) weighted values of finished samples to (B, N) lambda * r: the log of the closed product."""
-    total = weighted.sum(-1).squeeze(-1)
-    return lam * total if lam else torch.zeros_like(total)
-
-
-def _foreseen(weighted: Tensor, plan: Plan, log_phi: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-    """Weigh predictions: log_phi (B, N) and carry; a population that they tell nothing of stays as it was."""
-    if not plan.lam:
-        return torch.zeros_like(log_phi), carry
-    tilt, told = log_tilt(weighted, plan.lam, plan.pseudo_count, average=plan.x0_average)
-    new_phi, new_carry = plan.potential(tilt, carry)
-    kept = tuple(torch.where(told[:, None], new, old) for new, old in zip(new_carry, carry, strict=True))
-    return torch.where(told[:, None], new_phi, log_phi), kept
-
-
-def _beyond(population: int, log_w: float, k: int) -> PopulationError:
-    return PopulationError(population, f"a log-weight is {log_w} at step {k}: lambda times the reward is beyond any number")
+def _weigh(potential: Potential, sight: Sight, log_phi: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    """Make log_phi (B, N) and carry of what is seen; a population that it tells nothing of stays as it was."""
+    new_phi, new_carry = potential(sight.log_tilt, carry)
+    told = sight.told[:, None]
+    kept = tuple(torch.where(told, new, old) for new, old in zip(new_carry, carry, strict=True))
+    return torch.where(told, new_phi, log_phi), kept

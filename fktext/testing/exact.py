@@ -17,7 +17,7 @@ import torch
 
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
-from fktext.smc.lookahead import PSEUDO_COUNT
+from fktext.smc.lookahead import LookAhead, Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.resamplers import Resampler
@@ -90,8 +90,7 @@ def run_case(
     populations: int,
     particles: int = 3,
     lam: float = LAM,
-    x0_samples: int = 2,
-    pseudo_count: float = PSEUDO_COUNT,
+    look_ahead: LookAhead = Predictions(2),  # noqa: B008  immutable
     schedule: Schedule | None = None,
     seed: int = 0,
     **process_settings: Any,
@@ -105,8 +104,7 @@ def run_case(
         resampler=resampler,
         lam=lam,
         ess_threshold=threshold,
-        x0_samples=x0_samples,
-        pseudo_count=pseudo_count,
+        look_ahead=look_ahead,
     )
     process = model.process(populations, particles, **process_settings)
     return steer(process, Scorer([Weighted("table", model.reward)]), Noise.of(keys, particles, str(model.denoiser.device)), plan)
@@ -162,9 +160,8 @@ def check_constrained(case: Constrained, *, populations: int, pseudo_count: floa
         ADAPTIVITY[case.adaptivity],
         populations=populations,
         particles=5,
-        x0_samples=case.x0_samples,
+        look_ahead=Predictions(case.x0_samples, pseudo_count=pseudo_count),
         schedule=At([1, 3]),
-        pseudo_count=pseudo_count,
         seed=seed,
     )
     return Check(case.potential, case.resampler, case.adaptivity, *check_law(model, result, LAM, rarest=1 / 400))

@@ -10,7 +10,7 @@ import torch
 
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS, ess
-from fktext.smc.lookahead import PSEUDO_COUNT
+from fktext.smc.lookahead import PSEUDO_COUNT, Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.resamplers import Resampler
@@ -89,7 +89,12 @@ def _worst(model: Enumerable, result: Result, lam: float) -> float:
 
 
 def _under_constraint(model: Enumerable, potential: str, populations: int, seed: int, pseudo_count: float = PSEUDO_COUNT) -> Result:
-    how: dict[str, Any] = {"populations": populations, "particles": 5, "x0_samples": 1, "seed": seed, "pseudo_count": pseudo_count}
+    how: dict[str, Any] = {
+        "populations": populations,
+        "particles": 5,
+        "look_ahead": Predictions(pseudo_count=pseudo_count),
+        "seed": seed,
+    }
     return run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["always"], **how)
 
 

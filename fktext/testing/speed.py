@@ -23,6 +23,7 @@ from torch import Tensor
 from fktext.masked.process import MaskedDiffusion
 from fktext.rewards import Scorer, Weighted
 from fktext.smc.ledger import Ledger
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess
 from fktext.smc.schedules import At
@@ -172,7 +173,11 @@ def _dense(net: Any, templates: Tensor, plan: Plan, steps: int) -> tuple[float, 
     """Return the seconds of a dense step, and of one that needs no forward; both from so many."""
     device, populations = str(net.device), len(templates)
     generator = torch.Generator(device).manual_seed(0)
-    options: dict[str, Any] = {"generator": generator, "wasteful_x0": plan.x0_samples, "dtype": torch.float32}
+    options: dict[str, Any] = {
+        "generator": generator,
+        "wasteful_x0": plan.look_ahead.samples if isinstance(plan.look_ahead, Predictions) else 0,
+        "dtype": torch.float32,
+    }
     dense = DenseAncestral(net, templates, plan.particles, steps, decode, **options)
     full = run(dense, replace(plan, schedule=At([])), populations, device)[0] / steps
     still = DenseAncestral(net, templates, plan.particles, 10**7, decode, cache=True, **options)

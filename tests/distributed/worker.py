@@ -15,6 +15,7 @@ from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import Every
@@ -52,7 +53,9 @@ def build(particles):
 
 
 def run(potential, process, scorer):
-    plan = Plan(PARTICLES, Every(2), POTENTIALS[potential], RESAMPLERS["systematic"], lam=2.0, ess_threshold=0.9, x0_samples=2)
+    plan = Plan(
+        PARTICLES, Every(2), POTENTIALS[potential], RESAMPLERS["systematic"], lam=2.0, ess_threshold=0.9, look_ahead=Predictions(2)
+    )
     return steer(process, scorer, Noise.of(KEYS, PARTICLES), plan)
 
 

@@ -6,6 +6,7 @@ import torch
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS, ess, log_mean_exp, log_normalize
 from fktext.smc import noise as streams
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS, Terminal
 from fktext.smc.process import gather
@@ -44,7 +45,9 @@ def test_every_potential_resampler_and_adaptivity_is_unbiased(model, potential, 
     assert low <= share <= high  # "ess" really mixes populations that resample with populations that carry their weights
 
 
-@pytest.mark.parametrize("settings", [{"schedule": Every(2)}, {"schedule": At([1, 3])}, {"x0_samples": 1}, {"particles": 8}])
+@pytest.mark.parametrize(
+    "settings", [{"schedule": Every(2)}, {"schedule": At([1, 3])}, {"look_ahead": Predictions(1)}, {"particles": 8}]
+)
 def test_schedules_predictions_and_particle_numbers_do_not_change_the_law(model, settings):
     result = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1500, seed=1, **settings)
     assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
@@ -157,7 +160,7 @@ def test_dense_sampler_steers_to_the_same_law(model):
         model.denoiser, templates, particles, model.num_steps, model._decode, generator=torch.Generator().manual_seed(2)
     )
     noise = Noise.of([population_key(0, index) for index in range(populations)], particles)
-    plan = Plan(particles, Every(1), resampler=RESAMPLERS["multinomial"], lam=LAM, ess_threshold=0.7, x0_samples=2)
+    plan = Plan(particles, Every(1), resampler=RESAMPLERS["multinomial"], lam=LAM, ess_threshold=0.7, look_ahead=Predictions(2))
     result = steer(process, Scorer([Weighted("table", model.reward)]), noise, plan)
     assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
 

@@ -14,6 +14,7 @@ from fktext.images.generate import generate
 from fktext.images.process import DiffusersProcess, Image
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import gather
 from fktext.smc.schedules import At, Every
@@ -354,7 +355,7 @@ def test_usage(settings, message):
     prompts, draws = settings.pop("prompts", [""]), settings.pop("x0", 1)
     process = DiffusersProcess(pixels(diffusers.DDPMScheduler()), prompts, 2, STEPS, **settings)
     with pytest.raises(UsageError, match=message):
-        steer(process, Scorer(SCORER), Noise.of(KEYS[:1], 2), Plan(2, Every(2), x0_samples=draws))
+        steer(process, Scorer(SCORER), Noise.of(KEYS[:1], 2), Plan(2, Every(2), look_ahead=Predictions(draws)))
 
 
 def test_images_compare_by_pixels_and_prompt():

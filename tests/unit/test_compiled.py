@@ -10,6 +10,7 @@ from fktext.masked.process import MaskedDiffusion
 from fktext.models import load
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import Every
@@ -36,7 +37,7 @@ def run(net):
     def decode(ids, population):
         return [Text(" ".join(map(str, row))) for row in ids.tolist()]
 
-    plan = Plan(3, Every(5), POTENTIALS["difference"], RESAMPLERS["systematic"], 2.0, 0.9, x0_samples=2)
+    plan = Plan(3, Every(5), POTENTIALS["difference"], RESAMPLERS["systematic"], 2.0, 0.9, look_ahead=Predictions(2))
     noise = Noise.of(keys, 3, net.device)
     return steer(MaskedDiffusion(net, templates, 3, 20, decode), Scorer([Weighted("sums", Sums())]), noise, plan)
 

@@ -11,6 +11,7 @@ from fktext.masked.sampling import draw_tokens, token_probs
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc import noise as streams
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import At, Every
@@ -64,7 +65,9 @@ SCORER = [Weighted("parity", Parity())]
 
 
 def run(net, keys, particles, schedule=None, lam=2.0, threshold=0.5, resampler="systematic", potential="difference", **settings):
-    plan = Plan(particles, schedule or Every(10), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, x0_samples=2)
+    plan = Plan(
+        particles, schedule or Every(10), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, look_ahead=Predictions(2)
+    )
     return steer(make(net, len(keys), particles, **settings), Scorer(SCORER), Noise.of(keys, particles), plan)
 
 
@@ -130,7 +133,7 @@ def test_cost_at_the_papers_size():
     assert net.calls == net.heads <= 125
 
     net = Calls(length=128)
-    plan = Plan(8, Every(20), POTENTIALS["difference"], RESAMPLERS["systematic"], 2.0, 0.5, x0_samples=4)
+    plan = Plan(8, Every(20), POTENTIALS["difference"], RESAMPLERS["systematic"], 2.0, 0.5, look_ahead=Predictions(4))
     ledger = steer(make(net, 4, 8, steps), Scorer(SCORER), Noise.of(KEYS, 8), plan).ledger
     masked = sum(length * (1 - k / steps) for k in range(20, steps, 20))  # predictions are drawn where nothing is revealed yet
     assert ledger.denoiser_rows / particles == pytest.approx(states, rel=0.03)
@@ -220,7 +223,7 @@ def test_changing_the_resampler_changes_no_particle_before_it_acts():
 
 
 def watch(resampler):
-    plan = Plan(6, Every(10), resampler=RESAMPLERS[resampler], lam=2.0, x0_samples=2)
+    plan = Plan(6, Every(10), resampler=RESAMPLERS[resampler], lam=2.0, look_ahead=Predictions(2))
     return list(steer_steps(make(Counting(), 1, 6), Scorer(SCORER), Noise.of(KEYS[:1], 6), plan))
 
 
@@ -228,7 +231,7 @@ def test_lineage_sums_to_the_final_tilt():
     """Along every surviving lineage the log-potentials since the last reset and log Z account for lambda r(x0)."""
     for potential in POTENTIALS:
         for threshold in (0.0, 0.5, 1.1):
-            plan = Plan(6, Every(10), POTENTIALS[potential], lam=2.0, ess_threshold=threshold, x0_samples=2)
+            plan = Plan(6, Every(10), POTENTIALS[potential], lam=2.0, ess_threshold=threshold, look_ahead=Predictions(2))
             steps = list(steer_steps(make(Counting(), 1, 6), Scorer(SCORER), Noise.of(KEYS[:1], 6), plan))
             lineage = torch.arange(6)  # slots after the last step, traced back
             total = torch.zeros(6, dtype=torch.float64)

@@ -22,6 +22,7 @@ from fktext.simplex.process import SimplexDiffusion, alpha_bar
 from fktext.simplex.projections import PROJECTIONS, K
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS, Terminal
 from fktext.smc.schedules import At, Every
@@ -73,7 +74,9 @@ class Count:
 def run(
     network, keys=KEYS, particles=4, schedule=None, lam=1.0, threshold=0.9, resampler="systematic", potential="difference", **more
 ):
-    plan = Plan(particles, schedule or Every(2), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, x0_samples=2)
+    plan = Plan(
+        particles, schedule or Every(2), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, look_ahead=Predictions(2)
+    )
     process = make(network, len(keys), particles, **more)
     return steer(process, Scorer([Weighted("count", Count())]), Noise.of(keys, particles), plan)
 

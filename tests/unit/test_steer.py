@@ -5,6 +5,7 @@ import torch
 
 from fktext.errors import PopulationError, RewardError
 from fktext.rewards import Scorer, Weighted
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.schedules import At, Every
@@ -26,7 +27,7 @@ class Only:
 
 def run(reward, particles=6, populations=3, **plan):
     keys = [population_key(0, index) for index in range(populations)]
-    plan = Plan(particles, **{"schedule": Every(1), "x0_samples": 2, **plan})
+    plan = Plan(particles, **{"schedule": Every(1), "look_ahead": Predictions(2), **plan})
     return steer(MODEL.process(populations, particles), Scorer([Weighted("only", reward)]), Noise.of(keys, particles), plan)
 
 
@@ -85,7 +86,7 @@ def test_a_weighing_that_tells_nothing_leaves_weights_and_carry_alone():
         found = []
         for reward, schedule in ((Late(), Every(1)), (Late(), At([3]))):
             reward.calls = 2 if schedule == At([3]) else 0
-            plan = Plan(4, schedule, potential, x0_samples=1, ess_threshold=0)
+            plan = Plan(4, schedule, potential, ess_threshold=0)
             found.append(steer(MODEL.process(1, 4), NoMemo([Weighted("late", reward)]), Noise.of(keys, 4), plan))
         assert torch.equal(found[0].steps[2].log_w, found[1].steps[0].log_w)  # `max` remembers no maximum that nobody saw
 
@@ -113,7 +114,7 @@ def test_a_bad_reward_names_the_step():
             super().__init__(terms, memo=0)
 
     keys = [population_key(0, 0)]
-    plan = Plan(4, Every(1), x0_samples=1)
+    plan = Plan(4, Every(1))
     steps = steer_steps(MODEL.process(1, 4), NoMemo([Weighted("late", Late())]), Noise.of(keys, 4), plan)
     seen = []
     with pytest.raises(RewardError, match=r"'late' returned nan for sample 0 .* at step 3 of 4"):

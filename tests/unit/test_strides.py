@@ -13,6 +13,7 @@ from fktext.masked.sedd import AnalyticSEDD
 from fktext.masked.strides import Strides, windows
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
+from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import gather
 from fktext.smc.schedules import At, Every
@@ -57,7 +58,14 @@ def make(kernel="ancestral", templates=None, stride=2, particles=1, populations=
 
 
 def run(process, keys=KEYS, particles=1, schedule=None, lam=1.0, threshold=0.9):
-    plan = Plan(particles, schedule or Every(2), resampler=RESAMPLERS["systematic"], lam=lam, ess_threshold=threshold, x0_samples=2)
+    plan = Plan(
+        particles,
+        schedule or Every(2),
+        resampler=RESAMPLERS["systematic"],
+        lam=lam,
+        ess_threshold=threshold,
+        look_ahead=Predictions(2),
+    )
     return steer(process, Scorer([Weighted("twos", Twos())]), Noise.of(keys, particles), plan)
 
 
