@@ -160,7 +160,7 @@ def _score(
     draws = len(samples) // len(noise.key)
     values = values.reshape(len(noise.key) // particles, particles, draws, len(scorer.names))
     weighted = scorer.weighted(values)
-    tilt = lam * weighted.sum(-1) if lam else torch.zeros_like(values[..., 0])
+    tilt = lam * weighted.sum(-1) if lam else torch.zeros_like(weighted.sum(-1))
     if (beyond := ~tilt.isfinite() & (weighted > -torch.inf).all(-1)).any():
         population, particle, prediction = beyond.nonzero()[0].tolist()
         raise too_large(population, float(tilt[population, particle, prediction]), k)
