@@ -73,7 +73,7 @@ class Checkpoint:
         return tensor_names(self.files[0])
 
     def has(self, *names: str) -> bool:
-        """Whether one of these files is there."""
+        """Tell whether one of these files is there."""
         return any((self.folder / name).is_file() for name in names)
 
     def _check_layers(self) -> None:

@@ -89,7 +89,7 @@ class Family(ABC):
         return {mask_id, *(set(range(vocab_size)) - words.ids)}
 
     def spare(self, vocab_size: int) -> int:
-        """Most ids that the network may have beyond its tokenizer's: networks round their vocabulary up."""
+        """Tell how many ids the network may have beyond its tokenizer's: networks round their vocabulary up."""
         return vocab_size // 20
 
     def defaults(self, checkpoint: Checkpoint, most: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tokenizer_file(folder: Path, family: Family, offline: bool) -> Path | None:
-    """The model's tokenizer.json, fetched if need be and allowed; None where the folder has a tokenizer in older files."""
+    """Find the model's tokenizer.json, fetched if need be and allowed; None where the folder has a tokenizer in older files."""
     if (own := folder / "tokenizer.json").is_file():
         return own
     if not family.tokenizers:
@@ -31,7 +31,7 @@ def tokenizer_file(folder: Path, family: Family, offline: bool) -> Path | None:
 
 
 def load_tokenizer(folder: Path, family: Family, offline: bool) -> Tokenizer:
-    """The model's tokenizer, without padding or truncation."""
+    """Load the model's tokenizer, without padding or truncation."""
     from tokenizers import Tokenizer
 
     file = tokenizer_file(folder, family, offline)

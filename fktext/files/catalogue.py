@@ -46,7 +46,7 @@ _ALIASES = (
 
 
 def catalogue() -> list[Entry]:
-    """The models known by a name of their own: the embedded ones and aliases of hub ids."""
+    """List the models known by a name of their own: the embedded ones and aliases of hub ids."""
     own = (
         Entry(name, entry.family, "embedded", entry.licence, entry.summary)
         for name, entry in embedded.found()[0].items()
@@ -56,5 +56,5 @@ def catalogue() -> list[Entry]:
 
 
 def published_as(name: str) -> str:
-    """The alias of a hub id (or of an alias: itself), "" where there is none."""
+    """Return the alias of a hub id (or of an alias: itself), "" where there is none."""
     return next((entry.name for entry in _ALIASES if name in (entry.name, entry.source)), "")

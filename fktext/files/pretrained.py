@@ -1,4 +1,4 @@
-"""Loading a local folder in the layout of transformers' `save_pretrained`, without remote code, network or chatter."""
+"""Load a local folder in the layout of transformers' `save_pretrained`, without remote code, network or chatter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fktext.files.weights import int8_weights
 
 
 def pretrained(folder: Path, auto: Any, what: str) -> Any:
-    """The model of a folder, in float32 and evaluation mode; its matrices may be stored as int8 (`weights.quantised`).
+    """Load the model of a folder, in float32 and evaluation mode; its matrices may be stored as int8 (`weights.quantised`).
 
     Args:
         folder: config.json and weights.

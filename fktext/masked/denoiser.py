@@ -19,7 +19,7 @@ class Denoiser(Network, Protocol):
     time_dependent: bool
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """Hidden states.
+        """Run the encoder.
 
         Args:
             ids: (R, L) int64 tokens, masked positions holding `mask_id`.
@@ -31,5 +31,5 @@ class Denoiser(Network, Protocol):
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(R, D) hidden states of any positions -> (R, V) raw float logits."""
+        """Map (R, D) hidden states of any positions to (R, V) raw float logits."""
         ...

@@ -34,12 +34,12 @@ class Rotary(nn.Module):
 
     @staticmethod
     def frequencies(dim: int, device: torch.device | str = "cpu") -> Tensor:
-        """(dim / 2,) angular frequencies."""
+        """Return (dim / 2,) angular frequencies."""
         # Never on the device "meta" of a surrounding block, where arithmetic would first import torch._dynamo, for seconds.
         return 1.0 / 10_000.0 ** (torch.arange(0, dim, 2, device=device).float() / dim)
 
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """(length, dim) cosines and sines."""
+        """Return (length, dim) cosines and sines."""
         # From the formula, not from the buffer: a bfloat16 buffer would be 1 % off, radians at position 1000.
         frequencies = self.frequencies(2 * len(self.inv_freq), self.inv_freq.device)
         angles = torch.arange(length, device=frequencies.device)[:, None] * frequencies
@@ -73,7 +73,7 @@ class Embedding(nn.Module):
         self.embedding = nn.Parameter(torch.empty(vocab_size, dim).uniform_(-0.035, 0.035))  # std 0.02
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(R, L) -> (R, L, D)."""
+        """Map (R, L) tokens to (R, L, D)."""
         return self.embedding[ids]
 
 
@@ -85,7 +85,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * _FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """Sigma (R,) -> (R, C)."""
+        """Map sigma (R,) to (R, C)."""
         k = torch.arange(_FREQUENCIES, device=sigma.device)
         angles = sigma.float()[:, None] * torch.exp(-math.log(10_000.0) * k / _FREQUENCIES)
         weight: Tensor = self.mlp[0].weight  # type: ignore[assignment]
@@ -107,7 +107,7 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Linear(cond_dim, 6 * dim)
 
     def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Residual stream (R, L, D) in float32, condition (R or 1, C), rotary tables (L, D / heads) -> residual stream."""
+        """Add to the residual stream (R, L, D) in float32, given the condition (R or 1, C) and rotary tables (L, D / heads)."""
         dtype = self.attn_qkv.weight.dtype
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)[:, None].chunk(6, -1)
         hidden = (self.norm1(x) * (1 + scale_attn) + shift_attn).to(dtype)
@@ -117,7 +117,7 @@ class Block(nn.Module):
         return out
 
     def attention(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Every position sees every position: no mask, so the fast kernels stay eligible."""
+        """Let every position see every position: without a mask, the fast kernels stay eligible."""
         rows, length, dim = hidden.shape
         qkv = self.attn_qkv(hidden).view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -136,7 +136,7 @@ class OutputLayer(nn.Module):
         self.adaLN_modulation = nn.Linear(cond_dim, 2 * dim)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(R, L, D), what `linear` takes."""
+        """Return (R, L, D), what `linear` takes."""
         shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, -1)
         out: Tensor = (self.norm_final(x) * (1 + scale) + shift).to(self.linear.weight.dtype)
         return out
@@ -181,7 +181,7 @@ class DiT(nn.Module):
         return self.vocab_embed.embedding.device
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """(R, L) tokens at times t (R,) -> (R, L, D); t is ignored without time conditioning."""
+        """Map (R, L) tokens at times t (R,) to (R, L, D); t is ignored without time conditioning."""
         # One row of conditions serves all where sigma is always 0.
         sigma = -torch.log1p(-(1 - EPS) * t.double()).float() if self.time_dependent else torch.zeros(1, device=ids.device)
         c = functional.silu(self.sigma_map(sigma))
@@ -194,7 +194,7 @@ class DiT(nn.Module):
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(R, D) -> (R, V) raw logits."""
+        """Map (R, D) to (R, V) raw logits."""
         out: Tensor = self.output_layer.linear(hidden)
         return out
 

@@ -94,17 +94,17 @@ class FullAttentionLM(nn.Module):
         return device
 
     def to(self, *args: Any, **options: Any) -> FullAttentionLM:
-        """Elsewhere, unless accelerate has spread it."""
+        """Move it, unless accelerate has spread it."""
         return self if self.main is not None else super().to(*args, **options)
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """(R, L) tokens -> (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
+        """Map (R, L) tokens to (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
         hidden: Tensor = self.model.model(input_ids=ids, use_cache=False, is_causal=False)[0].to(ids.device)
         # The first position has nobody before it: the reference repeats its own output there.
         return torch.cat([hidden[:, :1], hidden[:, :-1]], 1) if self.shifted else hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(R, D) -> (R, V) raw logits."""
+        """Map (R, D) to (R, V) raw logits."""
         logits: Tensor = self.model.lm_head(hidden).to(hidden.device)
         return logits
 
@@ -127,7 +127,7 @@ def load_llada(
     *,
     spread: bool = False,
 ) -> FullAttentionLM:
-    """LLaDA from its weight files.
+    """Load LLaDA from its weight files.
 
     Args:
         files: the shards.
@@ -175,7 +175,7 @@ def load_dream(
     *,
     spread: bool = False,
 ) -> FullAttentionLM:
-    """Dream from its weight files; see `load_llada`."""
+    """Load Dream from its weight files; see `load_llada`."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(**{name: settings[name] for name in _QWEN2_SETTINGS if name in settings}, use_sliding_window=False)
@@ -229,7 +229,7 @@ def _assemble(
 
 
 def _places(model: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Where accelerate would put each part of a model: prefix of a name -> device.
+    """Ask accelerate where it would put each part of a model: prefix of a name -> device.
 
     Raises:
         ModelError: accelerate is not installed, or memory does not hold the model.
@@ -247,6 +247,6 @@ def _places(model: Any, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _place(name: str, places: Mapping[str, Any]) -> Any:
-    """The device of the longest prefix of a tensor's name."""
+    """Return the device of the longest prefix of a tensor's name."""
     prefixes = [prefix for prefix in places if not prefix or name == prefix or name.startswith(prefix + ".")]
     return places[max(prefixes, key=len)]

@@ -64,12 +64,12 @@ class MaskedLM(nn.Module):
         return device
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        """(R, L) tokens -> (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
+        """Map (R, L) tokens to (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
         hidden: Tensor = self.model.base_model(input_ids=ids)[0]
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(R, D) -> (R, V) raw logits."""
+        """Map (R, D) to (R, V) raw logits."""
         logits: Tensor = self._head[0](inputs_embeds=hidden[None])[0][0]
         return logits
 
@@ -93,7 +93,7 @@ class MaskedLM(nn.Module):
 
 
 def positions(model: Any) -> int:
-    """Most positions the encoder takes."""
+    """Tell how many positions the encoder takes at most."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
         raise ModelError(f"the config of {type(model).__name__} names no max_position_embeddings")

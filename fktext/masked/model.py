@@ -55,7 +55,7 @@ class MaskedModel(TextModel):
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
     def steerable(self, kernel: str) -> bool:
-        """Return whether one of the model's kernels can be steered."""
+        """Tell whether one of the model's kernels can be steered."""
         from fktext.masked.kernels import KERNELS
 
         return KERNELS[kernel].steerable
@@ -107,7 +107,7 @@ class MaskedModel(TextModel):
         return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
 
     def _windows(self, template: Tensor, run: TextRun) -> list[Tensor]:
-        """Columns of each window that a sequence is written in."""
+        """List the columns of each window that a sequence is written in."""
         import torch
 
         if run.stride is None or len(template) <= self.denoiser.max_length:
@@ -130,7 +130,7 @@ class MaskedModel(TextModel):
         return self._texts([row[: row.index(mask)] if mask in row else row for row in rows], self.start(prompt))
 
     def _infilling(self, template: Template) -> tuple[list[int], list[int]]:
-        """BOS and the tokens of a template, masks in its gaps; and the places of masks that have to begin a word."""
+        """Return BOS and the tokens of a template, masks in its gaps; and the places of masks that have to begin a word."""
         where = f"template {shorten(template.source)!r}"
         size, most = (self.bos_id is not None) + (self.closing_id is not None), self.denoiser.max_length
         ids: list[int] = [] if self.bos_id is None else [self.bos_id]
@@ -170,13 +170,13 @@ class MaskedModel(TextModel):
         return alone
 
     def _ends_in_space(self, text: str) -> bool:
-        """Return whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
+        """Tell whether the text ends in a space that would be a token of its own, which tokens of words begin with otherwise."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         rest = self.tokenizer.encode(text[:-1], add_special_tokens=False).ids
         return text.endswith(" ") and ids[:-1] == rest and (self.tokenizer.id_to_token(ids[-1]) if ids else "") in _SPACES
 
     def _barred(self, infilling: Sequence[Start], ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Places of templates that must begin a word, and the tokens that do not; None where there are none."""
+        """Return the places of templates that must begin a word, and the tokens that do not; None where there are none."""
         import torch
 
         places = torch.zeros(ids.shape, dtype=torch.bool)

@@ -25,18 +25,18 @@ from fktext.smc.noise import Noise
 
 
 def sigma(t: float) -> float:
-    """Total noise at time t in [0, 1], the log-linear schedule."""
+    """Return the total noise at time t in [0, 1], by the log-linear schedule."""
     return -math.log1p(-(1 - EPS) * t)
 
 
 def log_scores(logits: Tensor, noise_level: float) -> Tensor:
-    """log score_v at masked positions: (R, V) raw logits, the mask's column last and without meaning -> (R, V - 1) float64."""
+    """Map (R, V) raw logits at masked positions, the mask's column last and without meaning, to (R, V - 1) float64 log score_v."""
     size = logits.shape[-1] - 1
     return logits[:, :-1].double() - math.log(math.expm1(noise_level)) - math.log(size)
 
 
 def reveal_law(scores: Tensor, drop: float) -> Tensor:
-    """Probability of each token after the noise level dropped by `drop`: (R, V - 1) log scores -> (R, V - 1).
+    """Map (R, V - 1) log scores to the probability of each token once the noise level has dropped by `drop`.
 
     What is missing to one stays masked. Scores that are too large for a big step sum to more than one: then nothing does.
     """
@@ -76,7 +76,7 @@ class AnalyticSEDD(MaskedDiffusion):
 
 
 def settings(config: Mapping[str, Any], source: object) -> dict[str, Any]:
-    """SEDD's config.json under the names of MDLM's (see `fktext.masked.dit.from_tensors`).
+    """Give SEDD's config.json under the names of MDLM's (see `fktext.masked.dit.from_tensors`).
 
     Raises:
         ModelError: it is another SEDD than the published absorbing ones, or malformed.

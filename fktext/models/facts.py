@@ -54,7 +54,7 @@ class Facts:
 
 
 def facts(name: str) -> Facts:
-    """What is known of a model; no network is used.
+    """Tell what is known of a model; no network is used.
 
     Raises:
         UsageError: nobody knows the name.
@@ -91,7 +91,7 @@ def facts(name: str) -> Facts:
 
 
 def _listed(name: str) -> Facts:
-    """What the lists say."""
+    """Tell what the lists say."""
     for entry in catalogue():
         if entry.name == name:
             return Facts(entry.name, entry.summary, entry.family, entry.source, entry.licence)
@@ -105,6 +105,6 @@ def _listed(name: str) -> Facts:
 
 
 def _licence(path: Path) -> str:
-    """What the front matter of a folder's README.md says."""
+    """Read the licence in the front matter of a folder's README.md."""
     card = (path if path.is_dir() else path.parent) / "README.md"
     return hub.front_matter(card).get("license") or "not stated"

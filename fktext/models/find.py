@@ -1,4 +1,4 @@
-"""From the name of a model to its files."""
+"""Find the files of a model by its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def find(name: str, *, offline: bool = False) -> Path:
-    """Where the files of a model are, fetched from the hub if need be and allowed.
+    """Find the files of a model, fetched from the hub if need be and allowed.
 
     Returns:
         A folder, or a weight file.
@@ -55,7 +55,7 @@ def pull(name: str, *, offline: bool = False) -> list[Path]:
 
 
 def family_of(name: str, checkpoint: Checkpoint) -> Family:
-    """The family that a model of our list is said to be of, or else the one that its files tell.
+    """Return the family that a model of our list is said to be of, or else the one that its files tell.
 
     Raises:
         ModelError: the files are of no known family.
@@ -65,7 +65,7 @@ def family_of(name: str, checkpoint: Checkpoint) -> Family:
 
 
 def plugin_entry(name: str) -> ModelEntry | None:
-    """The plugin's model of that name; None where the name is ours, a path or a hub id.
+    """Return the plugin's model of that name; None where the name is ours, a path or a hub id.
 
     Raises:
         UsageError: nobody knows the name.
@@ -111,7 +111,7 @@ def locate(name: str, entry: ModelEntry | None, offline: bool) -> Path:
 
 
 def _cached(repo: str) -> Path | None:
-    """A whole model in the local hub cache."""
+    """Return the folder of a model that is whole in the local hub cache."""
     from fktext.files.weights import weight_files
 
     if (config := hub.cached(repo, "config.json")) is None:

@@ -101,12 +101,12 @@ def load(
 
 
 def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
-    """The files that a model's numbers are in, those beside the weights included."""
+    """List the files that a model's numbers are in, those beside the weights included."""
     return [*checkpoint.files, *(checkpoint.folder / name for name in family.layers if checkpoint.has(name))]
 
 
 def _check_family(name: str, entry: ModelEntry | None, family: Family, *, spread: bool, chat: bool) -> None:
-    """Whether the family is the one a plugin says, and has a use for the options."""
+    """Check that the family is the one a plugin says, and has a use for the options."""
     if entry is not None and entry.family and entry.family != family.name:
         raise ModelError(
             f"model {entry.qualified!r}: its plugin says family {entry.family!r}, its files are of family {family.name!r}"
@@ -119,7 +119,7 @@ def _check_family(name: str, entry: ModelEntry | None, family: Family, *, spread
 
 
 def _check_vocabulary(checkpoint: Checkpoint, family: Family, words: Words, vocab_size: int) -> None:
-    """Whether tokenizer and network can belong together."""
+    """Check that tokenizer and network can belong together."""
     size = words.tokenizer.get_vocab_size()
     if not vocab_size - family.spare(vocab_size) <= size <= vocab_size:
         raise ModelError(

@@ -32,7 +32,7 @@ class ClassifierGuidance:
     strength: float
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(R, C, V) -> (R, C, V).
+        """Guide (R, C, V) logits.
 
         Raises:
             UsageError: the classifier has another vocabulary or no such label.

@@ -36,13 +36,13 @@ class SimplexModel(TextModel):
     guidance: Guidance | None = None
 
     def stride(self, length: int, wanted: int | None) -> int | None:
-        """None: it writes by blocks; see `TextModel.stride`."""
+        """Return None: it writes by blocks; see `TextModel.stride`."""
         if wanted is not None:
             raise UsageError(f"model {self.name!r} writes by blocks of {self.block} tokens: a stride is for masked models")
         return None
 
     def template(self, prompt: Asked, length: int) -> Tensor:
-        """The prompt's tokens, then -1 up to `length`; see `TextModel.template`.
+        """Return the prompt's tokens, then -1 up to `length`; see `TextModel.template`.
 
         Raises:
             UsageError: beside the reasons there, an empty prompt without a start token, or blocks that reach beyond
@@ -67,7 +67,7 @@ class SimplexModel(TextModel):
         return template
 
     def decode(self, ids: Tensor, prompt: Asked) -> list[Text]:
-        """Texts of sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
+        """Decode sequences that may be unwritten (-1) from some place on; see `TextModel.decode`."""
         from fktext.text import Text
 
         mask, start = self.denoiser.mask_id, self.start(prompt)
@@ -77,17 +77,17 @@ class SimplexModel(TextModel):
         return [Text(text.removeprefix(" "), prompt=text.prompt.removeprefix(" ")) for text in texts]
 
     def steerable(self, kernel: str) -> bool:
-        """Every projection can be steered."""
+        """Return True: every projection can be steered."""
         return True
 
     def num_steps(self, template: Tensor, run: TextRun) -> int:
-        """As many times the steps of a block as blocks are to be written."""
+        """Count the steps of all blocks that are to be written."""
         from fktext.simplex.process import blocks_needed
 
         return blocks_needed(template, self.block) * run.steps
 
     def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
-        """A simplex diffusion; the kernel names its projection."""
+        """Make a simplex diffusion; the kernel names its projection."""
         import torch
 
         from fktext.simplex.process import SimplexDiffusion
@@ -110,6 +110,6 @@ class SimplexModel(TextModel):
         )
 
     def _start(self, prompt: str) -> list[int]:
-        """The prompt's tokens as those of a continuing text (after a space), or the start token."""
+        """Return the prompt's tokens as those of a continuing text (after a space), or the start token."""
         spaced = prompt if not prompt or prompt[0].isspace() else " " + prompt
         return super()._start(spaced) or ([] if self.start_id is None else [self.start_id])

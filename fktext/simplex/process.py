@@ -35,7 +35,7 @@ ELEMENTS = 1 << 24  # most simplex logits held at once: 64 MiB in float32
 
 
 def alpha_bar(t: float) -> float:
-    """Share of signal at noise time t in [0, 1], the cosine schedule; 1 at 0, 0 at 1."""
+    """Return the share of signal at noise time t in [0, 1], by the cosine schedule; 1 at 0, 0 at 1."""
 
     def signal(at: float) -> float:
         return math.cos((at + 1e-4) / (1 + 1e-4) * math.pi / 2) ** 2
@@ -44,13 +44,13 @@ def alpha_bar(t: float) -> float:
 
 
 def renoise(point: Tensor, t: float, z: Tensor) -> Tensor:
-    """x_t of a clean simplex point (in [-K, K]) and standard normals of its shape."""
+    """Return x_t, given a clean simplex point (in [-K, K]) and standard normals of its shape."""
     signal = alpha_bar(t)
     return math.sqrt(signal) * point + math.sqrt(1 - signal) * K * z
 
 
 def blocks_needed(template: Tensor, block: int) -> int:
-    """How many blocks write the places of a template (L,) that hold SimplexLM.mask_id: all after its first tokens."""
+    """Count the blocks that write the places of a template (L,) that hold SimplexLM.mask_id: all after its first tokens."""
     return math.ceil(int((template == SimplexLM.mask_id).sum()) / block)
 
 
@@ -119,7 +119,7 @@ class SimplexDiffusion:
 
     @torch.inference_mode()
     def init(self, noise: Noise) -> SimplexState:
-        """The first block as pure noise after the contexts."""
+        """Start the first block as pure noise after the contexts."""
         width = int(self._contexts.max()) + self.num_steps // self._block_steps * self._block
         ids = self._templates.repeat_interleave(self._particles, 0)
         ids = torch.cat([ids, ids.new_full((len(ids), max(0, width - ids.shape[1])), SimplexLM.mask_id)], 1)
@@ -164,12 +164,12 @@ class SimplexDiffusion:
             return x0.flatten(0, 1)[:, :length], state
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
-        """Texts of (R, L) ids; R is a multiple of M."""
+        """Return the texts of (R, L) ids; R is a multiple of M."""
         population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
         return self._decode(x0, population)
 
     def _step(self, text: Tensor, hidden: Tensor, context: int, step: int, rows: Tensor, noise: Noise) -> Tensor:
-        """Reverse step number `step` of some rows: the hidden states after it; a finished block is written into `text`."""
+        """Take reverse step number `step` of some rows: return the hidden states after it; write a finished block into `text`."""
         logits = self._logits(hidden)
         done, inside = divmod(step, self._block_steps)  # blocks finished by this step, steps taken inside the next
         if inside == 0:
@@ -184,7 +184,7 @@ class SimplexDiffusion:
         return self._encode(text[:, : context + done * self._block], x, t)
 
     def _start_block(self, text: Tensor, context: int, step: int, rows: Tensor, noise: Noise) -> Tensor:
-        """Hidden states of a block of pure noise after what is written."""
+        """Return the hidden states of a block of pure noise after what is written."""
         x = K * self._normals(step, rows, noise)
         return self._encode(text[:, : context + step // self._block_steps * self._block], x, 1.0)
 
@@ -210,7 +210,7 @@ class SimplexDiffusion:
 
 
 def _assemble(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
-    """One tensor out of chunks and the rows they belong to."""
+    """Make one tensor out of chunks and the rows they belong to."""
     out = parts[0][1].new_empty((size, *parts[0][1].shape[1:]))
     for rows, part in parts:
         out[rows] = part

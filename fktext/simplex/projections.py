@@ -1,4 +1,4 @@
-"""From a block's logits to the clean simplex point the next step starts from (Han et al. 2023, section 3.2).
+"""Project a block's logits to the clean simplex point that the next step starts from (Han et al. 2023, section 3.2).
 
 A token is +K at itself and -K elsewhere. Each projection keeps a nucleus: the likeliest tokens while the probability before them is
 below top_p, the first always.
@@ -19,28 +19,28 @@ Projection = Callable[[Tensor, float, Tensor], Tensor]
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """(R, V) float32 probabilities inside the nucleus, zero outside, not normalised."""
+    """Return (R, V) float32 probabilities inside the nucleus, zero outside, not normalised."""
     return token_probs(logits, torch.empty(0, dtype=torch.int64, device=logits.device), top_p=top_p)
 
 
 def sampling(logits: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
-    """+K at one token drawn from the nucleus, -K elsewhere."""
+    """Put +K at one token drawn from the nucleus, -K elsewhere."""
     return one_hot(draw_tokens(nucleus(logits, top_p), uniforms)[:, 0], logits.shape[-1])
 
 
 def even(logits: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
-    """+K on the whole nucleus, -K elsewhere; deterministic."""
+    """Put +K on the whole nucleus, -K elsewhere; deterministic."""
     return torch.where(nucleus(logits, top_p) > 0, K, -K)
 
 
 def uneven(logits: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
-    """The nucleus' logits, shifted so that the highest is +K and cut off at -K; -K elsewhere; deterministic."""
+    """Shift the nucleus' logits so that the highest is +K and cut them off at -K; -K elsewhere; deterministic."""
     shifted = (logits.float() - logits.float().amax(-1, keepdim=True) + K).clamp(min=-K)
     return torch.where(nucleus(logits, top_p) > 0, shifted, -K)
 
 
 def one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
-    """(R,) tokens -> (R, V), +K at the token and -K elsewhere."""
+    """Map (R,) tokens to (R, V), +K at the token and -K elsewhere."""
     out = torch.full((len(tokens), vocab_size), -K, device=tokens.device)
     return out.scatter_(1, tokens[:, None], K)
 

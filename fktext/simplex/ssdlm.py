@@ -46,14 +46,14 @@ class SimplexLM(nn.Module):
         return self.embed_sum.weight.device
 
     def embed(self, x: Tensor, t: float) -> Tensor:
-        """(R, C, V) simplex logits at noise time t in (0, 1] -> (R, C, D), as the encoder takes them."""
+        """Map (R, C, V) simplex logits at noise time t in (0, 1] to (R, C, D), as the encoder takes them."""
         time = x.new_tensor([t]).to(self.timestep.weight.dtype)
         probs = torch.softmax(x.float(), -1).to(self.embed_sum.weight.dtype)
         out: Tensor = self.embed_sum(probs) + self.timestep(time)
         return out
 
     def encode(self, context: Tensor, x: Tensor, t: float) -> Tensor:
-        """Hidden states of the block.
+        """Run the encoder: return the hidden states of the block.
 
         Args:
             context: (R, n) int64 tokens before the block, n > 0.
@@ -69,7 +69,7 @@ class SimplexLM(nn.Module):
         return hidden[:, context.shape[1] :].contiguous()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits of the tokens."""
+        """Map (..., D) to (..., V) logits of the tokens."""
         out: Tensor = self.model.lm_head(hidden)
         return out
 

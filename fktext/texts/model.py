@@ -203,8 +203,7 @@ class TextModel(ABC):
         return tuple(index for index in (self.end_id, self.pad_id) if index is not None)
 
     def _decoder(self, prompts: Sequence[Asked]) -> Callable[[Tensor, Tensor], list[Text]]:
-        """`decode` for rows of several populations."""
-
+        """Make a `decode` for rows of several populations."""
         starts = [self.start(prompt) for prompt in prompts]
 
         def decode(ids: Tensor, population: Tensor) -> list[Text]:
@@ -215,7 +214,7 @@ class TextModel(ABC):
         return decode
 
     def start(self, prompt: Asked) -> Start:
-        """A prompt or a template, encoded; one that has been is returned as it is.
+        """Encode a prompt or a template; one that has been is returned as it is.
 
         Raises:
             UsageError: a text the tokenizer cannot express, a template of more tokens than the network takes, or one that the model
@@ -231,14 +230,14 @@ class TextModel(ABC):
         return Start(prompt, tuple(ids), self.tokenizer.decode(ids))
 
     def _filled(self, template: Template) -> Start:
-        """A template's start, of a model that can fill one."""
+        """Encode a template, in a model that can fill one."""
         raise UsageError(
             f"model {self.name!r} cannot fill a template: it writes from left to right and sees nothing of what comes behind. "
             "Choose a masked model, or give the beginning as a prompt"
         )
 
     def template(self, prompt: Asked, length: int) -> Tensor:
-        """The start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
+        """Lay out the start of a run: BOS, the prompt's tokens, then masks (and `closing_id` at the end where the model has one).
 
         Args:
             prompt: text to continue, "" for none; or a template, whose length is its own.
@@ -301,7 +300,7 @@ class TextModel(ABC):
         return [Text(*item) for item in zip(texts, prompts, tokens, strict=True)]
 
     def _tokens(self, row: list[int], start: int) -> Tokens | None:
-        """What a text is written in, BOS left out; None where there are tokens that its string does not show."""
+        """Return what a text is written in, BOS left out; None where there are tokens that its string does not show."""
         first = int(self.bos_id is not None)
         ids = row[first:]
         return None if self._special.intersection(ids) else Tokens(tuple(ids), start - first, self.vocabulary)
@@ -317,14 +316,14 @@ class TextModel(ABC):
         return frozenset(index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
 
     def _start(self, prompt: str) -> list[int]:
-        """BOS and the prompt's tokens; in a chat the whole conversation up to where the answer begins."""
+        """Return BOS and the prompt's tokens; in a chat the whole conversation up to where the answer begins."""
         first = [] if self.bos_id is None else [self.bos_id]
         asked = self.chat.ask(prompt) if self.chat else prompt
         ids = self._ids(asked, f"prompt {shorten(asked)!r}")
         return ids if self.chat and ids[:1] == first else first + ids  # a chat template may write BOS itself
 
     def _ids(self, text: str, where: str) -> list[int]:
-        """The tokens of a text; an error calls it `where`."""
+        """Return the tokens of a text; an error calls it `where`."""
         try:
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
         except Exception as error:  # tokenizers raises plain Exception, where there is no token for what is unknown
