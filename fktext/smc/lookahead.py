@@ -147,7 +147,7 @@ class Nothing:
 
 
 def _all(reward: Tensor) -> Tensor:
-    """(B,) true."""
+    """Return (B,) true."""
     return torch.ones_like(reward[:, 0], dtype=torch.bool)
 
 
