@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.families import FAMILIES, Checkpoint, Family
 from fktext.families.tokenizer import load_tokenizer
-from fktext.families.words import Words
+from fktext.families.words import Frame, Words
 from fktext.models.find import family_of, locate, plugin_entry
 
 if TYPE_CHECKING:
     from fktext.plugins.entries import ModelEntry
-    from fktext.texts.model import TextModel
+    from fktext.texts.model import Network, TextModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,8 +56,6 @@ def load(
     import torch
 
     from fktext.batches import usable_device
-    from fktext.files.weights import digest
-    from fktext.texts.chat import Chat
 
     place = usable_device(device)
     entry = plugin_entry(name)
@@ -74,6 +72,29 @@ def load(
     frame = family.frame(words)
     network = family.network(checkpoint, words, getattr(torch, dtype), place, spread=device_map is not None)
     _check_vocabulary(checkpoint, family, words, network.vocab_size)
+    return _model(name, checkpoint, family, words, frame, network, length=length, chat=chat)
+
+
+def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
+    """List the files that a model's numbers are in, those beside the weights included."""
+    return [*checkpoint.files, *(checkpoint.folder / name for name in family.layers if checkpoint.has(name))]
+
+
+def _model(
+    name: str,
+    checkpoint: Checkpoint,
+    family: Family,
+    words: Words,
+    frame: Frame,
+    network: Network,
+    *,
+    length: int | None,
+    chat: bool,
+) -> TextModel:
+    """Put the parts of a model together, with what a run takes that names nothing."""
+    from fktext.files.weights import digest
+    from fktext.texts.chat import Chat
+
     own = family.defaults(checkpoint, network.max_length)
     own_length = length or own["length"]
     if not 1 < own_length <= network.max_length:
@@ -98,11 +119,6 @@ def load(
         default_top_p=own["top_p"],
         chat=Chat.read(checkpoint.folder, name, words.tokenizer) if chat else None,
     )
-
-
-def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
-    """List the files that a model's numbers are in, those beside the weights included."""
-    return [*checkpoint.files, *(checkpoint.folder / name for name in family.layers if checkpoint.has(name))]
 
 
 def _check_family(name: str, entry: ModelEntry | None, family: Family, *, spread: bool, chat: bool) -> None:
