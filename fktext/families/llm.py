@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fktext.errors import FktextError, ModelError
 from fktext.families.checkpoint import Checkpoint
@@ -42,20 +41,18 @@ class _LLM(Family):
         self, checkpoint: Checkpoint, words: Words, dtype: torch.dtype, device: torch.device, *, spread: bool = False
     ) -> Network:
         """See `Family`."""
+        from fktext.masked import llm
+
         source, mask = checkpoint.path / "config.json", checkpoint.settings.get("mask_token_id")
         if not isinstance(mask, int):
             raise ModelError(f"{source} names no mask_token_id")
         try:
-            return self._load()(checkpoint.files, checkpoint.settings, mask, dtype, device, spread=spread)
+            return llm.load(self.name, checkpoint.files, checkpoint.settings, mask, dtype, device, spread=spread)
         except (FktextError, MemoryError, OSError, RuntimeError):
             raise
         except Exception as error:  # what transformers' configurations raise is of many kinds
             line = " ".join(str(error).split())[:300]
             raise ModelError(f"{source} does not describe a network of family {self.name!r}: {line}") from error
-
-    def _load(self) -> Callable[..., Network]:
-        """Import what makes the network."""
-        raise NotImplementedError
 
 
 class LLaDA(_LLM):
@@ -64,11 +61,6 @@ class LLaDA(_LLM):
     name = model_type = "llada"
     looks = "model_type 'llada'"
     longest = "max_sequence_length"
-
-    def _load(self) -> Callable[..., Any]:
-        from fktext.masked.llm import load_llada
-
-        return load_llada
 
 
 class Dream(_LLM):
@@ -79,8 +71,3 @@ class Dream(_LLM):
     looks = "model_type 'Dream'"
     longest = "max_position_embeddings"
     tokenizer_class = "Qwen2TokenizerFast"  # its own is that under another name, which would be remote code
-
-    def _load(self) -> Callable[..., Any]:
-        from fktext.masked.llm import load_dream
-
-        return load_dream

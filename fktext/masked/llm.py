@@ -118,7 +118,8 @@ class FullAttentionLM(nn.Module):
             raise ModelError(f"{type(self.model).__name__} of this version of transformers cannot be run with full attention")
 
 
-def load_llada(
+def load(
+    family: str,
     files: Sequence[Path],
     settings: Mapping[str, Any],
     mask_id: int,
@@ -127,9 +128,10 @@ def load_llada(
     *,
     spread: bool = False,
 ) -> FullAttentionLM:
-    """Load LLaDA from its weight files.
+    """Load LLaDA or Dream from its weight files.
 
     Args:
+        family: "llada" or "dream".
         files: the shards.
         settings: config.json's content.
         mask_id: its mask token.
@@ -139,6 +141,14 @@ def load_llada(
     Raises:
         ModelError: files are damaged or contradict the settings; accelerate is not installed, or finds too little memory.
     """
+    make, names, shifted = _FAMILIES[family]
+    kind, config = make(settings)
+    model = _assemble(kind, config, files, names, dtype, device, spread)
+    return FullAttentionLM(model, mask_id, shifted, main=device if spread else None)
+
+
+def _llada(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Make the class and the configuration that LLaDA's settings ask for."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     for name, needed in _LLADA_IS_LLAMA.items():
@@ -162,25 +172,19 @@ def load_llada(
         )
     except KeyError as error:
         raise ModelError(f"config.json of a LLaDA model lacks {error}") from error
-    model = _assemble(LlamaForCausalLM, config, files, _LLADA_NAMES, dtype, device, spread)
-    return FullAttentionLM(model, mask_id, shifted=False, main=device if spread else None)
+    return LlamaForCausalLM, config
 
 
-def load_dream(
-    files: Sequence[Path],
-    settings: Mapping[str, Any],
-    mask_id: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    spread: bool = False,
-) -> FullAttentionLM:
-    """Load Dream from its weight files; see `load_llada`."""
+def _dream(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Make the class and the configuration that Dream's settings ask for."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(**{name: settings[name] for name in _QWEN2_SETTINGS if name in settings}, use_sliding_window=False)
-    model = _assemble(Qwen2ForCausalLM, config, files, {}, dtype, device, spread)
-    return FullAttentionLM(model, mask_id, shifted=True, main=device if spread else None)
+    known = {name: settings[name] for name in _QWEN2_SETTINGS if name in settings}
+    return Qwen2ForCausalLM, Qwen2Config(**known, use_sliding_window=False)
+
+
+# How settings become transformers', patterns of tensors' names as transformers has them, and whether outputs are shifted.
+_FAMILIES = {"llada": (_llada, _LLADA_NAMES, False), "dream": (_dream, {}, True)}
 
 
 def _assemble(
@@ -190,7 +194,7 @@ def _assemble(
     names: Mapping[str, str],
     dtype: torch.dtype,
     device: torch.device,
-    spread: bool = False,
+    spread: bool,
 ) -> Any:
     """Build a model around the tensors of its files, one shard at a time."""
     with torch.device("meta"):

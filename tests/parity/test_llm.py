@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fktext.errors import ModelError
-from fktext.masked.llm import FullAttentionLM, load_dream, load_llada
+from fktext.masked.llm import FullAttentionLM, load
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,8 +20,14 @@ def settings(name: str) -> dict[str, object]:
 
 def model(name: str, dtype: torch.dtype = torch.float32, **changes: object) -> FullAttentionLM:
     config = settings(name) | changes
-    load = {"llada_tiny": load_llada, "dream_tiny": load_dream}[name]
-    return load([GOLDEN / name / "model.safetensors"], config, config["mask_token_id"], dtype, torch.device("cpu"))
+    return load(
+        name.removesuffix("_tiny"),
+        [GOLDEN / name / "model.safetensors"],
+        config,
+        config["mask_token_id"],
+        dtype,
+        torch.device("cpu"),
+    )
 
 
 def logits(model: FullAttentionLM, ids: Tensor) -> Tensor:
@@ -94,10 +100,10 @@ def test_shards(tmp_path: Path, llada: dict[str, Tensor]) -> None:
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     save_file({name: tensors[name] for name in names[:9]}, files[0])
     save_file({name: tensors[name] for name in names[9:]}, files[1])
-    whole = load_llada(files, settings("llada_tiny"), 63, torch.float32, torch.device("cpu"))
+    whole = load("llada", files, settings("llada_tiny"), 63, torch.float32, torch.device("cpu"))
     torch.testing.assert_close(logits(whole, llada["input_ids"]), llada["logits"], atol=2e-5, rtol=0)
     with pytest.raises(ModelError, match="lacks weights of LlamaForCausalLM"):
-        load_llada(files[:1], settings("llada_tiny"), 63, torch.float32, torch.device("cpu"))
+        load("llada", files[:1], settings("llada_tiny"), 63, torch.float32, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from fktext.errors import ModelError, UsageError
 from fktext.masked import llm
 from fktext.models import load
 
-LOAD = {"llada_tiny": llm.load_llada, "dream_tiny": llm.load_dream}
+NAMES = ("llada_tiny", "dream_tiny")
 
 
 def spread(name: str, device: str = "cpu") -> llm.FullAttentionLM:
     config = json.loads((tiny.GOLDEN / name / "config.json").read_text())
     files = [tiny.GOLDEN / name / "model.safetensors"]
-    return LOAD[name](files, config, config["mask_token_id"], torch.float32, torch.device(device), spread=True)
+    family = name.removesuffix("_tiny")
+    return llm.load(family, files, config, config["mask_token_id"], torch.float32, torch.device(device), spread=True)
 
 
 def compare(model: llm.FullAttentionLM, name: str, device: str = "cpu") -> None:
@@ -34,7 +35,7 @@ def compare(model: llm.FullAttentionLM, name: str, device: str = "cpu") -> None:
     torch.testing.assert_close(logits.cpu(), expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", LOAD)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_spread_model_says_the_same(name: str) -> None:
     pytest.importorskip("accelerate")
     model = spread(name)
@@ -45,7 +46,7 @@ def test_a_spread_model_says_the_same(name: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", LOAD)
+@pytest.mark.parametrize("name", NAMES)
 def test_over_a_gpu_and_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerate = pytest.importorskip("accelerate")
     places: Mapping[str, Any] = {
