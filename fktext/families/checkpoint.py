@@ -89,12 +89,8 @@ class Checkpoint:
                 )
 
 
-def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
-    """Put a Lightning checkpoint's hyper-parameters under the names of the hub's config.json."""
-    config = checkpoint.settings.get("config") or {}
-    if config.get("parameterization", "subs") != "subs":
-        raise ModelError(f"{checkpoint.path} has parameterization {config['parameterization']!r}; masked diffusion needs 'subs'")
-    model = config.get("model") or {}
+def mdlm_names(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a network's sizes, as SEDD and MDLM's training runs name them, under the names of MDLM's config.json."""
     names = {
         "hidden_size": "hidden_dim",
         "length": "model_length",
@@ -102,5 +98,13 @@ def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
         "n_blocks": "n_blocks",
         "n_heads": "n_heads",
     }
-    settings = {new: model[old] for old, new in names.items() if old in model}
-    return settings | ({"time_conditioning": config["time_conditioning"]} if "time_conditioning" in config else {})
+    return {new: model[old] for old, new in names.items() if old in model}
+
+
+def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
+    """Put a Lightning checkpoint's hyper-parameters under the names of the hub's config.json."""
+    config = checkpoint.settings.get("config") or {}
+    if config.get("parameterization", "subs") != "subs":
+        raise ModelError(f"{checkpoint.path} has parameterization {config['parameterization']!r}; masked diffusion needs 'subs'")
+    sizes = mdlm_names(config.get("model") or {})
+    return sizes | ({"time_conditioning": config["time_conditioning"]} if "time_conditioning" in config else {})

@@ -9,14 +9,11 @@ schedule, which is `fktext.masked.process.MaskedDiffusion`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fktext.errors import ModelError
 from fktext.masked.dit import EPS
 from fktext.masked.process import MaskedDiffusion, State
 from fktext.masked.sampling import draw_tokens
@@ -73,34 +70,3 @@ class AnalyticSEDD(MaskedDiffusion):
             drawn = draw_tokens(self._probs(logits[shown]), what[part][shown, None])
             ids[row[part][shown], column[part][shown]] = drawn[:, 0]
         return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
-
-
-def settings(config: Mapping[str, Any], source: object) -> dict[str, Any]:
-    """Give SEDD's config.json under the names of MDLM's (see `fktext.masked.dit.from_tensors`).
-
-    Raises:
-        ModelError: it is another SEDD than the published absorbing ones, or malformed.
-    """
-    parts = {name: config.get(name) or {} for name in ("graph", "noise", "model")}
-    for name, part in parts.items():
-        if not isinstance(part, dict):
-            raise ModelError(f"{source} has {name} {part!r} in its config.json, expected an object")
-    if not isinstance(config.get("tokens", 0), int):
-        raise ModelError(f"{source} has tokens {config['tokens']!r} in its config.json, expected a whole number")
-    model = parts["model"]
-    for name, found, needed in (
-        ("graph.type", parts["graph"].get("type"), "absorb"),
-        ("noise.type", parts["noise"].get("type"), "loglinear"),
-        ("model.scale_by_sigma", model.get("scale_by_sigma"), True),
-    ):
-        if found != needed:
-            raise ModelError(f"{source} has {name} {found!r}; only SEDD models with {needed!r} are known")
-    names = {
-        "hidden_size": "hidden_dim",
-        "cond_dim": "cond_dim",
-        "length": "model_length",
-        "n_blocks": "n_blocks",
-        "n_heads": "n_heads",
-    }
-    sizes = {new: model[old] for old, new in names.items() if old in model}
-    return sizes | {"time_conditioning": True} | ({"vocab_size": config["tokens"] + 1} if "tokens" in config else {})

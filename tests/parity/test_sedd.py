@@ -10,6 +10,8 @@ from torch import Tensor
 
 import tiny
 from fktext.errors import ModelError
+from fktext.families import Checkpoint
+from fktext.families.sedd import SEDD
 from fktext.files.weights import read_tensors
 from fktext.masked import dit, sedd
 from fktext.masked.process import MaskedDiffusion
@@ -35,7 +37,9 @@ def io() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def network() -> dit.DiT:
     return (
-        dit.from_tensors(read_tensors(TINY / "model.safetensors"), sedd.settings(CONFIG, TINY), TINY).eval().requires_grad_(False)
+        dit.from_tensors(read_tensors(TINY / "model.safetensors"), SEDD().settings(Checkpoint.read(TINY)), TINY)
+        .eval()
+        .requires_grad_(False)
     )
 
 
