@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,6 @@ def load(
     except ImportError as error:
         raise UsageError(f"{INSTALL} ({error})") from error
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
     place = usable_device(device)
     if scheduler is not None and scheduler not in SCHEDULERS:
@@ -67,36 +68,58 @@ def load(
     if folder.is_dir() and not (folder / INDEX).is_file():
         raise ModelError(f"{str(folder)!r} has no {INDEX}: expected a pipeline as diffusers saves it")
     local = offline or hub.is_offline()
-    verbosity, bar = diffusers.logging.get_verbosity(), logging.is_progress_bar_enabled()
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    logging.disable_progress_bar()  # its warnings stay: they name weights of a text encoder that are missing
     try:
         source = str(folder) if folder.is_dir() else name
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), local_files_only=local)
+        with _quiet():
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), local_files_only=local)
     except (OSError, ValueError, SafetensorError) as error:
         where = " (the run is offline: only folders and the local hub cache count)" if local else ""
         raise ModelError(f"cannot load the pipeline {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        diffusers.logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
     for part, network in pipeline.components.items():
         tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
         if missing := [key for key, tensor in tensors if tensor.is_meta]:
             raise ModelError(f"the pipeline {name!r} lacks weights of its {part}, such as {missing[0]}")
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
-        if scheduler not in (fits := fitting(pipeline)):
-            why = (
-                f"is not what a {type(pipeline).__name__} runs as it must be run"
-                if scheduler in _of_one_kind(pipeline.scheduler)
-                else f"is of another kind of diffusion than {name!r}, whose own is a {type(pipeline.scheduler).__name__}"
-            )
-            raise UsageError(f"scheduler {scheduler!r} {why}. What fits: {', '.join(fits) or 'only its own'}")
-        kind, settings = SCHEDULERS[scheduler]
-        pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
+        pipeline.scheduler = _scheduler(scheduler, pipeline, name)
     return pipeline.to(place), _digest(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and diffusers' remarks off stderr; transformers' name weights of a text encoder that are missing."""
+    import diffusers
+    from transformers.utils import logging
+
+    verbosity, bar = diffusers.logging.get_verbosity(), logging.is_progress_bar_enabled()
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers.logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _scheduler(wanted: str, pipeline: Any, name: str) -> Any:
+    """Make the scheduler wanted in the place of a pipeline's own.
+
+    Raises:
+        UsageError: it does not fit the pipeline, which the message calls `name`.
+    """
+    import diffusers
+
+    if wanted not in (fits := fitting(pipeline)):
+        why = (
+            f"is not what a {type(pipeline).__name__} runs as it must be run"
+            if wanted in _of_one_kind(pipeline.scheduler)
+            else f"is of another kind of diffusion than {name!r}, whose own is a {type(pipeline.scheduler).__name__}"
+        )
+        raise UsageError(f"scheduler {wanted!r} {why}. What fits: {', '.join(fits) or 'only its own'}")
+    kind, settings = SCHEDULERS[wanted]
+    return getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
 
 
 def fitting(pipeline: Any, *, scales: bool = True) -> list[str]:
