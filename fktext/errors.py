@@ -43,6 +43,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
+def one_line(error: BaseException, most: int | None = 300) -> str:
+    """Return what an error says in one line, cut to what a message has room for.
+
+    Example:
+        >>> one_line(ValueError("first\\n  second"))
+        'first second'
+    """
+    return " ".join(str(error).split())[:most]
+
+
 def shorten(text: str, most: int = 40) -> str:
     """Cut a text to what a message has room for; dots say that it goes on.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fktext.errors import UsageError
+from fktext.errors import UsageError, one_line
 from fktext_cli.common import group, load_registry
 from fktext_cli.options import BatchSize, Compiled, Dtype, Where, run_option, unfolded
 from fktext_cli.output import the_dead
@@ -40,7 +40,7 @@ def ls() -> None:
         try:
             found.append(catalogue.summary(name, registry))
         except UsageError as error:  # a plugin's file; it hides no other
-            found.append({"name": name, "texts": None, "description": f"cannot be read: {' '.join(str(error).split())}"})
+            found.append({"name": name, "texts": None, "description": f"cannot be read: {one_line(error, None)}"})
     width = max(len(item["name"]) for item in found)
     for item in found:
         texts = "?" if item["texts"] is None else item["texts"]

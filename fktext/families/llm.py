@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from fktext.errors import FktextError, ModelError
+from fktext.errors import FktextError, ModelError, one_line
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.family import Family
 from fktext.families.words import Words
@@ -51,8 +51,7 @@ class _LLM(Family):
         except (FktextError, MemoryError, OSError, RuntimeError):
             raise
         except Exception as error:  # what transformers' configurations raise is of many kinds
-            line = " ".join(str(error).split())[:300]
-            raise ModelError(f"{source} does not describe a network of family {self.name!r}: {line}") from error
+            raise ModelError(f"{source} does not describe a network of family {self.name!r}: {one_line(error)}") from error
 
 
 class LLaDA(_LLM):

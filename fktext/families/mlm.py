@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.family import Family
 from fktext.families.words import Frame, Words
@@ -69,4 +69,4 @@ def outline(folder: Path) -> Any:
         with torch.device("meta"):
             return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{folder} cannot be described: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{folder} cannot be described: {type(error).__name__}: {one_line(error)}") from error

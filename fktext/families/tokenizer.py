@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 from fktext.files import hub
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def load_tokenizer(folder: Path, family: Family, offline: bool) -> Tokenizer:
             with quiet():
                 tokenizer = kind.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except Exception as error:  # tokenizers raises plain Exception, transformers many kinds
-        raise ModelError(
-            f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ModelError(f"the tokenizer of {folder} cannot be loaded: {type(error).__name__}: {one_line(error, 200)}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 
 
 def cached(repo: str, file: str) -> Path | None:
@@ -30,7 +30,7 @@ def front_matter(card: Path) -> dict[str, Any]:
     try:
         found = metadata_load(card) or {}
     except Exception as error:  # of the YAML parser
-        raise ModelError(f"{card} has front matter that cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"{card} has front matter that cannot be read: {one_line(error, 200)}") from error
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
@@ -56,11 +56,9 @@ def download(repo: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError as error:  # its own message takes five lines
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = one_line(error.__cause__ or error, 200)
         raise ModelError(
             f"cannot fetch {repo}: the hub cannot be reached ({reason}). A folder, or a model pulled before, needs no network"
         ) from error
     except Exception as error:  # the hub client raises its own, the HTTP library's and the operating system's
-        raise ModelError(
-            f"cannot fetch {repo} from the hub: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ModelError(f"cannot fetch {repo} from the hub: {type(error).__name__}: {one_line(error, 200)}") from error

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 from fktext.files.weights import int8_weights
 
 
@@ -34,7 +34,7 @@ def pretrained(folder: Path, auto: Any, what: str) -> Any:
             else:  # only a concrete class takes weights without a file
                 model, report = type(auto.from_config(config)).from_pretrained(None, config=config, state_dict=weights, **options)
     except Exception as error:  # transformers and safetensors raise many kinds
-        raise ModelError(f"{folder} cannot be loaded as {what}: {type(error).__name__}: {_line(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded as {what}: {type(error).__name__}: {one_line(error)}") from error
     if wrong := sorted(report["mismatched_keys"]):
         name, found, needed = wrong[0]
         raise ModelError(f"{folder} contradicts itself: {name} has shape {tuple(found)}, config.json asks for {tuple(needed)}")
@@ -57,7 +57,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

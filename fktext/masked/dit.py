@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 
 EPS = 1e-3  # the log-linear schedule's: alpha_t = 1 - (1 - EPS) t
 PUBLISHED_LENGTH = 1024  # what MDLM was trained with; the one number that tensors cannot tell
@@ -230,7 +230,7 @@ def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sou
     try:
         model.load_state_dict(named, strict=True, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"{source} does not hold MDLM's network: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{source} does not hold MDLM's network: {one_line(error)}") from error
     if not torch.allclose(model.rotary_emb.inv_freq.float(), Rotary.frequencies(hidden_dim // n_heads), rtol=1e-2):
         raise ModelError(f"{source} has other rotary frequencies than base 10000")
     return model

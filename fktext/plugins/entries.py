@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fktext.errors import FktextError, ModelError, PluginError
+from fktext.errors import FktextError, ModelError, PluginError, one_line
 from fktext.families import FAMILIES
 from fktext.plugins.specs import NAME
 
@@ -146,5 +146,5 @@ def imported(factory: Any, what: str) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fktext.errors import ModelError
+from fktext.errors import ModelError, one_line
 from fktext.files.weights import read_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def chat_template(folder: Path, name: str) -> Render:
         try:
             return str(holder.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=answer))
         except Exception as error:  # of Jinja, and whatever a template raises
-            line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            line = f"{type(error).__name__}: {one_line(error, 200)}"
             raise ModelError(f"the chat template of model {name!r} cannot be rendered: {line}") from error
 
     render([{"role": "user", "content": "x"}], True)  # fails now or never

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fktext.batches import Batches, judging
-from fktext.errors import ModelError, unknown_name
+from fktext.errors import ModelError, one_line, unknown_name
 from fktext.files.weights import read_tensors
 from fktext.text import well_formed
 
@@ -119,5 +119,5 @@ class ConvolutionalJudge:
         try:
             network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(folder / "model.safetensors").items()})
         except RuntimeError as error:
-            raise ModelError(f"{folder}: weights and config.json contradict each other: {' '.join(str(error).split())}") from error
+            raise ModelError(f"{folder}: weights and config.json contradict each other: {one_line(error, None)}") from error
         return cls(network.to(device).eval(), tokenizer, config["label"], config["longest"], batch_size)
