@@ -1,6 +1,6 @@
 """Train the embedded acceptability judge `tiny-cola`.
 
-    python recipes/acceptability_judge.py --data DATA --out fktext/embedded/tiny-cola
+    python recipes/acceptability_judge.py --data DATA --out weights/fktext_weights/tiny-cola
 
 The first layers of an encoder that was trained as a masked language model (`tiny-mdlm`, itself made from MiniLM-L6), with a
 vocabulary pruned to the training texts, are trained in two stages. First, to tell clean sentences from corrupted ones, by the
@@ -15,20 +15,20 @@ import argparse
 import json
 import random
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import matthews_corrcoef, roc_auc_score
+from sklearn.metrics import matthews_corrcoef
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from acceptability_scores import figures, read_cola
 from corpus import prune_tokenizer, read_snippets, well_formed
 from corruption import Corruptor, Words, sentences, split_words
 from fktext.embedded import path as embedded_path
@@ -38,7 +38,6 @@ from toxicity_judge import length_batches
 
 SHARES = {"tatoeba": 0.35, "stories": 0.25, "wikipedia": 0.2, "onestop": 0.08, "sgd": 0.07, "books": 0.05}
 LABELS = ("unacceptable", "acceptable")
-BLIMP_PAIRS = 100  # of each paradigm
 
 CARD = """# tiny-cola
 
@@ -59,17 +58,11 @@ fktext's `cola` reward. Made so that a demonstration runs without a network; for
   best on {inner:,} other sentences of that set.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that the clean texts allow. CoLA's authors claim fair use for
   its sentences.
-- Recipe: `python recipes/acceptability_judge.py --data DATA --out fktext/embedded/tiny-cola` (seed {seed}).
+- Recipe: `python recipes/acceptability_judge.py --data DATA --out weights/fktext_weights/tiny-cola` (seed {seed}).
 
-Measured after rounding to int8:
+Measured from the files that ship, by `python recipes/acceptability_scores.py weights/fktext_weights/tiny-cola --data DATA`:
 
-{scores}
-
-MCC: Matthews correlation on CoLA's in-domain development set (527 sentences), at p = .5. BLiMP (Warstadt et al. 2020): share of
-minimal pairs whose good sentence has the larger logit, the first {blimp} pairs of each of its 67 paradigms; never trained on.
-JFLEG (Napoles et al. 2017): share of pairs of a learner's sentence and a correction that differs from it, of which the
-correction has the larger logit; never trained on. Clean snippets: held out, of sources seen in training; as they are, and with
-one to three corruptions by the same rules.
+{figures}
 
 ## Limits
 
@@ -98,12 +91,6 @@ def clean_texts(path: Path, count: int, rng: random.Random, shares: dict[str, fl
     chosen = [words for source, share in shares.items() for words in rng.sample(pools[source], int(share * count))]
     rng.shuffle(chosen)
     return chosen
-
-
-def read_cola(path: Path) -> list[tuple[str, int]]:
-    """(sentence, 1 where acceptable) of a CoLA file."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(row[3], int(row[1])) for row in rows]
 
 
 class Infiller:
@@ -300,69 +287,6 @@ def margins(judge: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> Ten
     return out
 
 
-def held_out(score: Callable[[Sequence[str]], Tensor], data: Path, pairs: bool = True) -> dict[str, float]:
-    """MCC on CoLA's development set; shares of BLiMP's and JFLEG's pairs in the right order; clean snippets against corruptions."""
-    texts, labels = zip(*read_cola(data / "acceptability/cola/in_domain_dev.tsv"), strict=True)
-    found = score(texts)
-    scores = {"MCC CoLA dev": float(matthews_corrcoef(labels, found > 0))}
-    scores["ROC-AUC CoLA dev"] = float(roc_auc_score(labels, found))
-    scores["accuracy CoLA dev"] = float(((found > 0).long() == torch.tensor(labels)).double().mean())
-    if pairs:
-        scores["BLiMP pairs"] = share_larger(score, *blimp_pairs(data))
-        scores["JFLEG pairs"] = share_larger(score, *jfleg_pairs(data))
-    for source, clean, worse in snippet_pairs(data):
-        values, others = score(clean), score(worse)
-        scores[f"p > .5, {source}"] = float((values > 0).double().mean())
-        scores[f"p > .5, {source} corrupted"] = float((others > 0).double().mean())
-        scores[f"{source} above its corruption"] = float((values > others).double().mean())
-    return scores
-
-
-def share_larger(score: Callable[[Sequence[str]], Tensor], good: Sequence[str], bad: Sequence[str]) -> float:
-    """How often the good text of a pair has the larger value."""
-    texts = list(dict.fromkeys([*good, *bad]))
-    value = dict(zip(texts, score(texts).tolist(), strict=True))
-    return sum(value[one] > value[other] for one, other in zip(good, bad, strict=True)) / len(good)
-
-
-def blimp_pairs(data: Path) -> tuple[list[str], list[str]]:
-    """Good sentences and bad ones."""
-    good, bad = [], []
-    with zipfile.ZipFile(data / "acceptability/blimp/BLiMP.zip") as archive:
-        for name in sorted(name for name in archive.namelist() if name.endswith(".jsonl") and "__MACOSX" not in name):
-            for line in archive.read(name).decode().splitlines()[:BLIMP_PAIRS]:
-                row = json.loads(line)
-                good.append(row["sentence_good"])
-                bad.append(row["sentence_bad"])
-    return good, bad
-
-
-def jfleg_pairs(data: Path) -> tuple[list[str], list[str]]:
-    """Corrections and the sources they differ from, development and test set."""
-    good, bad = [], []
-    for part in ("dev", "test"):
-        sources = (data / f"acceptability/jfleg/{part}.src").read_text(encoding="utf-8").splitlines()
-        for number in range(4):
-            fixed = (data / f"acceptability/jfleg/{part}.ref{number}").read_text(encoding="utf-8").splitlines()
-            for better, source in zip(fixed, sources, strict=True):
-                if split_words(better) != split_words(source):
-                    good.append(better)
-                    bad.append(source)
-    return good, bad
-
-
-def snippet_pairs(data: Path) -> list[tuple[str, list[str], list[str]]]:
-    """For some sources of the held-out snippets: the source, its texts, and a corruption of each."""
-    found = []
-    snippets = read_snippets(data / "lm_mix/valid.txt.gz")
-    valid = [(source, split_words(text)) for source, text in snippets if well_formed(source, text)]
-    for source in ("tatoeba", "stories", "wikipedia"):
-        texts = [words for origin, words in valid if origin == source and 4 <= len(words) <= 60][:300]
-        corruptor = Corruptor(texts, random.Random(99))
-        found.append((source, [" ".join(words) for words in texts], [" ".join(corruptor(words)[0]) for words in texts]))
-    return found
-
-
 def main() -> None:
     """Train, export, print the held-out scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -419,7 +343,7 @@ def main() -> None:
     def score(texts: Sequence[str]) -> Tensor:
         return margins(judge, tokenizer, texts)
 
-    print(f"{time.process_time():.0f} s\n{table(held_out(score, args.data, pairs=False))}", flush=True)
+    print(f"{time.process_time():.0f} s", flush=True)
     sentences_ = encode(tokenizer, [Example(split_words(text), label, None) for text, label in cola])
     optimizer = groups(judge, args.cola_rate, 5 * args.cola_rate)
     average = {name: tensor.clone() for name, tensor in judge.state_dict().items()}
@@ -443,11 +367,8 @@ def main() -> None:
         judge.load_state_dict(live)
 
     judge.load_state_dict(best_state)
-    print(f"before rounding\n{table(held_out(score, args.data, pairs=False))}", flush=True)
-    small = quantised(judge.model.state_dict())
-    judge.model.load_state_dict(dequantised(small))  # what ships is what is measured
-    scores = held_out(score, args.data)
-    export(judge.model, tokenizer, small, args.out, args.longest)
+    export(judge.model, tokenizer, quantised(judge.model.state_dict()), args.out, args.longest)
+    found = figures(args.out, args.data)
     starts = {
         "tiny-mdlm": "the encoder of fktext's `tiny-mdlm` (weights {digest}), which was trained from MiniLM-L6\n  "
         "(sentence-transformers/all-MiniLM-L6-v2, Apache-2.0) as a masked-diffusion language model; its card names its data.",
@@ -471,11 +392,10 @@ def main() -> None:
             best=best_epoch,
             inner=len(inner),
             seed=args.seed,
-            scores=table(scores),
-            blimp=BLIMP_PAIRS,
+            figures=found,
         )
     )
-    print(table(scores))
+    print(found)
 
 
 def groups(judge: Judge, rate: float, head_rate: float) -> torch.optim.Optimizer:
@@ -501,12 +421,6 @@ def export(
     special = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
     settings = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True, "model_max_length": longest, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def table(scores: dict[str, float]) -> str:
-    """The held-out scores as Markdown."""
-    rows = [f"| {name} | {value:.3f} |" for name, value in scores.items()]
-    return "\n".join(["| held out | |", "|---|---|", *rows])
 
 
 if __name__ == "__main__":

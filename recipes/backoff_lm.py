@@ -292,7 +292,9 @@ def main() -> None:
         "--data", type=Path, required=True, help="directory holding lm_b/ (heldout-causal) or lm_mix/ (tiny-causal)"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="whose tokenizer tiny-causal has")
+    parser.add_argument(
+        "--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="whose tokenizer tiny-causal has"
+    )
     parser.add_argument("--order", type=int, default=4)
     args = parser.parse_args()
     started, seed = time.time(), list(LONGEST).index(args.model)

