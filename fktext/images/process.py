@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -148,14 +147,13 @@ class DiffusersProcess:
 
     def advance(self, state: ImageState, k: int, k_next: int, noise: Noise) -> ImageState:
         """Let the pipeline go on until it has taken k_next steps."""
-        started = time.perf_counter()
-        if k == 0:
-            self._start(len(noise.key))
-        else:
-            schedulers.restore(self.pipeline.scheduler, state.history)
-        after = self._resume((state.latents, k_next))
+        with self.ledger.denoising():
+            if k == 0:
+                self._start(len(noise.key))
+            else:
+                schedulers.restore(self.pipeline.scheduler, state.history)
+            after = self._resume((state.latents, k_next))
         self.ledger.denoiser_rows += (k_next - k) * len(noise.key)
-        self.ledger.denoiser_seconds += time.perf_counter() - started
         if not isinstance(after, ImageState):
             raise FktextError(f"{type(self.pipeline).__name__} ended after {self._taken} steps, expected {self.num_steps}")
         return after

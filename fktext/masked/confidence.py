@@ -72,7 +72,7 @@ class ConfidenceUnmasking(MaskedDiffusion):
     def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> OrderedState:
         """Take the steps k + 1 .. k_next one by one."""
         assert isinstance(state, OrderedState)
-        with self._timed():
+        with self.ledger.denoising():
             for step in range(k + 1, k_next + 1):
                 state = self._step(state, step, noise)
             return state

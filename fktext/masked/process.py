@@ -9,9 +9,7 @@ the law of the T-step ancestral sampler, not an approximation of it; `fktext.tes
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -103,7 +101,7 @@ class MaskedDiffusion:
     @torch.inference_mode()
     def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> MaskedState:
         """Reveal what falls into steps k + 1 .. k_next; each row jumps from one of its reveal steps to the next."""
-        with self._timed():
+        with self.ledger.denoising():
             ids = state.ids.clone()
             reveal, moment = self._reveals(ids, k, noise)
             for jump, (active, row, column) in enumerate(self._jumps(reveal, moment, k_next)):
@@ -126,7 +124,7 @@ class MaskedDiffusion:
         """
         if k == self.num_steps:
             return state.ids, state
-        with self._timed():
+        with self.ledger.denoising():
             masked = state.ids == self.denoiser.mask_id
             active = masked.any(-1).nonzero()[:, 0]
             state = self._refresh(state, active, self._times[k].expand(len(active)))
@@ -140,7 +138,7 @@ class MaskedDiffusion:
     @torch.inference_mode()
     def features(self, state: State, k: int) -> tuple[Features, State]:
         """Return the network's hidden states of all particles, finished ones too; see `fktext.smc.process.Featured`."""
-        with self._timed():
+        with self.ledger.denoising():
             rows = torch.arange(len(state.ids), device=state.ids.device)
             state = self._refresh(state, rows, self._times[k].expand(len(rows)))
             return Features(state.hidden, (state.ids == self.denoiser.mask_id).float().mean(1)), state
@@ -269,9 +267,3 @@ class MaskedDiffusion:
     def _probs(self, logits: Tensor) -> Tensor:
         """Return p(x0) from (R, V) raw logits, as it is drawn from; not normalised where top_p < 1."""
         return token_probs(logits, self._forbidden, self._temperature, self._top_p)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.ledger.denoiser_seconds += time.perf_counter() - started

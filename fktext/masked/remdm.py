@@ -111,7 +111,7 @@ class ReMDM(MaskedDiffusion):
     def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> RemaskingState:
         """Take the reverse steps k + 1 .. k_next one by one."""
         assert isinstance(state, RemaskingState)
-        with self._timed():
+        with self.ledger.denoising():
             for step in range(k + 1, k_next + 1):
                 state = self._step(state, step, noise)
             return state

@@ -49,7 +49,7 @@ class AnalyticSEDD(MaskedDiffusion):
     @torch.inference_mode()
     def advance(self, state: State, k: int, k_next: int, noise: Noise) -> State:
         """Take the reverse steps k + 1 .. k_next one by one."""
-        with self._timed():
+        with self.ledger.denoising():
             for step in range(k + 1, k_next + 1):
                 state = self._step(state, step, noise)
             return state

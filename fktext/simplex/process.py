@@ -14,9 +14,7 @@ of (block, V) simplex logits; rewards look at it and the next step goes on from 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,14 +121,14 @@ class SimplexDiffusion:
         width = int(self._contexts.max()) + self.num_steps // self._block_steps * self._block
         ids = self._templates.repeat_interleave(self._particles, 0)
         ids = torch.cat([ids, ids.new_full((len(ids), max(0, width - ids.shape[1])), SimplexLM.mask_id)], 1)
-        with self._timed():
+        with self.ledger.denoising():
             parts = [(rows, self._start_block(ids[rows], length, 0, rows, noise)) for length, rows in self._chunks]
             return SimplexState(ids, _assemble(parts, len(ids)))
 
     @torch.inference_mode()
     def advance(self, state: SimplexState, k: int, k_next: int, noise: Noise) -> SimplexState:
         """Take the reverse steps k + 1 .. k_next, a chunk of rows after the other."""
-        with self._timed():
+        with self.ledger.denoising():
             ids = state.ids.clone()
             parts = []
             for context, rows in self._chunks:
@@ -151,7 +149,7 @@ class SimplexDiffusion:
         length = self._templates.shape[1]
         if k == self.num_steps:
             return state.ids[:, :length], state
-        with self._timed():
+        with self.ledger.denoising():
             x0 = state.ids[:, None].repeat(1, samples, 1)
             position = torch.arange(self._block, device=x0.device)
             draws = torch.arange(streams.X0, streams.X0 + samples, device=x0.device)
@@ -201,12 +199,6 @@ class SimplexDiffusion:
         logits = self.network.logits(hidden).float()
         logits = logits if self._guidance is None else self._guidance(logits)
         return logits / self._temperature
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.ledger.denoiser_seconds += time.perf_counter() - started
 
 
 def _assemble(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 
@@ -38,6 +40,13 @@ class Ledger:
     def _combine(self, how: Callable[[float, float], float], other: Ledger) -> Ledger:
         combined = {item.name: how(getattr(self, item.name), getattr(other, item.name)) for item in fields(Ledger)}
         return replace(self, **combined)  # type: ignore[arg-type]  # ints stay ints, floats floats
+
+    @contextmanager
+    def denoising(self) -> Iterator[None]:
+        """Count the time of a block as `denoiser_seconds`."""
+        started = time.perf_counter()
+        yield
+        self.denoiser_seconds += time.perf_counter() - started
 
     @property
     def cache_hits(self) -> int:
