@@ -30,12 +30,7 @@ class MaskedModel(TextModel):
     def stride(self, length: int, wanted: int | None) -> int | None:
         """Tell how far the window moves where a text is longer than the network (see `fktext.masked.strides`), else None.
 
-        Args:
-            length: tokens of the whole sequence.
-            wanted: tokens; None takes half of what the network takes.
-
-        Raises:
-            UsageError: there is no use for the one wanted, or it leaves no context.
+        None wanted takes half of what the network takes; for the rest see `TextModel.stride`.
         """
         size = self.denoiser.max_length
         if length <= size:
@@ -65,17 +60,7 @@ class MaskedModel(TextModel):
         return len(self._windows(template, run)) * run.steps
 
     def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
-        """Make the reverse process of a population for each template, all of the same length and `num_steps`.
-
-        Args:
-            prompts: of each population, for `decode`: texts or templates, best as `start` made them.
-            templates: what `template` made of them.
-            run: what `resolve` made of the settings.
-            batch_size: most rows per network call.
-
-        Raises:
-            UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
-        """
+        """Make the process of the run's kernel, in strides where texts are longer than the network; see `TextModel.process`."""
         import torch
 
         from fktext.masked.kernels import KERNELS
