@@ -19,6 +19,7 @@ from fktext.smc.noise import Noise
 from fktext.smc.potentials import Carry, Difference, Potential
 from fktext.smc.process import ReverseProcess, Scorer, gather
 from fktext.smc.schedules import Schedule
+from fktext.smc.tempering import temper
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Step:
         values: (B, N, S, P) value of each of P rewards for each of S predictions of x0; see `fktext.smc.lookahead.Sight`.
         reward: (B, N) their weighted sum, averaged over the predictions.
         log_w: (B, N) float64 log-weights before resampling, in nats.
+        tau: (B,) the power of the potentials that is in them: 1 but for tempering, and at the end.
         log_z: (B,) log of the normalising constant up to here, in nats.
         ess: (B,) effective sample size before resampling.
         resampled: (B,) which populations resampled.
@@ -42,6 +44,7 @@ class Step:
     values: Tensor
     reward: Tensor
     log_w: Tensor
+    tau: Tensor
     log_z: Tensor
     ess: Tensor
     resampled: Tensor
@@ -51,7 +54,7 @@ class Step:
 
     def of(self, population: int) -> Step:
         """Return this step of one population: its tensors without axis B, on the CPU, without decoded predictions."""
-        names = ("values", "reward", "log_w", "log_z", "ess", "resampled", "ancestors")
+        names = ("values", "reward", "log_w", "tau", "log_z", "ess", "resampled", "ancestors")
         return replace(self, samples=(), **{name: getattr(self, name)[population].cpu() for name in names})
 
 
@@ -92,6 +95,8 @@ class Plan:
         lam: lambda, the strength of the tilt exp(lambda r).
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         look_ahead: what unfinished particles are thought to become.
+        temper: the share of N that a weighing before the end leaves effective, holding back some of the tilt; None holds nothing
+            back. See `fktext.smc.tempering`.
     """
 
     particles: int
@@ -101,6 +106,7 @@ class Plan:
     lam: float = 1.0
     ess_threshold: float = 0.5
     look_ahead: LookAhead = Predictions()  # noqa: RUF009  immutable
+    temper: float | None = None
 
 
 def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:
@@ -119,27 +125,27 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
     zeros = noise.key.new_zeros(shape, dtype=torch.float64)
     identity = torch.arange(plan.particles, device=zeros.device).expand(shape)
     state, carry = process.init(noise), plan.potential.init(zeros)
-    log_phi, base, log_z = zeros, zeros, zeros[:, 0]  # base: log_phi of each lineage when its weights were last reset
+    log_phi, base, log_z, tau = zeros, zeros, zeros[:, 0], zeros[:, 0]  # base: tempered log_phi of a lineage at its last reset
     for k, k_next in pairwise((0, *plan.schedule.weighings(process.num_steps))):
         state = process.advance(state, k, k_next, noise)
         last = k_next == process.num_steps
         sight, state = (judge if last else plan.look_ahead)(process, scorer, state, k_next, noise, plan.lam, plan.particles)
         log_phi, carry = (sight.log_tilt, carry) if last else _weigh(plan.potential, sight, log_phi, carry)
-        log_w = log_phi - base
+        tau, tempered = temper(log_phi, base, tau, None if last else plan.temper)
+        log_w = tempered - base
         if (bad := ~(log_w < torch.inf).all(-1)).any():
             raise too_large(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
-        alive = ~all_dead(log_w)
-        size = ess(log_w)
+        alive, size = ~all_dead(log_w), ess(log_w)
         resampled = (size < plan.ess_threshold * plan.particles) & alive & (not last)
         uniforms = noise.populations(streams.RESAMPLE, k_next, plan.particles, plan.resampler.draws(plan.particles))
         ancestors = torch.where(resampled[:, None], plan.resampler(torch.where(alive[:, None], log_w, zeros), uniforms), identity)
         mean = log_z + log_mean_exp(log_w)
         ledger = replace(process.ledger + scorer.ledger - before, seconds=time.perf_counter() - started)
-        yield Step(k_next, sight.values, sight.reward, log_w, mean, size, resampled, ancestors, sight.samples, ledger)
+        yield Step(k_next, sight.values, sight.reward, log_w, tau, mean, size, resampled, ancestors, sight.samples, ledger)
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
             log_phi = log_phi.gather(1, ancestors)
-            base = torch.where(resampled[:, None], log_phi, base)
+            base = torch.where(resampled[:, None], tempered.gather(1, ancestors), base)
             carry = tuple(part.gather(1, ancestors) for part in carry)
             state = gather(state, (ancestors + plan.particles * torch.arange(shape[0], device=base.device)[:, None]).flatten())
 

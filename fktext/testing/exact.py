@@ -92,6 +92,7 @@ def run_case(
     lam: float = LAM,
     look_ahead: LookAhead = Predictions(2),  # noqa: B008  immutable
     schedule: Schedule | None = None,
+    temper: float | None = None,
     seed: int = 0,
     **process_settings: Any,
 ) -> Result:
@@ -105,6 +106,7 @@ def run_case(
         lam=lam,
         ess_threshold=threshold,
         look_ahead=look_ahead,
+        temper=temper,
     )
     process = model.process(populations, particles, **process_settings)
     return steer(process, Scorer([Weighted("table", model.reward)]), Noise.of(keys, particles, str(model.denoiser.device)), plan)
