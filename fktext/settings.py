@@ -43,6 +43,8 @@ class Settings:
         lam: lambda of the target p(x) exp(lambda r(x)).
         resample_every: steps between weighings; None weighs WEIGHINGS times.
         ess_threshold: a population resamples when its effective sample size is below this share of N.
+        temper: the share of N that a weighing before the end leaves effective, by holding back some of the tilt; below
+            `ess_threshold`. None holds back nothing. See `fktext.smc.tempering`.
         resampler: a name of `fktext.smc.RESAMPLERS`.
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
@@ -68,6 +70,7 @@ class Settings:
     lam: float = _bounded(10.0, -math.inf, math.inf)
     resample_every: int | None = _bounded(None, 1, 100_000)
     ess_threshold: float = _bounded(0.5, 0, 1000)
+    temper: float | None = _bounded(None, 1e-9, 1)
     resampler: str = "systematic"
     x0_samples: int = _bounded(4, 1, 1000)
     x0_average: Average = "tilt"
@@ -92,6 +95,9 @@ class Settings:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name.replace("_", " "), getattr(self, name), known)
+        if self.temper is not None and self.temper >= min(self.ess_threshold, 1):
+            why = f"ess_threshold, {self.ess_threshold:g}, or no population would ever resample"
+            raise UsageError(f"temper must be below 1 and below {why}; got {self.temper:g}")
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -110,6 +116,7 @@ class Run:
     lam: float
     resample_every: int
     ess_threshold: float
+    temper: float | None
     resampler: str
     x0_samples: int
     x0_average: Average
@@ -150,6 +157,7 @@ class Run:
             resampler=RESAMPLERS[self.resampler],
             lam=lam,
             ess_threshold=self.ess_threshold if lam else 0.0,
+            temper=self.temper,
             look_ahead=Predictions(self.x0_samples, self.x0_average, self.pseudo_count),
         )
 

@@ -47,6 +47,7 @@ SETTINGS = {
     "potential": Words(STEER, "How rewards on the way become weights."),
     "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),
     "ess_threshold": Words(STEER, "Resample below this share of effective particles; above 1 always."),
+    "temper": Words(STEER, "Weigh little by little: leave this share of particles effective, below the threshold.", "no"),
     "resampler": Words(STEER, "How offspring are drawn."),
     "x0_samples": Words(STEER, "Finished samples guessed per weighing."),
     "x0_average": Words(STEER, "Of these guesses, average exp(lambda reward), or exp(reward)."),

@@ -204,6 +204,7 @@ class Case:
             ("--resample-every", [1, 2], NUMBERS),
             ("--ess-threshold", [0, 0.5, 2], NUMBERS),
             ("--pseudo-count", [0.5, 1], NUMBERS),
+            ("--temper", [0.2], NUMBERS),
             ("--resampler", kinds[1], WORDS),
             ("--seed", [0, 7, -3], NUMBERS),
             ("--return", ["best", "draw", "all"], WORDS),

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fktext.errors import PopulationError
+from fktext.errors import PopulationError, UsageError
 from fktext.rewards import Scorer, Weighted
+from fktext.settings import Run, Settings
 from fktext.smc import ess
 from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
@@ -119,3 +120,14 @@ def test_a_weight_beyond_any_number_is_the_same_error(share):
     scorer, noise = Scorer([Weighted("huge", Huge())]), Noise.of([population_key(0, 0)], 6)
     with pytest.raises(PopulationError, match=r"a log-weight is inf at step \d: lambda times the reward is beyond any number"):
         steer(MODEL.process(1, 6), scorer, noise, plan)
+
+
+def test_a_setting_says_it_to_the_engine():
+    assert Run.of(Settings(), 10).plan().temper is None
+    assert Run.of(Settings(temper=0.3), 10).plan().temper == 0.3
+
+
+@pytest.mark.parametrize("bad", [{"temper": 0.0}, {"temper": 1.0}, {"temper": 0.5}, {"temper": 0.2, "ess_threshold": 0.1}])
+def test_a_share_that_makes_no_sense_is_refused(bad):
+    with pytest.raises(UsageError, match="temper must be "):
+        Settings(**bad)
