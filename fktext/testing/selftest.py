@@ -58,6 +58,10 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         worst = _worst(tight, _under_constraint(tight, potential, populations, seed, pseudo_count=DOUBT), LAM)
         yield Row(f"{potential}, hard constraint", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
+    held = run_case(model, "difference", RESAMPLERS["systematic"], 1.1, populations=populations, lam=1.0, temper=0.9, seed=seed)
+    worst = _worst(model, held, 1.0)
+    yield Row("difference, tempered", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
     yield Row("N = 1 is the base sampler", "200 of 200 texts equal", f"{same} of 200", same == 200)
