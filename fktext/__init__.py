@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fktext.texts.generate import generate
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template
+    from fktext.texts.values import fit_values
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _HOMES = {
     "text": ("Text",),
     "texts.generate": ("generate",),
     "texts.model": ("TextModel",),
+    "texts.values": ("fit_values",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -67,6 +69,7 @@ __all__ = [
     "TextModel",
     "Weighted",
     "__version__",
+    "fit_values",
     "generate",
     "hookimpl",
     "load",

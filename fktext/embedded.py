@@ -4,7 +4,7 @@ A distribution names a package in the entry-point group `fktext.weights`; the pa
 beside it:
 
     [tiny-mdlm]
-    kind = "text"                # or "pipeline" (of diffusers), or "judge" (a reward's)
+    kind = "text"                # or "pipeline" (of diffusers), "judge" (a reward's), "value" (`fktext.values`)
     family = "mlm"               # of a text model, where its files do not tell
     licence = "CC-BY-SA-4.0"
     summary = "one line"
@@ -24,10 +24,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from fktext.errors import ModelError, unknown_name
+from fktext.errors import ModelError, one_line, unknown_name
 
 OWN = "fktext-weights"  # the distribution whose names no other can take
-Kind = Literal["text", "pipeline", "judge"]
+Kind = Literal["text", "pipeline", "judge", "value"]
 
 
 class Entry(BaseModel):
@@ -126,4 +126,4 @@ def _line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"models.toml has {'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return " ".join(str(error).split())
+    return one_line(error, None)

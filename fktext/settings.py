@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # these import torch, which a command line that is only asked
 
 Method = Literal["fk", "best-of-n", "base"]
 Average = Literal["tilt", "reward"]
+LOOK_AHEADS = ("predictions", "value", "none")
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
     "potential": ("difference", "max", "sum", "terminal"),  # of `fktext.smc.potentials`, and the next of `resamplers`
@@ -46,6 +47,9 @@ class Settings:
         temper: the share of N that a weighing before the end leaves effective, by holding back some of the tilt; below
             `ess_threshold`. None holds back nothing. See `fktext.smc.tempering`.
         resampler: a name of `fktext.smc.RESAMPLERS`.
+        look_ahead: what unfinished particles are thought to become: "predictions" asks the rewards about guesses of x0; "value"
+            asks the values that are installed for model and rewards, "value:DIR" (or several, with commas) those of folders (see
+            `fktext.values`); "none" says nothing. None takes "value" where every reward has one installed, else "predictions".
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see
@@ -72,6 +76,7 @@ class Settings:
     ess_threshold: float = _bounded(0.5, 0, 1000)
     temper: float | None = _bounded(None, 1e-9, 1)
     resampler: str = "systematic"
+    look_ahead: str | None = None
     x0_samples: int = _bounded(4, 1, 1000)
     x0_average: Average = "tilt"
     pseudo_count: float = _bounded(0.1, 1e-9, 1000)
@@ -98,6 +103,8 @@ class Settings:
         if self.temper is not None and self.temper >= min(self.ess_threshold, 1):
             why = f"ess_threshold, {self.ess_threshold:g}, or no population would ever resample"
             raise UsageError(f"temper must be below 1 and below {why}; got {self.temper:g}")
+        if self.look_ahead is not None and not self.look_ahead.startswith("value:") and self.look_ahead not in LOOK_AHEADS:
+            raise unknown_name("look-ahead", self.look_ahead, [*LOOK_AHEADS, "value:DIR"])
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -118,6 +125,7 @@ class Run:
     ess_threshold: float
     temper: float | None
     resampler: str
+    look_ahead: str | None
     x0_samples: int
     x0_average: Average
     pseudo_count: float
@@ -137,17 +145,18 @@ class Run:
         return cls(**{item.name: every[item.name] for item in fields(cls)})
 
     def plan(self) -> Plan:
-        """Return what the engine is told.
+        """Return what the engine is told; learned values, which belong to a model, are put in by whoever has them.
 
         Method "base" only measures its rewards, so its lambda is 0. With lambda 0 all weights are equal, and nothing resamples.
         """
-        from fktext.smc.lookahead import Predictions
+        from fktext.smc.lookahead import Nothing, Predictions
         from fktext.smc.potentials import POTENTIALS
         from fktext.smc.resamplers import RESAMPLERS
         from fktext.smc.schedules import At, Every
         from fktext.smc.steer import Plan
 
         steered = self.method == "fk"
+        predictions = Predictions(self.x0_samples, self.x0_average, self.pseudo_count)
         lam = 0.0 if self.method == "base" else self.lam
         schedule: Schedule = Every(self.resample_every) if steered else At(())
         return Plan(
@@ -158,7 +167,7 @@ class Run:
             lam=lam,
             ess_threshold=self.ess_threshold if lam else 0.0,
             temper=self.temper,
-            look_ahead=Predictions(self.x0_samples, self.x0_average, self.pseudo_count),
+            look_ahead=predictions if self.look_ahead != "none" else Nothing(),
         )
 
 

@@ -26,6 +26,10 @@ def resolve(asked: Settings) -> Run:
     for name in _TEXT_ONLY:
         if getattr(asked, name) is not None:
             raise UsageError(f"{name} is a setting of texts, got {getattr(asked, name)}")
+    if asked.look_ahead not in (None, "predictions", "none"):
+        raise UsageError(
+            f"an image pipeline has no learned values: look-ahead must be 'predictions' or 'none', got {asked.look_ahead!r}"
+        )
     if asked.x0_samples != 1:
         raise UsageError(f"an image pipeline has one guess of x0 per particle: x0_samples must be 1, got {asked.x0_samples}")
     return Run.of(asked, asked.steps or STEPS)

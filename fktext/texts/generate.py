@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fktext import values
 from fktext.errors import UsageError
 from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
 from fktext.runs import Batch, Member, Population, Progress, members, populations
 from fktext.settings import Settings, TextRun
+from fktext.smc.lookahead import Values
 from fktext.smc.process import ReverseProcess
 from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.texts.templates import Template
@@ -60,18 +62,41 @@ def generate(
         RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the prompt; or memory does
             not hold the particles.
     """
-    run = settings if isinstance(settings, TextRun) else model.resolve(settings)
+    run = values.named(model, terms, settings if isinstance(settings, TextRun) else model.resolve(settings))
     if not terms and run.method != "base":
         raise UsageError(f"method {run.method!r} needs a reward")
+    plan = values.plan(model, terms, run)
+    if spread and isinstance(plan.look_ahead, Values):
+        raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
+    device = torch.device(str(model.denoiser.device))
+    rows = batch_size or (64 if device.type == "cpu" else 1024)
+    shares = Shares.of(run.particles) if spread else None
+    scorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
+
+    def too_large(size: int) -> str:
+        return (
+            f"memory does not hold {size * run.particles} particles at once: give a smaller batch size"
+            f"{', fewer particles' * (rows <= run.particles)} or a shorter length"
+        )
+
+    batches = _batches(model, run, prompts, rows, shares, skip)
+    yield from populations(batches, scorer, plan, device, guesses=guesses, too_large=too_large)
+
+
+def _batches(
+    model: TextModel,
+    run: TextRun,
+    prompts: Sequence[str | Template],
+    rows: int,
+    shares: Shares | None,
+    skip: Container[tuple[int, int]],
+) -> list[Batch]:
+    """Encode the prompts, and put the populations of neighbours that one process can make together."""
     starts = [model.start(prompt) for prompt in prompts]
     templates = [model.template(start, run.length) for start in starts]
     filled = [isinstance(prompt, Template) for prompt in prompts]
     names = [("template", prompt.source) if isinstance(prompt, Template) else (prompt,) for prompt in prompts]
     asked = [("", str(prompt)) if isinstance(prompt, Template) else (prompt, None) for prompt in prompts]
-    device = torch.device(str(model.denoiser.device))
-    rows = batch_size or (64 if device.type == "cpu" else 1024)
-    shares = Shares.of(run.particles) if spread else None
-    scorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
 
     def batch(steps: int, chosen: Sequence[Member]) -> Batch:
         mine = [member.prompt_index for member in chosen]
@@ -87,21 +112,11 @@ def generate(
     steps = [model.num_steps(template, run) for template in templates]
     kinds = list(zip(steps, filled, map(len, templates), strict=True))  # what populations of one process have in common
     wanted = members(run.seed, names, asked, run.samples, skip)
-    batches = [
-        batch(kind[0], chosen)
-        for kind, chosen in _batches(wanted, [kinds[member.prompt_index] for member in wanted], max(1, rows // run.particles))
-    ]
-
-    def too_large(size: int) -> str:
-        return (
-            f"memory does not hold {size * run.particles} particles at once: give a smaller batch size"
-            f"{', fewer particles' * (rows <= run.particles)} or a shorter length"
-        )
-
-    yield from populations(batches, scorer, run.plan(), device, guesses=guesses, too_large=too_large)
+    together = _neighbours(wanted, [kinds[member.prompt_index] for member in wanted], max(1, rows // run.particles))
+    return [batch(kind[0], chosen) for kind, chosen in together]
 
 
-def _batches(wanted: Sequence[Member], kinds: Sequence[Any], size: int) -> Iterator[tuple[Any, list[Member]]]:
+def _neighbours(wanted: Sequence[Member], kinds: Sequence[Any], size: int) -> Iterator[tuple[Any, list[Member]]]:
     """Yield neighbours of one kind, at most `size` at a time, with that kind."""
     for kind, run in groupby(zip(kinds, wanted, strict=True), key=lambda pair: pair[0]):
         chosen = [member for _, member in run]

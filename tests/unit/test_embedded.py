@@ -70,7 +70,7 @@ def test_a_third_party_ships_a_model_without_code(ship: Ship) -> None:
         (
             '[a]\nkind = "texts"\nsummary = "x"\n',
             ("a",),
-            r"models\.toml has a\.kind: Input should be 'text', 'pipeline' or 'judge'",
+            r"models\.toml has a\.kind: Input should be 'text', 'pipeline'",
         ),
         ('[a]\nkind = "text"\n', ("a",), r"models\.toml has a\.summary: Field required"),
         ('[a]\nkind = "text"\nsummary = "x"\ndistribution = "fktext-weights"\n', ("a",), "a says where it is"),

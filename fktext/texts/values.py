@@ -1,0 +1,256 @@
+"""Fit learned values to a text model and rewards: texts are drawn and given, judged once, and masked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fktext.batches import fits
+from fktext.errors import UsageError
+from fktext.rewards import Scorer, Weighted
+from fktext.runs import Population
+from fktext.settings import Settings, TextRun
+from fktext.smc.process import Featured, Features
+from fktext.texts.generate import generate
+from fktext.texts.model import Start, TextModel
+from fktext.values.files import Card, Level, digest_of
+from fktext.values.fit import Encode, Fitted, Seen, chance, fit, levels, look
+from fktext.values.head import Head
+
+JUDGED = 256  # texts at a time
+PREFIX = 4  # most tokens of a text that stand for a prompt, in every other text
+
+
+@dataclass(frozen=True)
+class Status:
+    """Tell how far a fit is: `done` of `total` of what `doing` says."""
+
+    doing: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Hold judged texts and what the network computed of them.
+
+    Attributes:
+        run: how the model's own texts were drawn.
+        seen: of the network.
+        rewards: (n, P) of the texts.
+        own, given: how many texts are the model's, and how many were given.
+    """
+
+    run: TextRun
+    seen: Seen
+    rewards: Tensor
+    own: int
+    given: int
+
+
+def _prepare(
+    model: TextModel,
+    terms: Sequence[Weighted],
+    texts: Sequence[str],
+    own: int,
+    prompts: Sequence[str],
+    length: int | None,
+    copies: int,
+    seed: int,
+) -> Iterator[Status | Prepared]:
+    """Draw, judge and mask texts, and run the network on them; see `fit_values`."""
+    run = model.resolve(Settings(method="base", length=length, seed=seed))
+    _check_model(model, run, prompts[0])
+    found: list[str] = []
+    rounds = -(-own // len(prompts)) if own else 0
+    if rounds:
+        asked = Settings(method="base", samples=rounds, length=length, seed=seed)
+        for item in generate(model, [], list(prompts), asked):
+            if isinstance(item, Population):
+                found.append(str(item.texts[0]))
+                yield Status("drawing texts", len(found), rounds * len(prompts))
+    found = found[:own]
+    rows = [row for text in (*found, *texts) if (row := _row(model, text, run.length)) is not None]
+    ids, free, starts = _prefixed(model, torch.tensor(rows).reshape(-1, run.length), seed)
+    scorer, values = Scorer(terms), []
+    for first in range(0, len(ids), JUDGED):
+        part = range(first, min(first + JUDGED, len(ids)))
+        judged = [model.decode(ids[place : place + 1], starts[place])[0] for place in part]
+        values.append(scorer(judged, ", fitting a value"))
+        yield Status("judging texts", part.stop, len(ids))
+    for step in look(_encoder(model.denoiser), ids, free, model.denoiser.mask_id, copies=copies, seed=seed):
+        if isinstance(step, Seen):
+            yield Prepared(run, step, torch.cat(values), len(found), len(ids) - len(found))
+        else:
+            yield Status("running the network", *step)
+
+
+def _check_model(model: TextModel, run: TextRun, prompt: str) -> None:
+    """Refuse a model whose processes keep nothing that a value could use."""
+    probe = model.process([prompt], [model.template(prompt, run.length)], run, 1)
+    if not isinstance(probe, Featured):
+        raise UsageError(f"model {model.name!r} has no learned values: they are for masked models, of texts that fit one window")
+
+
+def _encoder(network: Any) -> Encode:
+    """Return the network's encoder, which takes less at a time where memory does not hold so many rows."""
+
+    def encode(part: Tensor, when: Tensor) -> Tensor:
+        hidden = fits(lambda: network.encode(part.to(network.device), when.to(network.device)), len(part))
+        if hidden is None:
+            return torch.cat([encode(*half) for half in zip(part.chunk(2), when.chunk(2), strict=True)])
+        return hidden
+
+    return encode
+
+
+def fit_values(
+    model: TextModel,
+    terms: Sequence[Weighted],
+    texts: Sequence[str] = (),
+    *,
+    own: int = 1000,
+    prompts: Sequence[str] = ("",),
+    length: int | None = None,
+    copies: int = 2,
+    seed: int = 0,
+) -> Iterator[Status | tuple[Head, Card]]:
+    """Fit a value for each reward.
+
+    Args:
+        model: a masked model.
+        terms: the rewards; their weights do not count.
+        texts: to fit to beside the model's own; those that resemble what steering leads to help most.
+        own: how many texts of the model to draw, by its own defaults.
+        prompts: what these continue, in turn.
+        length: tokens of a sequence; None takes the model's.
+        copies: how often each text is masked anew.
+        seed: of everything random.
+
+    Yields:
+        `Status` on the way, and at the end a head and its card for each reward, in their order.
+
+    Raises:
+        UsageError: another kind of model, too few texts, or rewards of these texts that are all equal.
+        RewardError: a reward failed.
+    """
+    started = time.perf_counter()
+    for step in _prepare(model, terms, texts, own, prompts, length, copies, seed):
+        if isinstance(step, Status):
+            yield step
+            continue
+        for number, term in enumerate(terms):
+            yield Status("fitting heads", number, len(terms))
+            fitted = fit(step.seen, step.rewards[:, number], seed=seed)
+            yield fitted.head, _card(model, term, step, fitted, time.perf_counter() - started)
+
+
+def _card(model: TextModel, term: Weighted, data: Prepared, fitted: Fitted, seconds: float) -> Card:
+    """Write down what a value belongs to."""
+    return Card(
+        model=model.name,
+        model_digest=model.digest,
+        reward=term.name,
+        reward_digest=digest_of(term),
+        link=fitted.head.link,
+        center=fitted.head.center,
+        scale=fitted.head.scale,
+        size=fitted.head.size,
+        own=data.own,
+        given=data.given,
+        length=data.run.length,
+        temperature=data.run.temperature,
+        loss=round(fitted.loss, 6),
+        chance=round(fitted.chance, 6),
+        levels=fitted.levels,
+        seconds=round(seconds, 1),
+        version=version("fktext"),
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Say how good a value is on texts.
+
+    Attributes:
+        loss, chance: of the value, and of the best constant.
+        levels: by share of unknown positions.
+    """
+
+    loss: float
+    chance: float
+    levels: list[Level]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is better than a constant."""
+        return self.loss < self.chance
+
+
+def check_value(
+    model: TextModel,
+    term: Weighted,
+    head: Head,
+    texts: Sequence[str] = (),
+    *,
+    own: int = 1000,
+    prompts: Sequence[str] = ("",),
+    length: int | None = None,
+    seed: int = 0,
+) -> Iterator[Status | Checked]:
+    """Compare a value with the reward on texts; arguments and errors as for `fit_values`.
+
+    Yields:
+        `Status` on the way, and at the end how good it is.
+    """
+    for step in _prepare(model, [term], texts, own, prompts, length, 1, seed + 1):
+        if isinstance(step, Status):
+            yield step
+            continue
+        features = Features(*(torch.cat(parts) for parts in zip(step.seen.train, step.seen.test, strict=True)))
+        rewards = step.rewards[torch.cat([step.seen.trained, step.seen.tested]), 0].float()
+        head = head.cpu()
+        yield Checked(
+            float(head.loss(head.logit(features), rewards)),
+            chance(head, rewards),
+            levels(head(features), rewards, features.unknown),
+        )
+
+
+def _row(model: TextModel, text: str, length: int) -> list[int] | None:
+    """Return the tokens of a text as a finished sequence, cut to the length; None where it is too short to fill it."""
+    template = model.template("", length).tolist()
+    mask, room = model.denoiser.mask_id, template.count(model.denoiser.mask_id)
+    ids = model.tokenizer.encode(text, add_special_tokens=False).ids[:room]
+    if mask in ids:
+        return None
+    if len(ids) < room:
+        if model.end_id is None:
+            return None
+        ids = [*ids, model.end_id, *[model.end_id if model.pad_id is None else model.pad_id] * (room - len(ids) - 1)]
+    first = template.index(mask)
+    return [*template[:first], *ids, *template[first + room :]]
+
+
+def _prefixed(model: TextModel, ids: Tensor, seed: int) -> tuple[Tensor, Tensor, list[Start]]:
+    """Take the beginning of every other text as a prompt: ids, positions that are free, and how each text starts."""
+    if not len(ids):
+        return ids, ids.bool(), []
+    rng = torch.Generator().manual_seed(seed)
+    template = model.template("", ids.shape[1])
+    generated = template == model.denoiser.mask_id
+    first = int(generated.int().argmax())
+    size = torch.randint(1, PREFIX + 1, (len(ids),), generator=rng) * (torch.arange(len(ids)) % 2)
+    place = torch.arange(ids.shape[1])
+    free = generated & (place >= first + size[:, None])
+    starts = []
+    for row, prefix in zip(ids.tolist(), size.tolist(), strict=True):
+        begun = row[: first + prefix]
+        starts.append(Start("", tuple(begun), model.tokenizer.decode(begun)))
+    return ids, free, starts

@@ -1,0 +1,54 @@
+"""Learned values: what an unfinished particle is worth, told by a head on the hidden states that its network computed anyway.
+
+The rewards are then asked about finished samples alone. Any value leaves the law of the result as it is
+(`fktext.smc.lookahead`); a good one drops particles that end badly as soon as predictions would, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fktext.errors import UsageError
+from fktext.settings import Run
+from fktext.values.files import Card, Level, Owner, card, find, heads, installed, load, save
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.rewards import Weighted
+    from fktext.smc.steer import Plan
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
+    """Name the look-ahead of a run that leaves it open: "value" where one is installed for each reward, else "predictions"."""
+    if run.look_ahead is not None:
+        return run
+    steered = run.method == "fk" and terms
+    return replace(run, look_ahead="value" if steered and find(model, terms) else "predictions")
+
+
+def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
+    """Return what the engine is told (`Run.plan`), learned values included.
+
+    Raises:
+        UsageError: a reward has no value, or the one given belongs to another model or reward.
+        ModelError: a value's files are missing or damaged.
+    """
+    from fktext.smc.lookahead import Values
+
+    plan = run.plan()
+    if run.method != "fk" or not (run.look_ahead or "").startswith("value"):
+        return plan
+    _, _, given = str(run.look_ahead).partition(":")
+    if given:
+        return replace(plan, look_ahead=Values(heads(model, terms, [Path(part).expanduser() for part in given.split(",")])))
+    if (folders := find(model, terms)) is None:
+        names = ", ".join(term.name for term in terms)
+        raise UsageError(f"no value is installed for model {model.name!r} with {names}: fit one by `fktext value fit`")
+    return replace(plan, look_ahead=Values(heads(model, terms, folders)))
+
+
+__all__ = ["Card", "Level", "Owner", "card", "find", "heads", "installed", "load", "named", "plan", "save"]
