@@ -22,6 +22,7 @@ from fktext_cli.streams import protect, silence, visible
 COMMANDS = {
     "generate": "Generate texts that score high.",
     "score": "Score texts that exist, to look at a reward before steering by it.",
+    "value": "Fit, list, show and check learned values, which steer without asking the reward on the way.",
     "image": "Steer diffusers pipelines of images.",
     "eval": "Compare steering methods on suites of prompts, judged, with intervals.",
     "rewards": "List the rewards and their options, those of images marked, or `show` one of them.",

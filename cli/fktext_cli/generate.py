@@ -179,11 +179,12 @@ def generate(
     if network.device_map and (network.compiled or spread):
         raise UsageError(f"--device-map does not go with --{'compile' if network.compiled else 'spread'}")
     with ranks.together(spread, where.ready()) as device, contextlib.redirect_stdout(sys.stderr):
+        from fktext import values
         from fktext.texts.generate import generate as texts_of
 
         terms = create_rewards(reward or [], device, where.offline, batch_size)
         loaded = network.load(model, device, offline=where.offline, chat=chat)
-        settings = loaded.resolve(asked)
+        settings = values.named(loaded, terms, loaded.resolve(asked))
         _check_prompts(loaded, prompts, settings)
         _announce(loaded, terms, settings)
         named = {"name": loaded.name, "digest": loaded.digest, **({"chat": True} if chat else {})}
@@ -219,6 +220,8 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
     """Say on stderr what steers, and whether texts are written in windows."""
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
+    if settings.method == "fk" and (settings.look_ahead or "").startswith("value"):
+        print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
     if settings.stride:
         most, each = model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
         print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)

@@ -49,6 +49,11 @@ SETTINGS = {
     "ess_threshold": Words(STEER, "Resample below this share of effective particles; above 1 always."),
     "temper": Words(STEER, "Weigh little by little: leave this share of particles effective, below the threshold.", "no"),
     "resampler": Words(STEER, "How offspring are drawn."),
+    "look_ahead": Words(
+        STEER,
+        "What particles are thought to become: predictions, value, value:DIR or none.",
+        "value where installed, else predictions",
+    ),
     "x0_samples": Words(STEER, "Finished samples guessed per weighing."),
     "x0_average": Words(STEER, "Of these guesses, average exp(lambda reward), or exp(reward)."),
     "pseudo_count": Words(STEER, "How many more guesses, of finite reward, a guess of -inf is doubted by. Above 0."),
