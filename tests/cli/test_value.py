@@ -1,0 +1,76 @@
+"""`fktext value`: fit, list, show and check."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+OWN = ("--own", "60", "--length", "10")
+REWARD = "length:words=5"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A value of `REWARD`, fitted by the command itself."""
+    from typer.testing import CliRunner
+
+    folder = tmp_path_factory.mktemp("values") / "words"
+    from fktext_cli.value import app
+
+    result = CliRunner().invoke(app, ["fit", "--reward", REWARD, *OWN, "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_a_value_is_fitted_shown_and_steers(call, made):
+    about = json.loads(call("value", "show", made, "--json").stdout)
+    assert (about["model"], about["reward"], about["own"], about["length"]) == ("tiny-mdlm", REWARD, 60, 10)
+    lines = call("value", "show", made).stdout.splitlines()
+    assert any(line.startswith("held-out loss:") for line in lines)
+    assert sum("% to" in line for line in lines) == 5
+    result = call("generate", "the", "-r", REWARD, "--look-ahead", f"value:{made}", "-n", "3", "--length", "10", "-f", "jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert "looking ahead by a learned value" in result.stderr
+    assert "3 reward calls requested" in result.stderr
+    assert json.loads(result.stdout)["settings"]["look_ahead"] == f"value:{made}"
+
+
+def test_a_value_is_checked_on_new_texts(call, made):
+    result = call("value", "check", made, *OWN, "--json")
+    found = json.loads(result.stdout)
+    assert sum(level["texts"] for level in found["levels"]) == 60
+    assert result.exit_code == (0 if found["passed"] else 1)
+
+
+def test_values_are_listed(call):
+    result = call("value", "list", "--json")
+    assert result.exit_code == 0
+    assert all({"name", "model", "reward", "texts"} == row.keys() for row in json.loads(result.stdout))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "no-such"), "unknown value 'no-such'"),
+        (("fit", "-r", "toxicity", "--own", "5", "--out", "new"), "at least 50 texts, got 5"),
+        (("fit", "-r", "toxicity", "--model", "tiny-ssdlm", "--prompts", "{prompts}", "--out", "new"), "has no learned values"),
+        (("fit", "-r", "toxicity", "--texts", "missing.txt", "--out", "new"), "missing.txt"),
+        (("fit", "-r", "toxicity", "--out", "{full}"), "exists; name a new folder"),
+    ],
+)
+def test_bad_requests_cost_nothing(call, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("the book\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("x")
+    names = {"prompts": tmp_path / "prompts.txt", "full": tmp_path / "full"}
+    result = call("value", *(each.format(**names) for each in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_value_of_another_reward_is_refused(call, made):
+    result = call("generate", "the", "-r", "length:words=9", "--look-ahead", f"value:{made}", "-n", "2", "--length", "10")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no value of reward 'length:words=9'" in result.stderr
