@@ -66,6 +66,16 @@ def test_constraints_prints_a_row_for_each_number_of_particles(command):
         assert len(row) == 7
 
 
+def test_tempering_prints_the_variance_with_and_without(command):
+    out = command("tempering", "--lambdas", 4, "--particles", 6, "--populations", 80, "--x0-samples", 1)
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines()][2:]
+    assert [row[2:4] for row in rows[:4]] == [["0.5", "no"], ["0.5", "0.25"], ["0.5", "0.45"], ["1.1", "no"]]
+    for row in rows:
+        assert float(row[5]) == pytest.approx(float(row[4]) / float(rows[0][4]), abs=0.01)
+        assert (row[7] == "1.00 1.00 1.00") == (row[3] == "no")
+    assert float(rows[-1][5]) < 0.9
+
+
 @pytest.mark.parametrize(("hits", "interval"), [(0, (0.0, 0.1611)), (10, (0.2993, 0.7007)), (20, (0.8389, 1.0))])
 def test_an_interval_of_twenty_trials(hits, interval):
     spec = importlib.util.spec_from_file_location("benchmark_constraints", FOLDER / "constraints.py")
