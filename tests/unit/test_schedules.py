@@ -1,9 +1,13 @@
 """When particles are weighed."""
 
 import pytest
+import torch
 
 from fktext.errors import UsageError
+from fktext.masked.kernels import KERNELS
+from fktext.smc.noise import Noise
 from fktext.smc.schedules import At, Every
+from fktext.testing.enumerable import Enumerable
 
 
 def test_the_last_step_is_weighed_exactly_once():
@@ -22,3 +26,17 @@ def test_windows():
 def test_impossible_schedules_are_refused(make):
     with pytest.raises(UsageError):
         make()
+
+
+@pytest.mark.parametrize("kernel", ["ancestral", "first-hitting", "remdm-cap", "remdm-rescale", "remdm-loop", "sedd-analytic"])
+def test_steps_are_progress_but_for_two_kernels(kernel):
+    model, particles, steps = Enumerable(length=4), 3000, 8
+    masks = torch.full((1, 4), model.denoiser.mask_id)
+    process = KERNELS[kernel].build(model.denoiser, masks, particles, steps, list)
+    noise = Noise.of([0], particles)
+    state, known = process.init(noise), []
+    for k in range(2, steps, 2):
+        state = process.advance(state, k - 2, k, noise)
+        known.append(float((state.ids != model.denoiser.mask_id).double().mean()))
+    even = known == pytest.approx([2 / 8, 4 / 8, 6 / 8], abs=0.03)
+    assert even == (kernel not in ("remdm-loop", "sedd-analytic")), known
