@@ -62,7 +62,7 @@ def test_tempering_is_unbiased_whatever_it_is_composed_with(model, potential, lo
 @pytest.mark.parametrize("resampler", RESAMPLERS)
 @pytest.mark.parametrize(("potential", "look_ahead"), COMPOSED)
 def test_tempering_is_unbiased_with_every_resampler_too(model, potential, look_ahead, resampler):
-    check(model, potential, look_ahead, resampler, populations=6000, seed=12)
+    check(model, potential, look_ahead, resampler, populations=4000, seed=12)
 
 
 @pytest.mark.parametrize(("particles", "share", "threshold"), [(2, 0.7, 1.1), (5, 0.5, 0.8), (5, 0.9, 1.1)])
