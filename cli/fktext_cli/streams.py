@@ -33,7 +33,9 @@ class _Lasting(io.TextIOWrapper):
     def of(cls, stream: TextIO) -> _Lasting:
         """Open another way to where a stream leads."""
         file = open(os.dup(stream.fileno()), "wb", closefd=False)  # noqa: SIM115  it ends with the program
-        return cls(file, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering))
+        # with PYTHONUNBUFFERED a stream writes through, and says that it buffers no lines
+        through = bool(getattr(stream, "write_through", False))
+        return cls(file, stream.encoding, stream.errors, line_buffering=through or bool(stream.line_buffering))
 
     def close(self) -> None:
         """Write what is left, and stay open."""

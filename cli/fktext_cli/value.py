@@ -157,7 +157,7 @@ def check(
         loaded, terms = _ready(model or about.model, [reward or about.reward], where, batch_size)
         from fktext.texts.values import Checked, check_value
 
-        with Bar("checking") as bar:
+        with Bar("checking", lines=True) as bar:
             for step in check_value(loaded, terms[0], heads(loaded, terms, [folder])[0], **data.settings()):
                 if isinstance(step, Checked):
                     found = step
@@ -185,7 +185,7 @@ def _fitted(model: TextModel, terms: list[Weighted], settings: dict[str, Any]) -
     from fktext.texts.values import Status, fit_values
 
     found, doing = [], ""
-    with Bar("fitting") as bar:
+    with Bar("fitting", lines=True) as bar:
         for step in fit_values(model, terms, **settings):
             if isinstance(step, Status):
                 if step.doing != doing:
