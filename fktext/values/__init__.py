@@ -23,11 +23,17 @@ AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
-    """Name the look-ahead of a run that leaves it open: "value" where one is installed for each reward, else "predictions"."""
+    """Name the look-ahead of a run that leaves it open.
+
+    "value" where one is installed for each reward that was fitted to texts of this length, drawn at this temperature; else
+    "predictions".
+    """
     if run.look_ahead is not None:
         return run
-    steered = run.method == "fk" and terms
-    return replace(run, look_ahead="value" if steered and find(model, terms) else "predictions")
+    found = find(model, terms) if run.method == "fk" and terms else None
+    drawn = getattr(run, "length", None), getattr(run, "temperature", None)
+    alike = found and all((about.length, about.temperature) == drawn for about in map(card, found))
+    return replace(run, look_ahead="value" if alike else "predictions")
 
 
 def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:

@@ -213,6 +213,8 @@ def test_what_is_installed_is_found_by_digest(
     monkeypatch.setattr(value_files, "installed", lambda: {"mine": folder})
     assert find(model, [term]) == [folder]
     assert named(model, [term], run).look_ahead == "value"
+    for change in ({"length": LENGTH + 1}, {"temperature": 1.0}):  # not what it was fitted to
+        assert named(model, [term], replace(run, **change)).look_ahead == "predictions"
     assert named(model, [term], replace(run, method="best-of-n")).look_ahead == "predictions"
     assert named(model, [term], replace(run, look_ahead="none")).look_ahead == "none"
     other = Weighted("words", Vowels())
