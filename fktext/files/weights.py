@@ -138,17 +138,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 _SCALE = ".int8_scale"
 
 
-def quantised(weights: Mapping[str, Tensor], steps: int = 127) -> dict[str, Tensor]:
+def quantised(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Store matrices as int8 with one float16 scale a row (`NAME.int8_scale`), other floating tensors as float16.
 
-    A row's scale is its largest magnitude / `steps`, so a value is off by at most half a scale. `read_tensors` undoes it. Files of
-    few steps are as large, but compress better.
+    A row's scale is its largest magnitude / 127, so a value is off by at most half a scale. `read_tensors` undoes it.
     """
     small: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor.is_floating_point() and tensor.ndim == 2:
-            scale = (tensor.abs().amax(1) / steps).half().clamp(min=2**-24)  # of a row of zeros: the smallest float16
-            small[name] = (tensor / scale.float()[:, None]).round().clamp(-steps, steps).to(torch.int8)
+            scale = (tensor.abs().amax(1) / 127).half().clamp(min=2**-24)  # of a row of zeros: the smallest float16
+            small[name] = (tensor / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
             small[name + _SCALE] = scale
         else:
             small[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()

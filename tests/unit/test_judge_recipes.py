@@ -55,20 +55,20 @@ def test_the_rates_of_pairs_are_counted():
     from acceptability_scores import share_larger
 
     values = SimpleNamespace(good=2.0, bad=1.0, same=1.0)
-    score = lambda texts: torch.tensor([getattr(values, text) for text in texts])  # noqa: E731
+
+    def score(texts):
+        return torch.tensor([getattr(values, text) for text in texts])
+
     assert share_larger(score, ["good", "same", "bad"], ["bad", "bad", "good"]) == pytest.approx(1 / 3)
 
 
-def test_matrices_in_fewer_steps_compress_better_and_stay_within_half_a_step():
-    import zlib
-
+def test_matrices_in_int8_stay_within_half_a_step():
     from fktext.files.weights import dequantised, quantised
 
     matrix = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    fine, coarse = quantised({"a": matrix}), quantised({"a": matrix}, 31)
-    assert coarse["a"].abs().max() == 31
-    assert len(zlib.compress(coarse["a"].numpy().tobytes())) < 0.8 * len(zlib.compress(fine["a"].numpy().tobytes()))
-    half_a_step = coarse["a.int8_scale"].float()[:, None] / 2
-    assert ((dequantised(coarse)["a"] - matrix).abs() <= 1.001 * half_a_step + 31 * 2**-11 * 2 * half_a_step).all()
-    again = quantised(dequantised(coarse), 31)
-    assert torch.equal(again["a"], coarse["a"])  # rounding what was rounded changes nothing
+    small = quantised({"a": matrix})
+    assert small["a"].abs().max() == 127
+    half_a_step = small["a.int8_scale"].float()[:, None] / 2
+    assert ((dequantised(small)["a"] - matrix).abs() <= 1.001 * half_a_step + 127 * 2**-11 * 2 * half_a_step).all()
+    again = quantised(dequantised(small))
+    assert torch.equal(again["a"], small["a"])  # rounding what was rounded changes nothing
