@@ -1,6 +1,6 @@
 """Train the embedded sentiment judges: `tiny-sentiment`, hashed n-grams, and `heldout-sentiment`, gated convolutions.
 
-    python recipes/sentiment_judges.py --data DATA --out fktext/embedded
+    python recipes/sentiment_judges.py --data DATA --out weights/fktext_weights
 
 Each learns from one half of GoEmotions' comments (Demszky et al. 2020, arXiv 2005.00547) whose emotions are all positive or all
 negative. The two share no comment, architecture, tokenizer or seed, so one can measure what the other steered.
@@ -44,7 +44,7 @@ Class `positive`: the log-odds that an English text is positive rather than nega
 - Training data: {count:,} comments of GoEmotions (CC BY 4.0) whose emotions are all positive ({positive:,}) or all negative, the
   {half} half; `{other}` learnt from the other half.
 - Licence of the weights: CC BY 4.0.
-- Recipe: `python recipes/sentiment_judges.py --data DATA --out fktext/embedded` (seed {seed}), which makes both.
+- Recipe: `python recipes/sentiment_judges.py --data DATA --out weights/fktext_weights` (seed {seed}), which makes both.
 
 Measured as shipped:
 
