@@ -185,6 +185,7 @@ def generate(
         terms = create_rewards(reward or [], device, where.offline, batch_size)
         loaded = network.load(model, device, offline=where.offline, chat=chat)
         settings = values.named(loaded, terms, loaded.resolve(asked))
+        values.plan(loaded, terms, settings)  # a value that is not theirs is told of before anything else
         _check_prompts(loaded, prompts, settings)
         _announce(loaded, terms, settings)
         named = {"name": loaded.name, "digest": loaded.digest, **({"chat": True} if chat else {})}

@@ -50,11 +50,14 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
         return plan
     _, _, given = str(run.look_ahead).partition(":")
     if given:
-        return replace(plan, look_ahead=Values(heads(model, terms, [Path(part).expanduser() for part in given.split(",")])))
-    if (folders := find(model, terms)) is None:
+        folders = [Path(part).expanduser() for part in given.split(",")]
+        if absent := [folder for folder in folders if not folder.is_dir()]:
+            raise UsageError(f"look-ahead {run.look_ahead!r}: there is no folder {str(absent[0])!r}")
+        return replace(plan, look_ahead=Values(heads(model, terms, folders)))
+    if (known := find(model, terms)) is None:
         names = ", ".join(term.name for term in terms)
         raise UsageError(f"no value is installed for model {model.name!r} with {names}: fit one by `fktext value fit`")
-    return replace(plan, look_ahead=Values(heads(model, terms, folders)))
+    return replace(plan, look_ahead=Values(heads(model, terms, known)))
 
 
 __all__ = ["Card", "Level", "Owner", "card", "find", "heads", "installed", "load", "named", "plan", "save"]

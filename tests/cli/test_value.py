@@ -70,7 +70,20 @@ def test_bad_requests_cost_nothing(call, tmp_path, monkeypatch, arguments, messa
     assert not (tmp_path / "new").exists()
 
 
-def test_a_value_of_another_reward_is_refused(call, made):
-    result = call("generate", "the", "-r", "length:words=9", "--look-ahead", f"value:{made}", "-n", "2", "--length", "10")
+@pytest.mark.parametrize(
+    ("look_ahead", "message"),
+    [
+        ("value:{made}", "no value of reward 'length:words=9'"),
+        ("value:/nowhere", "there is no folder '/nowhere'"),
+        ("value", "no value is installed for model 'tiny-mdlm' with length:words=9"),
+        ("valu", "unknown look-ahead 'valu': did you mean 'value'"),
+    ],
+)
+def test_a_wrong_value_is_one_line(call, made, look_ahead, message):
+    asked = look_ahead.format(made=made)
+    result = call("generate", "the", "-r", "length:words=9", "--look-ahead", asked, "-n", "2", "--length", "10")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no value of reward 'length:words=9'" in result.stderr
+    own = [line for line in result.stderr.splitlines() if line != "a plugin may print"]
+    assert len(own) == 1, own
+    assert own[0].startswith("error: ")
+    assert message in own[0]
