@@ -38,7 +38,7 @@ class Family(ABC):
     length: ClassVar[int] = 128
     steps: ClassVar[int] = 128
     top_p: ClassVar[float] = 1.0
-    kernels: ClassVar[tuple[str, ...]] = ("ancestral", "first-hitting", *REMASKING, *CONFIDENCE)
+    kernels: ClassVar[tuple[str, ...]] = ("ancestral", "first-hitting", "any-order", *REMASKING, *CONFIDENCE)
     layers: ClassVar[tuple[str, ...]] = ()
     tokenizers: ClassVar[tuple[str, ...]] = ()
     tokenizer_class: ClassVar[str] = "AutoTokenizer"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from fktext.masked.any_order import AnyOrder
 from fktext.masked.confidence import ConfidenceUnmasking
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
@@ -34,6 +35,7 @@ KERNELS: Mapping[str, Kernel] = {
     for kernel in (
         Kernel("ancestral", MaskedDiffusion),
         Kernel("first-hitting", FirstHitting),
+        Kernel("any-order", AnyOrder),
         Kernel("sedd-analytic", AnalyticSEDD),
         Kernel("sedd-normalised", MaskedDiffusion),
         *(Kernel(f"remdm-{strategy}", partial(ReMDM, strategy=strategy)) for strategy in ("cap", "rescale", "conf", "loop")),

@@ -103,7 +103,7 @@ class MaskedDiffusion:
         """Reveal what falls into steps k + 1 .. k_next; each row jumps from one of its reveal steps to the next."""
         with self.ledger.denoising():
             ids = state.ids.clone()
-            reveal, moment = self._reveals(ids, k, noise)
+            reveal, moment = self._reveals(state, k, noise)
             for jump, (active, row, column) in enumerate(self._jumps(reveal, moment, k_next)):
                 step = reveal[row, column]
                 before = moment.new_zeros(len(ids)).index_copy(0, row, moment[row, column])[active]
@@ -113,7 +113,7 @@ class MaskedDiffusion:
                 else:
                     hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
                 ids[row, column] = self._draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column)[:, 0]
-            return MaskedState(ids, state.hidden, state.known & (ids == state.ids).all(-1))
+            return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
 
     @torch.inference_mode()
     def predict(self, state: MaskedState, k: int, noise: Noise, samples: int) -> tuple[Tensor, MaskedState]:
@@ -148,7 +148,7 @@ class MaskedDiffusion:
         population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
         return self._decode(x0, population)
 
-    def _reveals(self, ids: Tensor, k: int, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _reveals(self, state: MaskedState, k: int, noise: Noise) -> tuple[Tensor, Tensor]:
         """Return when each position is revealed, (M, L): its step, int64, and the time the network is asked at, float64.
 
         Where nothing is masked they are num_steps + 1 and -1. A slot's first reveal times hold for its whole run, so a lineage that
@@ -156,13 +156,13 @@ class MaskedDiffusion:
         whose own time has passed: it gets a new one, uniform below t_k. Given that a position is still masked at t_k its time is
         uniform below t_k either way.
         """
-        position = torch.arange(ids.shape[1], device=ids.device)
+        position = torch.arange(state.ids.shape[1], device=state.ids.device)
         when = noise.uniform(streams.REVEAL, 0, position)
         if k:
             now = self._times[k]
             when = torch.where(when < now, when, now * noise.uniform(streams.REVEAL, k, position))
         step = torch.searchsorted(-self._times, -when)
-        masked = ids == self.denoiser.mask_id
+        masked = state.ids == self.denoiser.mask_id
         return torch.where(masked, step, self.num_steps + 1), torch.where(masked, self._moment(step, when), -1.0)
 
     def _moment(self, step: Tensor, when: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Choose when particles are weighed. The finished sample always is, exactly once.
 
 For masked models steps are progress: after k of T steps the ancestral, the first-hitting and ReMDM's cap and rescale kernels have
-revealed k/T of the positions on average. ReMDM's loop and SEDD's analytic kernel have a pace of their own: name their weighings
-with `At`.
+revealed k/T of the positions on average, and `any-order` so many of every particle. ReMDM's loop and SEDD's analytic kernel have a
+pace of their own: name their weighings with `At`.
 """
 
 from __future__ import annotations

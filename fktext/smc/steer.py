@@ -17,7 +17,7 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import LookAhead, Predictions, Sight, judge, too_large
 from fktext.smc.noise import Noise
 from fktext.smc.potentials import Carry, Difference, Potential
-from fktext.smc.process import ReverseProcess, Scorer, gather
+from fktext.smc.process import Proposing, ReverseProcess, Scorer, gather
 from fktext.smc.schedules import Schedule
 from fktext.smc.tempering import temper
 
@@ -112,7 +112,8 @@ class Plan:
 def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:
     """Run B populations of N particles from noise to samples, yielding at each weighing.
 
-    Weights are carried while a population does not resample, and the last weighing is on the finished samples themselves. So
+    Weights are carried while a population does not resample, and the last weighing is on the finished samples themselves. A process
+    that moves by a proposal q (`fktext.smc.process.Proposing`) has log p - log q of its lineages in the weights, never tempered. So
     the particles of the last step are properly weighted: E[Z_hat sum_i W_i f(x_i)] = sum_x p(x) exp(lambda r(x)) f(x).
     Source: Singhal et al. 2025, algorithm 1; Chopin and Papaspiliopoulos 2020, chapter 10.
 
@@ -125,14 +126,15 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
     zeros = noise.key.new_zeros(shape, dtype=torch.float64)
     identity = torch.arange(plan.particles, device=zeros.device).expand(shape)
     state, carry = process.init(noise), plan.potential.init(zeros)
-    log_phi, base, log_z, tau = zeros, zeros, zeros[:, 0], zeros[:, 0]  # base: tempered log_phi of a lineage at its last reset
+    log_phi, base, log_z, tau = zeros, zeros, zeros[:, 0], zeros[:, 0]  # base: log-weight of a lineage at its last reset
     for k, k_next in pairwise((0, *plan.schedule.weighings(process.num_steps))):
         state = process.advance(state, k, k_next, noise)
         last = k_next == process.num_steps
         sight, state = (judge if last else plan.look_ahead)(process, scorer, state, k_next, noise, plan.lam, plan.particles)
         log_phi, carry = (sight.log_tilt, carry) if last else _weigh(plan.potential, sight, log_phi, carry)
-        tau, tempered = temper(log_phi, base, tau, None if last else plan.temper)
-        log_w = tempered - base
+        start = base - process.log_ratio(state).view(shape) if isinstance(process, Proposing) else base
+        tau, tempered = temper(log_phi, start, tau, None if last else plan.temper)
+        log_w = tempered - start
         if (bad := ~(log_w < torch.inf).all(-1)).any():
             raise too_large(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
         alive, size = ~all_dead(log_w), ess(log_w)
@@ -145,7 +147,7 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
             log_phi = log_phi.gather(1, ancestors)
-            base = torch.where(resampled[:, None], tempered.gather(1, ancestors), base)
+            base = torch.where(resampled[:, None], (base + log_w).gather(1, ancestors), base)
             carry = tuple(part.gather(1, ancestors) for part in carry)
             state = gather(state, (ancestors + plan.particles * torch.arange(shape[0], device=base.device)[:, None]).flatten())
 

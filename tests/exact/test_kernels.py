@@ -7,6 +7,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
+from fktext.masked.any_order import AnyOrder
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.remdm import ReMDM, rates, shares
 from fktext.masked.sedd import AnalyticSEDD, sigma
@@ -14,6 +15,7 @@ from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
+from fktext.smc.process import gather
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import Enumerable
@@ -115,8 +117,12 @@ class Scores(Kernel):
 class OneByOne(Kernel):
     """In continuous time: every order in which positions can be revealed is as likely as any other."""
 
+    def __init__(self, kind, **settings):
+        super().__init__(**settings)
+        self.kind = kind
+
     def process(self, populations, particles, **settings):
-        return FirstHitting(self.denoiser, self.templates(populations), particles, self.num_steps, self._decode, **settings)
+        return self.kind(self.denoiser, self.templates(populations), particles, self.num_steps, self._decode, **settings)
 
     @cached_property
     def law(self):
@@ -134,12 +140,13 @@ class OneByOne(Kernel):
 
 
 def make(name, **settings):
-    if name == "first-hitting":
-        return OneByOne(**settings)
+    if name in ONE_BY_ONE:
+        return OneByOne(ONE_BY_ONE[name], **settings)
     return Scores(**settings) if name == "sedd" else Remasking(name, **settings)
 
 
-KERNELS = [*REMASKING, "sedd", "first-hitting"]
+ONE_BY_ONE = {"first-hitting": FirstHitting, "any-order": AnyOrder}
+KERNELS = [*REMASKING, "sedd", *ONE_BY_ONE]
 
 
 def plain(model, particles=40_000):
@@ -186,6 +193,19 @@ def test_remasking_happens_and_ends():
         assert torch.equal(state.confidence.isinf(), state.ids == mask)
     assert back > 100
     assert not (state.ids == mask).any()
+
+
+def test_any_order_brings_all_particles_equally_far():
+    model = make("any-order", num_steps=5, length=4)
+    noise = Noise.of([1], 60)
+    process = model.process(1, 60)
+    state = process.init(noise)
+    for k in range(5):
+        state = process.advance(state, k, k + 1, noise)
+        state = gather(state, torch.arange(59, -1, -1))  # others go on with them
+        masks = (state.ids == model.denoiser.mask_id).sum(1)
+        assert masks.unique().tolist() == [4 - (k + 1) * 4 // 5]
+    assert process.ledger.denoiser_rows <= 60 * 4
 
 
 @pytest.mark.parametrize("name", KERNELS)

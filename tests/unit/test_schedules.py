@@ -28,7 +28,9 @@ def test_impossible_schedules_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("kernel", ["ancestral", "first-hitting", "remdm-cap", "remdm-rescale", "remdm-loop", "sedd-analytic"])
+@pytest.mark.parametrize(
+    "kernel", ["ancestral", "first-hitting", "any-order", "remdm-cap", "remdm-rescale", "remdm-loop", "sedd-analytic"]
+)
 def test_steps_are_progress_but_for_two_kernels(kernel):
     model, particles, steps = Enumerable(length=4), 3000, 8
     masks = torch.full((1, 4), model.denoiser.mask_id)

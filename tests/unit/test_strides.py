@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from fktext.masked.any_order import AnyOrder
 from fktext.masked.confidence import ConfidenceUnmasking
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
@@ -26,6 +27,7 @@ KEYS = [population_key(0, name) for name in "abcd"]
 KERNELS = {
     "ancestral": MaskedDiffusion,
     "first-hitting": FirstHitting,
+    "any-order": AnyOrder,
     "remdm": lambda *arguments, **settings: ReMDM(*arguments, strategy="cap", eta=0.3, **settings),
     "sedd": AnalyticSEDD,
     "confidence": ConfidenceUnmasking,
