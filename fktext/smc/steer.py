@@ -132,9 +132,9 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         last = k_next == process.num_steps
         sight, state = (judge if last else plan.look_ahead)(process, scorer, state, k_next, noise, plan.lam, plan.particles)
         log_phi, carry = (sight.log_tilt, carry) if last else _weigh(plan.potential, sight, log_phi, carry)
-        start = base - process.log_ratio(state).view(shape) if isinstance(process, Proposing) else base
-        tau, tempered = temper(log_phi, start, tau, None if last else plan.temper)
-        log_w = tempered - start
+        ratio = process.log_ratio(state).view(shape) if isinstance(process, Proposing) else zeros
+        tau, tempered = temper(log_phi, base - ratio, tau, None if last else plan.temper)
+        log_w = tempered + ratio - base
         if (bad := ~(log_w < torch.inf).all(-1)).any():
             raise too_large(int(bad.nonzero()[0, 0]), float(log_w.max()), k_next)
         alive, size = ~all_dead(log_w), ess(log_w)
@@ -147,7 +147,7 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
             log_phi = log_phi.gather(1, ancestors)
-            base = torch.where(resampled[:, None], (base + log_w).gather(1, ancestors), base)
+            base = torch.where(resampled[:, None], (tempered + ratio).gather(1, ancestors), base)
             carry = tuple(part.gather(1, ancestors) for part in carry)
             state = gather(state, (ancestors + plan.particles * torch.arange(shape[0], device=base.device)[:, None]).flatten())
 
