@@ -46,6 +46,8 @@ class MaskedState:
 
 
 State = TypeVar("State", bound=MaskedState)
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Draw tokens at (R,) rows and columns from hidden states (R, D) by uniforms (R, S): (R, S)."""
 
 
 class MaskedDiffusion:
@@ -102,18 +104,22 @@ class MaskedDiffusion:
     def advance(self, state: MaskedState, k: int, k_next: int, noise: Noise) -> MaskedState:
         """Reveal what falls into steps k + 1 .. k_next; each row jumps from one of its reveal steps to the next."""
         with self.ledger.denoising():
-            ids = state.ids.clone()
-            reveal, moment = self._reveals(state, k, noise)
-            for jump, (active, row, column) in enumerate(self._jumps(reveal, moment, k_next)):
-                step = reveal[row, column]
-                before = moment.new_zeros(len(ids)).index_copy(0, row, moment[row, column])[active]
-                if jump == 0:  # what `predict` saw, or the beginning
-                    state = self._refresh(state, active, before)
-                    hidden = state.hidden[row, column]
-                else:
-                    hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
-                ids[row, column] = self._draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column)[:, 0]
-            return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
+            return self.reveal(state, k, k_next, noise, self._draw)
+
+    def reveal(self, state: State, k: int, k_next: int, noise: Noise, draw: Draw) -> State:
+        """Advance with tokens from `draw`, called once per jump; when a position is revealed does not depend on it."""
+        ids = state.ids.clone()
+        reveal, moment = self._reveals(state, k, noise)
+        for jump, (active, row, column) in enumerate(self._jumps(reveal, moment, k_next)):
+            step = reveal[row, column]
+            before = moment.new_zeros(len(ids)).index_copy(0, row, moment[row, column])[active]
+            if jump == 0:  # what `predict` saw, or the beginning
+                state = self._refresh(state, active, before)
+                hidden = state.hidden[row, column]
+            else:
+                hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
+            ids[row, column] = draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column)[:, 0]
+        return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
 
     @torch.inference_mode()
     def predict(self, state: MaskedState, k: int, noise: Noise, samples: int) -> tuple[Tensor, MaskedState]:

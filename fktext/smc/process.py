@@ -68,13 +68,13 @@ class Featured(Protocol[State]):
 
 
 @runtime_checkable
-class Proposing(Protocol[State]):
+class Proposing(Protocol):
     """A reverse process that moves by a proposal q in the place of its own law p, and keeps account of the difference.
 
     Wrappers of a process pass `log_ratio` on: without it the engine takes q for p.
     """
 
-    def log_ratio(self, state: State) -> Tensor:
+    def log_ratio(self, state: Any) -> Tensor:
         """Return (M,) float64, in nats: the sum over all draws of a particle's lineage so far of log p - log q.
 
         It is a tensor of the state, so `gather` makes it follow its particle. q must be positive where p is.
