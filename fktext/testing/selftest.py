@@ -18,6 +18,7 @@ from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, DOUBT, LAM, Z_BOUND, check_law, run_case
+from fktext.testing.lookaheads import LOOK_AHEADS, trusting
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         populations: independent populations per check; more sees smaller errors.
 
     Yields:
-        A row per check as it finishes; the last three are negative controls, which pass when a wrong sampler is caught.
+        A row per check as it finishes; the last four are negative controls, which pass when a wrong sampler is caught.
     """
     model = Enumerable(device=device)
     for potential in POTENTIALS:
@@ -61,6 +62,8 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     held = run_case(model, "difference", RESAMPLERS["systematic"], 1.1, populations=populations, lam=1.0, temper=0.9, seed=seed)
     worst = _worst(model, held, 1.0)
     yield Row("difference, tempered", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+
+    yield from _look_aheads(model, populations, seed)
 
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
@@ -79,6 +82,10 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     caught = _worst(tight, wrong, LAM)
     yield Row("control: a guess may say zero", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
+    wrong = run_case(trusting(model), "difference", RESAMPLERS["systematic"], ADAPTIVITY["ess"], populations=populations, seed=seed)
+    caught = _worst(model, wrong, LAM)
+    yield Row("control: a value is trusted to the end", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
+
     weights = torch.tensor([[0.1] * 10 + [0.0]], dtype=torch.float64, device=device)
     edge = torch.full((1, 11), 1 - 2.0**-53, dtype=torch.float64, device=device)
     naive = torch.searchsorted(weights.cumsum(-1), edge, right=True).clamp(max=10)
@@ -86,6 +93,15 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     yield Row(
         "control: naive inverse CDF at the edge", "picks the dead; ours never", f"{dead[0]}; {dead[1]}", dead[0] > 0 == dead[1]
     )
+
+
+def _look_aheads(model: Enumerable, populations: int, seed: int) -> Iterator[Row]:
+    """Check that whatever is said of unfinished particles, the law is the same."""
+    for name, look_ahead in LOOK_AHEADS.items():
+        for potential in POTENTIALS if name != "nothing" else ("difference",):  # a potential of nothing is as any other
+            how: dict[str, Any] = {"populations": populations, "look_ahead": look_ahead, "seed": seed}
+            worst = _worst(model, run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], **how), LAM)
+            yield Row(f"{potential}, look-ahead: {name}", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
 
 def _worst(model: Enumerable, result: Result, lam: float) -> float:

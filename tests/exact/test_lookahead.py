@@ -4,19 +4,16 @@ import pytest
 import torch
 
 from fktext.rewards import Scorer, Weighted
-from fktext.smc.lookahead import Nothing, Predictions, Sight, Values, judge
+from fktext.smc.lookahead import Predictions, Sight, Values, judge
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.resamplers import RESAMPLERS
 from fktext.smc.schedules import Every
 from fktext.smc.steer import Plan, steer
+from fktext.testing import lookaheads, selftest
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
-
-
-def random_head(features):
-    """A number that has to do with the particle and nothing with its reward."""
-    return (features.hidden.flatten(1) * 37.7).sin().sum(1) / 2 + features.unknown
+from fktext.testing.lookaheads import random_head
 
 
 def optimist(features):
@@ -24,23 +21,7 @@ def optimist(features):
     return torch.full_like(features.unknown, 3.0)
 
 
-def adversary(model):
-    """The opposite of what the particle will earn, as one guess of it has it."""
-
-    def look_ahead(process, scorer, state, k, noise, lam, particles):
-        sight, state = Predictions()(process, scorer, state, k, noise, lam, particles)
-        return Sight(sight.samples, sight.values, sight.reward, -sight.log_tilt, sight.told), state
-
-    return look_ahead
-
-
-LOOK_AHEADS = {
-    "predictions": lambda _: Predictions(2),
-    "random head": lambda _: Values([random_head]),
-    "constant head": lambda _: Values([optimist]),
-    "adversary": adversary,
-    "nothing": lambda _: Nothing(),
-}
+LOOK_AHEADS = {**lookaheads.LOOK_AHEADS, "predictions": Predictions(2), "constant head": Values([optimist])}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def model():
 @pytest.mark.parametrize("name", LOOK_AHEADS)
 def test_every_look_ahead_leaves_the_law_as_it_is(model, name, potential):
     result = run_case(
-        model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], look_ahead=LOOK_AHEADS[name](model), populations=1500, seed=4
+        model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], look_ahead=LOOK_AHEADS[name], populations=1500, seed=4
     )
     assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
     if name == "nothing":
@@ -81,3 +62,16 @@ def test_values_ask_no_reward_before_the_end(model):
     assert [step.ledger.reward_requests for step in steps] == [0] * (len(steps) - 1) + [40]
     assert all(step.values.shape == (10, 4, 1, 1) for step in steps)
     torch.testing.assert_close(steps[0].log_w, LAM * steps[0].reward)
+
+
+def test_a_head_in_the_place_of_the_reward_is_caught(model):
+    result = run_case(lookaheads.trusting(model), "difference", RESAMPLERS["systematic"], ADAPTIVITY["ess"], populations=1000)
+    assert max(map(abs, check_law(model, result, LAM))) > Z_BOUND
+
+
+def test_the_selftest_tries_every_look_ahead():
+    rows = {row.check: row for row in selftest.run()}
+    assert all(row.passed for row in rows.values())
+    tried = {check.partition(", look-ahead: ")[2] for check in rows} - {""}
+    assert tried == {"random head", "adversary", "nothing"}
+    assert "control: a value is trusted to the end" in rows
