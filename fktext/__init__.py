@@ -2,11 +2,8 @@
 
     import fktext
 
-    model = fktext.load("tiny-mdlm")
-    reward = fktext.load_plugins().create("toxicity:target=nontoxic", fktext.RewardContext())
-    for item in fktext.generate(model, [reward], ["The book"], fktext.Settings(particles=8)):
-        if isinstance(item, fktext.Population):
-            print(item.texts[item.best()], item.log_z)
+    for population in fktext.generate("tiny-mdlm", "sentiment", ["The book", "The movie"], particles=8):
+        print(population.texts[population.best()], population.log_z)
 
 The loop itself is `fktext.smc.steer`. The names below are imported when they are first used, so `import fktext` costs nothing.
 """
@@ -17,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fktext.api import generate, stream
     from fktext.errors import FktextError
     from fktext.masked.model import MaskedModel
     from fktext.models import load
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
     from fktext.text import Text
-    from fktext.texts.generate import generate
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template
     from fktext.texts.values import fit_values
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "api": ("generate", "stream"),
     "errors": ("FktextError",),
     "runs": ("Population", "Progress"),
     "plugins.entries": ("ModelContext",),
@@ -46,7 +44,6 @@ _HOMES = {
     "smc.steer": ("Plan", "Result", "Step"),
     "texts.templates": ("Template",),
     "text": ("Text",),
-    "texts.generate": ("generate",),
     "texts.model": ("TextModel",),
     "texts.values": ("fit_values",),
 }
@@ -74,6 +71,7 @@ __all__ = [
     "hookimpl",
     "load",
     "load_plugins",
+    "stream",
 ]
 
 
