@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
     from fktext.plugins.entries import ModelContext
+    from fktext.population import Population
     from fktext.rewards import Reward, RewardContext, Weighted
-    from fktext.runs import Population, Progress
+    from fktext.runs import Progress
     from fktext.settings import Settings
     from fktext.smc.steer import Plan, Result, Step
     from fktext.text import Text
@@ -34,7 +35,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "api": ("generate", "stream"),
     "errors": ("FktextError",),
-    "runs": ("Population", "Progress"),
+    "population": ("Population",),
+    "runs": ("Progress",),
     "plugins.entries": ("ModelContext",),
     "masked.model": ("MaskedModel",),
     "models": ("load",),

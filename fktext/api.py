@@ -16,8 +16,9 @@ from fktext.settings import Average, Method, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fktext.population import Population
     from fktext.rewards import Reward, Weighted
-    from fktext.runs import Population, Progress
+    from fktext.runs import Progress
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template
 
@@ -91,7 +92,7 @@ def generate(
         >>> len(population.texts), population.names
         (4, ('short',))
     """
-    from fktext.runs import Population
+    from fktext.population import Population
 
     events = stream(model, rewards, prompts, settings, device=device, offline=offline, batch_size=batch_size, **asked)
     return [item for item in events if isinstance(item, Population)]

@@ -31,8 +31,8 @@ from fktext_cli.options import (
 from fktext_cli.progress import Tally, follow
 
 if TYPE_CHECKING:  # these import torch
+    from fktext.population import Population
     from fktext.rewards import Weighted
-    from fktext.runs import Population
     from fktext.settings import TextRun
     from fktext.texts.model import TextModel
     from fktext.texts.templates import Template

@@ -32,8 +32,8 @@ from fktext_cli.options import (
 from fktext_cli.progress import follow
 
 if TYPE_CHECKING:  # these import torch
+    from fktext.population import Population
     from fktext.rewards import Weighted
-    from fktext.runs import Population
     from fktext.settings import Method, Run
     from fktext_evals.image_comparison import ImageJudge
 

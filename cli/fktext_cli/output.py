@@ -16,7 +16,7 @@ from fktext.texts.templates import Template
 from fktext_cli.streams import silence
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.runs import Population
+    from fktext.population import Population
 
 Return = Literal["best", "draw", "all"]
 Format = Literal["text", "jsonl"]

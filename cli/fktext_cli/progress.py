@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.runs import Population
+    from fktext.population import Population
     from fktext.smc.ledger import Ledger
 
 

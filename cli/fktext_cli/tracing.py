@@ -12,7 +12,7 @@ from fktext.errors import UsageError
 from fktext_cli import output
 
 if TYPE_CHECKING:  # this imports torch
-    from fktext.runs import Population
+    from fktext.population import Population
 
 _SUFFIXES = (".html", ".json")
 

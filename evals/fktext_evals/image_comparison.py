@@ -11,7 +11,7 @@ import torch
 from fktext_evals.statistics import Interval, mean_interval, share_interval
 
 if TYPE_CHECKING:
-    from fktext.runs import Population
+    from fktext.population import Population
 
 
 @dataclass(frozen=True)

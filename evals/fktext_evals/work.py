@@ -15,8 +15,9 @@ from fktext_evals.results import Row, writing
 from fktext_evals.suite import Method, Suite
 
 if TYPE_CHECKING:  # these import torch
+    from fktext.population import Population
     from fktext.rewards import Scorer, Weighted
-    from fktext.runs import Population, Progress
+    from fktext.runs import Progress
     from fktext.text import Text
     from fktext.texts.model import TextModel
 

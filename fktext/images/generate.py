@@ -9,8 +9,9 @@ from typing import Any
 
 from fktext.errors import UsageError
 from fktext.images.process import DiffusersProcess
+from fktext.population import Member, Population
 from fktext.rewards import Scorer, Weighted
-from fktext.runs import Batch, Member, Population, Progress, members, populations
+from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Run, Settings
 
 STEPS = 50

@@ -12,9 +12,10 @@ import torch
 
 from fktext import values
 from fktext.errors import UsageError
+from fktext.population import Member, Population
 from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
-from fktext.runs import Batch, Member, Population, Progress, members, populations
+from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Settings, TextRun
 from fktext.smc.lookahead import Values
 from fktext.smc.process import ReverseProcess

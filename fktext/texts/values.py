@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fktext.batches import fits
 from fktext.errors import UsageError
+from fktext.population import Population
 from fktext.rewards import Scorer, Weighted
-from fktext.runs import Population
 from fktext.settings import Settings, TextRun
 from fktext.smc.process import Featured, Features
 from fktext.texts.generate import generate

@@ -76,7 +76,7 @@ def test_jsonl_schema(call: Call, tiny: Path) -> None:
 def test_a_row_holds_enough_to_run_it_again_from_python(call: Call, tiny: Path) -> None:
     from fktext.models import load
     from fktext.plugins import load_plugins
-    from fktext.runs import Population
+    from fktext.population import Population
     from fktext.settings import Settings
     from fktext.texts.generate import generate
 
@@ -359,8 +359,8 @@ def test_rows_name_the_weights_of_the_rewards(call: Call, tiny: Path) -> None:
 
 def test_traces_keep_the_values_of_each_reward_and_the_ledger_what_was_computed(tiny: Path) -> None:
     from fktext.models import load
+    from fktext.population import Population
     from fktext.rewards import Weighted
-    from fktext.runs import Population
     from fktext.settings import Settings
     from fktext.text import Text
     from fktext.texts.generate import generate

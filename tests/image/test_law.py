@@ -13,8 +13,8 @@ from fktext.errors import UsageError
 from fktext.images.generate import call_options, generate
 from fktext.images.pipelines import SCHEDULERS
 from fktext.images.process import DiffusersProcess
+from fktext.population import Population
 from fktext.rewards import Scorer, Weighted
-from fktext.runs import Population
 from fktext.settings import Settings
 from fktext.smc import RESAMPLERS
 from fktext.smc.noise import Noise, population_key

@@ -9,8 +9,8 @@ import torch
 import tiny
 from fktext.errors import FktextError, UsageError
 from fktext.models import load
+from fktext.population import Member
 from fktext.rewards import Weighted
-from fktext.runs import Member
 from fktext.settings import Settings
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key

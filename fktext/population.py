@@ -1,0 +1,143 @@
+"""Hold what a run returns: a weighted population of samples for each prompt and repetition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fktext.errors import PopulationError
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
+from fktext.smc.steer import Step
+from fktext.text import Text
+
+
+@dataclass(frozen=True)
+class Member:
+    """Name a population that is to be made.
+
+    Attributes:
+        prompt_index, sample_index: which prompt, which of its populations.
+        key: the 64-bit key of its noise.
+        prompt: the prompt itself, "" where it is a template.
+        template: the template as it was written, or None.
+    """
+
+    prompt_index: int
+    sample_index: int
+    key: int
+    prompt: str
+    template: str | None = None
+
+    def __str__(self) -> str:
+        asked = f"prompt {self.prompt!r}" if self.template is None else f"template {self.template!r}"
+        return f"{asked}, sample {self.sample_index}"
+
+
+@dataclass(frozen=True)
+class Population:
+    """Hold the weighted particles of one prompt's one repetition, at the end.
+
+    Attributes:
+        member: which one it is.
+        samples: N texts or images.
+        names: the P rewards; `values` (N, P) what each gave, `rewards` (N,) their weighted sum.
+        log_w: (N,) normalised log-weights; all -inf in a dead population.
+        log_z: log of the unbiased estimate of E_p[exp(lambda r)]; -inf in a dead population.
+        roots: (N,) the particle at step 0 each sample descends from.
+        steps: every weighing of this population: tensors of `fktext.smc.steer.Step` without their population axis.
+        ledger: cost of the batch of populations this one was computed in, divided by their number.
+        guesses: at every weighing, the prediction of x0 with the highest reward of each of the N particles; empty unless asked for.
+    """
+
+    member: Member
+    samples: list[Any]
+    names: tuple[str, ...]
+    values: Tensor
+    rewards: Tensor
+    log_w: Tensor
+    log_z: float
+    roots: Tensor
+    steps: tuple[Step, ...]
+    ledger: Ledger
+    guesses: tuple[tuple[Any, ...], ...] = ()
+
+    @property
+    def prompt_index(self) -> int:
+        """The index of its prompt."""
+        return self.member.prompt_index
+
+    @property
+    def sample_index(self) -> int:
+        """Its index among the prompt's populations."""
+        return self.member.sample_index
+
+    @property
+    def prompt(self) -> str:
+        """The prompt itself, "" where it is a template."""
+        return self.member.prompt
+
+    @property
+    def template(self) -> str | None:
+        """The template that was filled, as it was written, or None."""
+        return self.member.template
+
+    @property
+    def key(self) -> int:
+        """The 64-bit key of its noise."""
+        return self.member.key
+
+    @property
+    def texts(self) -> list[Text]:
+        """N texts.
+
+        Raises:
+            TypeError: its samples are something else.
+        """
+        if strange := [sample for sample in self.samples if not isinstance(sample, Text)]:
+            raise TypeError(f"the samples of this population are no texts but of type {type(strange[0]).__name__}")
+        return self.samples
+
+    @property
+    def dead(self) -> bool:
+        """Whether every sample has weight zero, its reward being -inf: there is none to return."""
+        return self.log_z == -math.inf
+
+    def best(self) -> int:
+        """Return the particle with the highest reward, the first among equals.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
+        return int(self.rewards.argmax()) if self.names else 0
+
+    def draw(self) -> int:
+        """Draw a particle in proportion to its weight: a sample whose law tends to the tilted one as N grows.
+
+        Raises:
+            PopulationError: the population is dead.
+        """
+        self._check_alive()
+        uniform = Noise.of([self.key], 1).uniform(streams.RETURN, 0, 0)
+        cumulative = self.log_w.exp().cumsum(0)
+        return int(torch.searchsorted(cumulative / cumulative[-1], uniform.cpu())[0])
+
+    def unique_roots(self) -> int:
+        """Count the particles of step 0 that have descendants."""
+        return len(self.roots.unique())
+
+    def obituary(self) -> str:
+        """Say on one line that a population is dead, and why."""
+        size, noun = len(self.samples), "text" if isinstance(self.samples[0], Text) else "image"
+        every = f"all {size} {noun}s have" if size > 1 else f"the {noun} has"
+        return f"{self.member}: {every} a reward of -inf, so there is none to return"
+
+    def _check_alive(self) -> None:
+        if self.dead:
+            raise PopulationError(self.sample_index, self.obituary())
