@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from fktext.errors import UsageError
+from fktext.settings import Settings
 from fktext_cli.common import Json, create_rewards, listing, print_columns
 from fktext_cli.options import MOST_SAMPLES, Where, run_option, unfolded
 from fktext_cli.progress import Bar
@@ -19,7 +22,10 @@ from fktext_cli.progress import Bar
 if TYPE_CHECKING:  # these import torch
     from fktext.rewards import Weighted
     from fktext.texts.model import TextModel
+    from fktext.texts.values import Checked, LogZ
     from fktext.values import Card
+
+PROMPTS, PARTICLES = 4, 8  # of log Z: so many prompts at most
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A masked model: an embedded one, a folder, an alias or a hub id.")]
 Rewards = Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...]", help="Repeatable.")]
@@ -139,37 +145,122 @@ def check(
     model: Annotated[str | None, typer.Option("--model", "-m", show_default="the value's")] = None,
     reward: Annotated[str | None, typer.Option("--reward", "-r", show_default="the value's")] = None,
     data: Texts,
+    populations: Annotated[
+        int, typer.Option(min=0, max=MOST_SAMPLES, help="Estimates of log Z for each of the first prompts; 0 makes none.")
+    ] = 8,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw how good it is: a .png, .svg or .pdf.")] = None,
     where: Where,
     batch_size: Annotated[int, run_option(min=1, help="Texts judged at once.")] = 64,
     as_json: Json = False,
 ) -> None:
     """Compare a value with the reward on new texts; exit code 1 says that it is no better than a constant.
 
-    A value fails where texts are unlike those it was fitted to: other prompts, another temperature. This shows it.
+    A value fails where texts are unlike those it was fitted to: other prompts, another temperature. This shows it. Then log Z
+    of the first prompts is estimated twice with 8 particles: by the value, and by the reward of 4 guesses per weighing.
 
-    Example: fktext value check tiny-mdlm-toxicity --own 200
+    Example: fktext value check tiny-mdlm-toxicity --own 200 --populations 4
     """
     from fktext.values import card, heads
 
     stdout, folder = sys.stdout, _folder(value)
+    _check_plot(plot)
     with contextlib.redirect_stdout(sys.stderr):
         about = card(folder)
         loaded, terms = _ready(model or about.model, [reward or about.reward], where, batch_size)
         from fktext.texts.values import Checked, check_value
 
+        asked = data.settings()
         with Bar("checking", lines=True) as bar:
-            for step in check_value(loaded, terms[0], heads(loaded, terms, [folder])[0], **data.settings()):
+            for step in check_value(loaded, terms[0], heads(loaded, terms, [folder])[0], **asked):
                 if isinstance(step, Checked):
                     found = step
                 else:
                     bar.show(step.done, step.total)
+        compared = _compared(loaded, terms[0], folder, populations, asked) if populations else []
+        if plot:
+            _draw(found, plot)
     if as_json:
-        print(json.dumps({"levels": [level.model_dump() for level in found.levels], "passed": found.passed}, indent=1), file=stdout)
+        shown = {"levels": [level.model_dump() for level in found.levels], "loss": found.loss, "chance": found.chance}
+        print(json.dumps({**shown, "passed": found.passed, "log_z": [asdict(each) for each in compared]}, indent=1), file=stdout)
     else:
         _print_levels(found)
         print(f"loss {found.loss:.4f}, of the best constant {found.chance:.4f}: {'better' if found.passed else 'NOT better'}")
+        _print_log_z(compared)
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _compared(model: TextModel, term: Weighted, folder: Path, populations: int, asked: dict[str, Any]) -> list[LogZ]:
+    """Estimate log Z of the first prompts by the value and by predictions, and show how far it is."""
+    from fktext.texts.values import LogZ, compare_log_z
+
+    settings = Settings(particles=PARTICLES, samples=populations, x0_samples=4, length=asked["length"], seed=asked["seed"])
+    found: list[LogZ] = []
+    with Bar("log Z", lines=True) as bar:
+        for step in compare_log_z(model, term, folder, asked["prompts"][:PROMPTS], settings):
+            if isinstance(step, LogZ):
+                found.append(step)
+            else:
+                bar.show(step.done, step.total)
+    return sorted(found, key=lambda each: asked["prompts"].index(each.prompt))
+
+
+def _check_plot(path: Path | None) -> None:
+    """Refuse a plot that cannot be drawn, before anything is computed."""
+    if path is None:
+        return
+    from fktext_evals.plots import Suffix, check_matplotlib
+
+    known = [f".{suffix}" for suffix in get_args(Suffix)]
+    if path.suffix not in known:
+        raise UsageError(f"--plot {str(path)!r} must end with one of {', '.join(known)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {str(path)!r}: there is no folder {str(path.parent)!r}")
+    check_matplotlib()
+
+
+def _draw(found: Checked, path: Path) -> None:
+    """Draw calibration and correlation by share of unknown positions."""
+    from fktext_evals.figures import Figure, Line, Point
+    from fktext_evals.plots import sheet
+    from fktext_evals.statistics import Interval
+
+    levels = [level for level in found.levels if level.texts]
+
+    def line(name: str, series: int, column: str) -> Line:
+        points = ((50 * (level.low + level.high), float(getattr(level, column))) for level in levels)
+        return Line(name, series, tuple(Point(Interval(x, nan, nan), Interval(y, nan, nan)) for x, y in points))
+
+    unknown, told = "unknown positions, %", (line("exp(value)", 1, "said"), line("exp(reward)", 2, "was"))
+    calibration = Figure("calibration", "Calibration by noise level", "", unknown, "mean", told)
+    correlation = (line("value and final reward", 1, "correlation"),)
+    sheet([calibration, Figure("correlation", "Correlation by noise level", "", unknown, "correlation", correlation)], [path])
+
+
+def _print_log_z(compared: Sequence[LogZ]) -> None:
+    """Print estimates of log Z, by prompt and look-ahead."""
+    if compared:
+        print(f"\nlog Z with {PARTICLES} particles and lambda {Settings.lam:g}, by the same noise")
+    print_columns(
+        [
+            {
+                "prompt": each.prompt[:30] or "none",
+                "look-ahead": each.look_ahead,
+                "log Z": _number(each.log_z),
+                "mean": _number(each.mean),
+                "variance": _number(each.variance),
+                "dead": each.dead,
+                "reward calls": f"{each.reward_requests:.0f}",
+                "seconds": f"{each.seconds:.2f}",
+            }
+            for each in compared
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    """Return a number as the table has it."""
+    return "none" if value is None else f"{value:.2f}"
 
 
 def _ready(model: str, rewards: list[str], where: Where, batch_size: int) -> tuple[TextModel, list[Weighted]]:

@@ -48,29 +48,54 @@ def write(runs: Sequence[Results], folder: Path, suffixes: Sequence[Suffix] = ("
     Raises:
         UsageError: there is no matplotlib. RunError: a file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise UsageError("plots need matplotlib: pip install 'fktext[report]'") from error
-
+    check_matplotlib()
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(_STYLE):
-            for number, results in enumerate(runs, 1):
-                for figure in figures(results):
-                    canvas = Canvas(figsize=(4.6, 3.2), layout="constrained")
-                    draw(canvas.add_subplot(), figure)
-                    for suffix in suffixes:
-                        name = re.sub(r"[^\w.-]+", "-", figure.name)  # a judge's name is in it
-                        path = folder / f"{f'{number}-' if len(runs) > 1 else ''}{name}.{suffix}"
-                        no_date = {"Date": None} if suffix == "svg" else {"CreationDate": None} if suffix == "pdf" else {}
-                        canvas.savefig(path, dpi=200, metadata=no_date)
-                        written.append(path)
     except OSError as error:
         raise RunError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from error
+    for number, results in enumerate(runs, 1):
+        for figure in figures(results):
+            name = re.sub(r"[^\w.-]+", "-", figure.name)  # a judge's name is in it
+            stem = f"{f'{number}-' if len(runs) > 1 else ''}{name}"
+            paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
+            sheet([figure], paths)
+            written += paths
     return written
+
+
+def check_matplotlib() -> None:
+    """Refuse where there is no matplotlib.
+
+    Raises:
+        UsageError: how to get it.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UsageError("plots need matplotlib: pip install 'fktext[report]'") from error
+
+
+def sheet(panels: Sequence[Figure], paths: Sequence[Path]) -> None:
+    """Draw figures side by side, and write them to each of these files, whose suffixes are a `Suffix`.
+
+    Raises:
+        UsageError: there is no matplotlib. RunError: a file cannot be written.
+    """
+    check_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(4.6 * len(panels), 3.2), layout="constrained")
+        for place, figure in enumerate(panels, 1):
+            draw(canvas.add_subplot(1, len(panels), place), figure)
+        for path in paths:
+            no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+            try:
+                canvas.savefig(path, dpi=200, metadata=no_date)
+            except OSError as error:
+                raise RunError(f"cannot write the plot {str(path)!r}: {error.strerror}") from error
 
 
 def draw(axes: Axes, figure: Figure) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -221,6 +223,73 @@ def check_value(
             chance(head, rewards),
             levels(head(features), rewards, features.unknown),
         )
+
+
+@dataclass(frozen=True)
+class LogZ:
+    """Say how well populations that look ahead in one way estimate log Z = log E_p[exp(lambda r)] of a prompt.
+
+    Attributes:
+        prompt, look_ahead: of the populations.
+        log_z: log of the mean of their estimates of Z; None where all are dead.
+        mean, variance: of log Z over the populations that are not dead; None where fewer than one or two are left.
+        dead: how many populations are.
+        reward_requests, seconds: what a population has cost, on average.
+    """
+
+    prompt: str
+    look_ahead: str
+    log_z: float | None
+    mean: float | None
+    variance: float | None
+    dead: int
+    reward_requests: float
+    seconds: float
+
+    @classmethod
+    def of(cls, look_ahead: str, found: Sequence[Population]) -> LogZ:
+        """Sum up the populations of one prompt."""
+        log_z = torch.tensor([population.log_z for population in found], dtype=torch.float64)
+        alive = log_z[log_z.isfinite()]
+        return cls(
+            prompt=found[0].prompt,
+            look_ahead=look_ahead,
+            log_z=float(log_z.logsumexp(0)) - math.log(len(found)) if len(alive) else None,
+            mean=float(alive.mean()) if len(alive) else None,
+            variance=float(alive.var()) if len(alive) > 1 else None,
+            dead=len(found) - len(alive),
+            reward_requests=sum(population.ledger.reward_requests for population in found) / len(found),
+            seconds=sum(population.ledger.seconds for population in found) / len(found),
+        )
+
+
+def compare_log_z(
+    model: TextModel, term: Weighted, folder: Path, prompts: Sequence[str], settings: Settings
+) -> Iterator[Status | LogZ]:
+    """Estimate log Z of each prompt by a value and by predictions, from the same noise.
+
+    Both estimates of Z are unbiased. The one that varies less knows more of how particles end, and its mean log Z is the higher.
+
+    Args:
+        model, term: the value's.
+        folder: of the value.
+        prompts: to continue.
+        settings: of both; `samples` populations for each prompt.
+
+    Yields:
+        `Status` on the way, and at the end of each look-ahead a `LogZ` for each prompt.
+
+    Raises:
+        UsageError: the value belongs to another model or reward. RewardError: a reward failed.
+    """
+    for number, (name, look_ahead) in enumerate((("value", f"value:{folder}"), ("predictions", "predictions"))):
+        found: list[list[Population]] = [[] for _ in prompts]
+        for step in generate(model, [term], list(prompts), replace(settings, look_ahead=look_ahead)):
+            if isinstance(step, Population):
+                found[step.prompt_index].append(step)
+            else:
+                yield Status("estimating log Z", number * step.total + step.done, 2 * step.total)
+        yield from (LogZ.of(name, each) for each in found)
 
 
 def _row(model: TextModel, text: str, length: int) -> list[int] | None:

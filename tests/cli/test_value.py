@@ -1,9 +1,14 @@
 """`fktext value`: fit, list, show and check."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from fktext.smc.ledger import Ledger
+from fktext.texts.values import LogZ
 
 OWN = ("--own", "60", "--length", "10")
 REWARD = "length:words=5"
@@ -36,10 +41,45 @@ def test_a_value_is_fitted_shown_and_steers(call, made):
 
 
 def test_a_value_is_checked_on_new_texts(call, made):
-    result = call("value", "check", made, *OWN, "--json")
+    result = call("value", "check", made, *OWN, "--populations", "0", "--json")
     found = json.loads(result.stdout)
     assert sum(level["texts"] for level in found["levels"]) == 60
+    assert found["passed"] == (found["loss"] < found["chance"])
+    assert found["log_z"] == []
     assert result.exit_code == (0 if found["passed"] else 1)
+
+
+def test_a_check_compares_log_z_and_draws(call, made, tmp_path):
+    (tmp_path / "prompts.txt").write_text("the book\nhe said\n")
+    asked = ("value", "check", made, *OWN, "--prompts", tmp_path / "prompts.txt", "--populations", "3")
+    result = call(*asked, "--plot", tmp_path / "a.svg", "--json")
+    found = json.loads(result.stdout)["log_z"]
+    assert [(each["prompt"], each["look_ahead"]) for each in found] == [
+        (prompt, name) for prompt in ("the book", "he said") for name in ("value", "predictions")
+    ]
+    for value, predictions in zip(found[::2], found[1::2], strict=True):
+        assert value["reward_requests"] == 8
+        assert predictions["reward_requests"] > 8 * 4 * 5  # four guesses at each weighing but the last
+        for each in (value, predictions):
+            assert each["variance"] >= 0
+            assert each["mean"] <= each["log_z"]
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(words in drawn for words in ("exp(value)", "exp(reward)", "Correlation by noise level"))
+    lines = call(*asked, "--plot", tmp_path / "a.png").stdout.splitlines()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    start = next(number for number, line in enumerate(lines) if line.startswith("log Z with 8 particles and lambda 10"))
+    assert len(lines) == start + 6
+
+
+def test_dead_populations_are_counted_apart():
+    def population(log_z):
+        return SimpleNamespace(prompt="p", log_z=log_z, ledger=Ledger(reward_requests=8, seconds=1.0))
+
+    found = LogZ.of("value", [population(each) for each in (0.0, math.log(3), -math.inf, -math.inf)])
+    assert (found.dead, found.mean) == (2, pytest.approx(math.log(3) / 2))
+    assert found.log_z == pytest.approx(0.0)  # log of (1 + 3 + 0 + 0) / 4
+    found = LogZ.of("value", [population(-math.inf)] * 2)
+    assert (found.log_z, found.mean, found.variance, found.dead) == (None, None, None, 2)
 
 
 def test_values_are_listed(call):
@@ -56,6 +96,8 @@ def test_values_are_listed(call):
         (("fit", "-r", "toxicity", "--model", "tiny-ssdlm", "--prompts", "{prompts}", "--out", "new"), "has no learned values"),
         (("fit", "-r", "toxicity", "--texts", "missing.txt", "--out", "new"), "missing.txt"),
         (("fit", "-r", "toxicity", "--out", "{full}"), "exists; name a new folder"),
+        (("check", "{full}", "--plot", "a.gif"), "--plot 'a.gif' must end with one of .svg, .png, .pdf"),
+        (("check", "{full}", "--plot", "no/a.png"), "--plot 'no/a.png': there is no folder 'no'"),
     ],
 )
 def test_bad_requests_cost_nothing(call, tmp_path, monkeypatch, arguments, message):
