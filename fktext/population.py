@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fktext.errors import PopulationError
+from fktext.errors import PopulationError, UsageError
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
 from fktext.smc.steer import Step
 from fktext.text import Text
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,23 @@ class Member:
         return f"{asked}, sample {self.sample_index}"
 
 
-@dataclass(frozen=True)
+class Distinct(NamedTuple):
+    """Hold equal samples of a population together.
+
+    Attributes:
+        sample: one of them.
+        weight: the sum of their weights W.
+        reward: what each is worth.
+        particles: how many they are.
+    """
+
+    sample: Any
+    weight: float
+    reward: float
+    particles: int
+
+
+@dataclass(frozen=True, repr=False)
 class Population:
     """Hold the weighted particles of one prompt's one repetition, at the end.
 
@@ -137,6 +159,74 @@ class Population:
         size, noun = len(self.samples), "text" if isinstance(self.samples[0], Text) else "image"
         every = f"all {size} {noun}s have" if size > 1 else f"the {noun} has"
         return f"{self.member}: {every} a reward of -inf, so there is none to return"
+
+    def posterior(self) -> list[Distinct]:
+        """Merge equal samples: their weights are the estimate of the tilted law, the largest first.
+
+        Samples that cannot be compared, such as images, are each their own.
+        """
+        places: defaultdict[Any, list[int]] = defaultdict(list)
+        for place, sample in enumerate(self.samples):
+            places[str(sample) if isinstance(sample, Text) else place].append(place)
+        weights = self.log_w.exp()
+        found = [
+            Distinct(self.samples[same[0]], float(weights[same].sum()), float(self.rewards[same[0]]), len(same))
+            for same in places.values()
+        ]
+        return sorted(found, key=lambda item: -item.weight)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per particle: sample, weight, log_weight, reward, a column for each of several rewards, and root."""
+        import pandas
+
+        texts = [str(sample) if isinstance(sample, Text) else sample for sample in self.samples]
+        columns = {"sample": texts, "weight": self.log_w.exp().tolist(), "log_weight": self.log_w.tolist()}
+        columns |= {"reward": self.rewards.tolist(), "root": self.roots.tolist()}
+        columns |= {name: self.values[:, number].tolist() for number, name in enumerate(self.names)}
+        return pandas.DataFrame(columns)
+
+    def plot(self) -> Figure:
+        """Draw how the run went: the effective sample size, and what rewards the particles were thought to be worth, by step.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise UsageError("plots need matplotlib: pip install 'fktext[report]'") from error
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        steps = [step.k for step in self.steps]
+        upper.plot(steps, [float(step.ess) for step in self.steps], marker=".")
+        for step in self.steps:
+            if bool(step.resampled):
+                upper.axvline(step.k, color="0.85", zorder=0)
+        upper.set(ylabel="effective sample size", ylim=(0, len(self.samples) * 1.05), title=f"{self.member}: grey, resampled")
+        rewards = torch.stack([step.reward for step in self.steps]).double()
+        lower.plot(
+            steps, rewards.clamp(min=rewards[rewards.isfinite()].min() if rewards.isfinite().any() else 0), color="0.7", lw=0.7
+        )
+        lower.plot(steps, rewards.max(1).values, marker=".", label="best")
+        lower.set(xlabel="reverse steps", ylabel="reward")
+        lower.legend(frameon=False)
+        return figure
+
+    def __repr__(self) -> str:
+        shown = "dead" if self.dead else f"best {str(self.samples[self.best()])[:60]!r}"
+        return f"<Population of {len(self.samples)}: {self.member}; log Z {self.log_z:.4g}, {shown}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        rows = [
+            f"<tr><td style='text-align:left'>{escape(str(item.sample))}</td><td>{item.weight:.3f}</td>"
+            f"<td>{item.reward:.4g}</td><td>{item.particles}</td></tr>"
+            for item in self.posterior()
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("sample", "weight", "reward", "particles"))
+        caption = f"<caption>{escape(str(self.member))}; log Z = {self.log_z:.4g}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
     def _check_alive(self) -> None:
         if self.dead:
