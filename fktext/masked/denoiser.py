@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,4 +32,17 @@ class Denoiser(Network, Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map (R, D) hidden states of any positions to (R, V) raw float logits."""
+        ...
+
+
+@runtime_checkable
+class Embedding(Denoiser, Protocol):
+    """A denoiser that takes embeddings in the place of tokens, so that a gradient can say which other tokens would do better."""
+
+    def embeddings(self) -> Tensor:
+        """Return (V, D) the embedding of each token."""
+        ...
+
+    def encode_embedded(self, embedded: Tensor, t: Tensor) -> Tensor:
+        """Encode as `encode` does, from (R, L, D) embeddings."""
         ...

@@ -182,12 +182,20 @@ class DiT(nn.Module):
 
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
         """Map (R, L) tokens at times t (R,) to (R, L, D); t is ignored without time conditioning."""
+        return self.encode_embedded(self.vocab_embed(ids), t)
+
+    def embeddings(self) -> Tensor:
+        """Return (V, D); see `fktext.masked.denoiser.Embedding`."""
+        return self.vocab_embed.embedding
+
+    def encode_embedded(self, embedded: Tensor, t: Tensor) -> Tensor:
+        """Map (R, L, D) embeddings at times t (R,) to (R, L, D)."""
         # One row of conditions serves all where sigma is always 0.
-        sigma = -torch.log1p(-(1 - EPS) * t.double()).float() if self.time_dependent else torch.zeros(1, device=ids.device)
+        sigma = -torch.log1p(-(1 - EPS) * t.double()).float() if self.time_dependent else torch.zeros(1, device=embedded.device)
         c = functional.silu(self.sigma_map(sigma))
-        cos, sin = self.rotary_emb(ids.shape[1])
+        cos, sin = self.rotary_emb(embedded.shape[1])
         # The residual stream stays in float32 whatever the weights' dtype, as it does under autocast.
-        x = self.vocab_embed(ids).float()
+        x = embedded.float()
         for block in self.blocks:
             x = block(x, c, cos, sin)
         out: Tensor = self.output_layer(x, c)

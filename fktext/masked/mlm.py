@@ -68,6 +68,16 @@ class MaskedLM(nn.Module):
         hidden: Tensor = self.model.base_model(input_ids=ids)[0]
         return hidden
 
+    def embeddings(self) -> Tensor:
+        """Return (V, D); see `fktext.masked.denoiser.Embedding`."""
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
+
+    def encode_embedded(self, embedded: Tensor, t: Tensor) -> Tensor:
+        """Map (R, L, D) embeddings to (R, L, D)."""
+        hidden: Tensor = self.model.base_model(inputs_embeds=embedded)[0]
+        return hidden
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Map (R, D) to (R, V) raw logits."""
         logits: Tensor = self._head[0](inputs_embeds=hidden[None])[0][0]
