@@ -23,13 +23,14 @@ from torch import Tensor
 from fktext.masked.process import MaskedDiffusion
 from fktext.rewards import Scorer, Weighted
 from fktext.smc.ledger import Ledger
-from fktext.smc.lookahead import Predictions
+from fktext.smc.lookahead import Predictions, Values
 from fktext.smc.noise import Noise, population_key
-from fktext.smc.process import ReverseProcess
-from fktext.smc.schedules import At
+from fktext.smc.process import Features, ReverseProcess
+from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.testing.dense import DenseAncestral
 from fktext.text import Text
+from fktext.values.head import Head
 
 DENSE_COPIES = 6  # of (rows, L, V) float32 that a dense sampler holds at once, noise and all; a little more than was seen
 
@@ -167,6 +168,49 @@ def compare(net: Any, plan: Plan, *, populations: int = 1, steps: int = 1000, le
         populations=populations,
         steps=steps,
     )
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Tell what a learned value costs beside the network.
+
+    Attributes:
+        network: seconds in the network and its vocabulary head.
+        value: seconds in the value's head.
+        rows: denoiser rows; `asked` particles that the value was asked about.
+    """
+
+    network: float
+    value: float
+    rows: int
+    asked: int
+
+
+def overhead(net: Any, *, particles: int = 8, steps: int = 20, length: int = 128) -> Overhead:
+    """Time a value's head of random weights in a steered run that is weighed after each step, when it is asked most often.
+
+    Args:
+        net: a denoiser (`fktext.masked.denoiser.Denoiser`).
+        particles: N.
+        steps: T.
+        length: L.
+    """
+    device, seconds, asked = str(net.device), 0.0, 0
+    templates = torch.full((1, length), net.mask_id, device=device)
+    net.encode(templates, torch.ones(1, device=device))  # warm up
+    head = Head(net.encode(templates, torch.ones(1, device=device)).shape[-1], "logistic").requires_grad_(False).to(device)
+
+    def value(features: Features) -> Tensor:
+        nonlocal seconds, asked
+        started = clock(device)
+        told: Tensor = head(features)
+        seconds, asked = seconds + clock(device) - started, asked + len(told)
+        return told
+
+    timed = Timed(net)
+    plan = Plan(particles, Every(1), look_ahead=Values([value]))
+    _, ledger = run(MaskedDiffusion(timed, templates, particles, steps, decode), plan, 1, device)
+    return Overhead(timed.seconds, seconds, ledger.denoiser_rows, asked)
 
 
 def _dense(net: Any, templates: Tensor, plan: Plan, steps: int) -> tuple[float, float]:

@@ -45,6 +45,16 @@ def test_scaling_and_memory_run(command):
         assert re.search(r"4 rows: +\d+ MiB, by the formula +\d+ MiB", out)
 
 
+def test_heads_prints_the_share_of_a_value(command):
+    out = command("heads", "--sizes", "small", "--lengths", 8, 16, "--particles", 3, "--steps", 4, "--device", "cpu")
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines()[4:]]
+    assert [row[:2] for row in rows] == [["small", "8"], ["small", "16"]]
+    for row in rows:
+        assert row[3] == "9"  # three particles at three weighings before the end
+        assert int(row[2]) <= 12
+        assert 0 < float(row[6].rstrip("%")) < 1000
+
+
 def test_rewards_prints_a_row_for_each(command, tmp_path):
     few = ("--prompts", 1, "--samples", 1, "--length", 8, "--steps", 4, "--out", tmp_path)
     out = command("rewards", "--only", "function", *few)
