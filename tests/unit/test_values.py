@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from fktext import Population, Settings, generate, load
+from fktext import Population, Settings, generate, load, load_plugins
 from fktext.errors import ModelError, UsageError
 from fktext.rewards import Weighted
 from fktext.smc.process import Features
@@ -245,3 +245,27 @@ def test_who_has_no_values(model: TextModel, term: Weighted, texts: list[str]) -
 def test_log_sigmoid_is_the_log_of_the_probability_that_was_fitted() -> None:
     z = torch.tensor([-30.0, 0.0, 30.0])
     torch.testing.assert_close(Head(4, "logistic").value(z), logsigmoid(z))
+
+
+@pytest.mark.parametrize("name", value_files.installed())
+def test_what_is_shipped_asks_the_reward_at_most_twice_a_particle(name: str) -> None:
+    """By default, of two prompts and 8 particles; four guesses at 20 weighings would ask 616 times for a text."""
+    about = card(value_files.installed()[name])
+    term = load_plugins().create(about.reward)
+    asked: list[int] = []
+
+    class Counted:
+        def score(self, samples: Any) -> Any:
+            asked.append(len(samples))
+            return term.reward.score(samples)
+
+        def __getattr__(self, name: str) -> Any:  # its digest, by which the value is found
+            return getattr(term.reward, name)
+
+    owner, counted = load(about.model), replace(term, reward=Counted())
+    settings = Settings(particles=8, length=about.length)
+    found = [each for each in generate(owner, [counted], ["the book", "you are"], settings) if isinstance(each, Population)]
+    assert len(found) == 2
+    assert all(0 < population.ledger.reward_requests <= 2 * 8 for population in found)
+    assert 0 < sum(asked) <= 2 * 2 * 8
+    assert all(step.values.shape == (8, 1, 1) for population in found for step in population.steps)
