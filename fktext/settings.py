@@ -49,7 +49,8 @@ class Settings:
         resampler: a name of `fktext.smc.RESAMPLERS`.
         look_ahead: what unfinished particles are thought to become: "predictions" asks the rewards about guesses of x0; "value"
             asks the values that are installed for model and rewards, "value:DIR" (or several, with commas) those of folders (see
-            `fktext.values`); "none" says nothing. None takes "value" where every reward has one installed, else "predictions".
+            `fktext.values`), "value:fit" fits them first, to 500 texts of the model, which the run pays for; "none" says nothing.
+            None takes "value" where every reward has one installed, else "predictions".
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see
@@ -104,7 +105,7 @@ class Settings:
             why = f"ess_threshold, {self.ess_threshold:g}, or no population would ever resample"
             raise UsageError(f"temper must be below 1 and below {why}; got {self.temper:g}")
         if self.look_ahead is not None and not self.look_ahead.startswith("value:") and self.look_ahead not in LOOK_AHEADS:
-            raise unknown_name("look-ahead", self.look_ahead, [*LOOK_AHEADS, "value:DIR"])
+            raise unknown_name("look-ahead", self.look_ahead, [*LOOK_AHEADS, "value:DIR", "value:fit"])
 
 
 BOUNDS: dict[str, tuple[float, float]] = {

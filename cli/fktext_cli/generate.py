@@ -219,10 +219,16 @@ def _write(found: Iterable[Any], wanted: int, out: Out, run: dict[str, Any], kee
 
 def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) -> None:
     """Say on stderr what steers, and whether texts are written in windows."""
+    from fktext import values
+    from fktext.texts.values import PILOT
+
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
     if settings.method == "fk" and (settings.look_ahead or "").startswith("value"):
         print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
+        if values.pilots(settings):
+            cost = f"{PILOT} texts of the model are drawn and judged, which is counted in what the run cost"
+            print(f"fitting the value first: {cost}", file=sys.stderr)
     if settings.stride:
         most, each = model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
         print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)

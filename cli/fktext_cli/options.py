@@ -51,7 +51,7 @@ SETTINGS = {
     "resampler": Words(STEER, "How offspring are drawn."),
     "look_ahead": Words(
         STEER,
-        "What particles are thought to become: predictions, value, value:DIR or none.",
+        "What particles are thought to become: predictions, value, value:DIR, value:fit or none.",
         "value where installed, else predictions",
     ),
     "x0_samples": Words(STEER, "Finished samples guessed per weighing."),

@@ -44,6 +44,9 @@ class Texts:
         Path | None, typer.Option("--prompts", help="What the model's own texts continue.", show_default="nothing")
     ] = None
     length: Annotated[int | None, typer.Option("--length", min=2, help="Tokens per text.", show_default="the model's")] = None
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the model's own texts.", show_default="the model's")
+    ] = None
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same value.")] = 0
 
     def settings(self) -> dict[str, Any]:
@@ -58,7 +61,8 @@ class Texts:
             [each.text for each in read_prompts(path)] if path else default
             for path, default in ((self.texts, []), (self.prompts, [""]))
         )
-        return {"texts": texts, "prompts": prompts, "own": self.own, "length": self.length, "seed": self.seed}
+        drawn = {"length": self.length, "temperature": self.temperature, "seed": self.seed}
+        return {"texts": texts, "prompts": prompts, "own": self.own, **drawn}
 
 
 def values() -> list[dict[str, Any]]:
@@ -194,7 +198,8 @@ def _compared(model: TextModel, term: Weighted, folder: Path, populations: int, 
     """Estimate log Z of the first prompts by the value and by predictions, and show how far it is."""
     from fktext.texts.values import LogZ, compare_log_z
 
-    settings = Settings(particles=PARTICLES, samples=populations, x0_samples=4, length=asked["length"], seed=asked["seed"])
+    drawn = {name: asked[name] for name in ("length", "temperature", "seed")}
+    settings = Settings(particles=PARTICLES, samples=populations, x0_samples=4, **drawn)
     found: list[LogZ] = []
     with Bar("log Z", lines=True) as bar:
         for step in compare_log_z(model, term, folder, asked["prompts"][:PROMPTS], settings):

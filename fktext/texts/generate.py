@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
 from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Settings, TextRun
+from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import Values
 from fktext.smc.process import ReverseProcess
 from fktext.smc.sharded import ShardedProcess, Shares
 from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
+    from fktext.smc.steer import Plan
     from fktext.texts.model import TextModel
 
 __all__ = ["Population", "Progress", "generate"]
@@ -67,7 +69,7 @@ def generate(
     if not terms and run.method != "base":
         raise UsageError(f"method {run.method!r} needs a reward")
     plan = values.plan(model, terms, run)
-    if spread and isinstance(plan.look_ahead, Values):
+    if spread and (isinstance(plan.look_ahead, Values) or values.pilots(run)):
         raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
     device = torch.device(str(model.denoiser.device))
     rows = batch_size or (64 if device.type == "cpu" else 1024)
@@ -80,8 +82,26 @@ def generate(
             f"{', fewer particles' * (rows <= run.particles)} or a shorter length"
         )
 
-    batches = _batches(model, run, prompts, rows, shares, skip)
-    yield from populations(batches, scorer, plan, device, guesses=guesses, too_large=too_large)
+    batches, cost = _batches(model, run, prompts, rows, shares, skip), Ledger()
+    wanted = sum(len(batch.members) for batch in batches)
+    if values.pilots(run) and wanted:
+        plan, cost = yield from _piloted(model, terms, prompts, run, plan)
+    share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
+    for item in populations(batches, scorer, plan, device, guesses=guesses, too_large=too_large):
+        yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
+
+
+def _piloted(
+    model: TextModel, terms: Sequence[Weighted], prompts: Sequence[str | Template], run: TextRun, plan: Plan
+) -> Generator[Progress, None, tuple[Plan, Ledger]]:
+    """Fit values before a run: return its plan with them, and what they have cost, which is the run's."""
+    from fktext.texts.values import Pilot, pilot  # which draws texts by `generate`
+
+    for step in pilot(model, terms, [prompt for prompt in prompts if isinstance(prompt, str)], run):
+        if isinstance(step, Pilot):
+            return replace(plan, look_ahead=Values(step.heads)), step.ledger
+        yield Progress(step.done, step.total)
+    raise AssertionError("a pilot ends with what it fitted")
 
 
 def _batches(

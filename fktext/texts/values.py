@@ -18,6 +18,8 @@ from fktext.errors import UsageError
 from fktext.population import Population
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings, TextRun
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import population_key
 from fktext.smc.process import Featured, Features
 from fktext.texts.generate import generate
 from fktext.texts.model import Start, TextModel
@@ -26,6 +28,7 @@ from fktext.values.fit import Encode, Fitted, Seen, chance, fit, levels, look
 from fktext.values.head import Head
 
 JUDGED = 256  # texts at a time
+PILOT = 500  # texts of a fit before a run
 PREFIX = 4  # most tokens of a text that stand for a prompt, in every other text
 
 
@@ -47,6 +50,7 @@ class Prepared:
         seen: of the network.
         rewards: (n, P) of the texts.
         own, given: how many texts are the model's, and how many were given.
+        ledger: what all of it has cost.
     """
 
     run: TextRun
@@ -54,6 +58,7 @@ class Prepared:
     rewards: Tensor
     own: int
     given: int
+    ledger: Ledger
 
 
 def _prepare(
@@ -62,20 +67,20 @@ def _prepare(
     texts: Sequence[str],
     own: int,
     prompts: Sequence[str],
-    length: int | None,
+    asked: Settings,
     copies: int,
-    seed: int,
 ) -> Iterator[Status | Prepared]:
     """Draw, judge and mask texts, and run the network on them; see `fit_values`."""
-    run = model.resolve(Settings(method="base", length=length, seed=seed))
+    run, seed = model.resolve(asked), asked.seed
     _check_model(model, run, prompts[0])
     found: list[str] = []
+    ledger, started = Ledger(), time.perf_counter()
     rounds = -(-own // len(prompts)) if own else 0
     if rounds:
-        asked = Settings(method="base", samples=rounds, length=length, seed=seed)
-        for item in generate(model, [], list(prompts), asked):
+        for item in generate(model, [], list(prompts), replace(asked, samples=rounds)):
             if isinstance(item, Population):
                 found.append(str(item.texts[0]))
+                ledger += item.ledger
                 yield Status("drawing texts", len(found), rounds * len(prompts))
     found = found[:own]
     rows = [row for text in (*found, *texts) if (row := _row(model, text, run.length)) is not None]
@@ -88,7 +93,9 @@ def _prepare(
         yield Status("judging texts", part.stop, len(ids))
     for step in look(_encoder(model.denoiser), ids, free, model.denoiser.mask_id, copies=copies, seed=seed):
         if isinstance(step, Seen):
-            yield Prepared(run, step, torch.cat(values), len(found), len(ids) - len(found))
+            ledger = ledger + scorer.ledger + Ledger(denoiser_rows=len(step.trained) + len(step.tested))
+            cost = replace(ledger, seconds=time.perf_counter() - started)
+            yield Prepared(run, step, torch.cat(values), len(found), len(ids) - len(found), cost)
         else:
             yield Status("running the network", *step)
 
@@ -120,6 +127,7 @@ def fit_values(
     own: int = 1000,
     prompts: Sequence[str] = ("",),
     length: int | None = None,
+    temperature: float | None = None,
     copies: int = 2,
     seed: int = 0,
 ) -> Iterator[Status | tuple[Head, Card]]:
@@ -132,6 +140,7 @@ def fit_values(
         own: how many texts of the model to draw, by its own defaults.
         prompts: what these continue, in turn.
         length: tokens of a sequence; None takes the model's.
+        temperature: of the model's own texts; None takes the model's.
         copies: how often each text is masked anew.
         seed: of everything random.
 
@@ -143,7 +152,8 @@ def fit_values(
         RewardError: a reward failed.
     """
     started = time.perf_counter()
-    for step in _prepare(model, terms, texts, own, prompts, length, copies, seed):
+    asked = Settings(method="base", length=length, temperature=temperature, seed=seed)
+    for step in _prepare(model, terms, texts, own, prompts, asked, copies):
         if isinstance(step, Status):
             yield step
             continue
@@ -151,6 +161,57 @@ def fit_values(
             yield Status("fitting heads", number, len(terms))
             fitted = fit(step.seen, step.rewards[:, number], seed=seed)
             yield fitted.head, _card(model, term, step, fitted, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Hold what was fitted before a run.
+
+    Attributes:
+        heads: one for each reward, in their order.
+        ledger: what drawing, judging and fitting have cost.
+    """
+
+    heads: list[Head]
+    ledger: Ledger
+
+
+def pilot(
+    model: TextModel, terms: Sequence[Weighted], prompts: Sequence[str], run: TextRun, *, own: int = PILOT
+) -> Iterator[Status | Pilot]:
+    """Fit a value for each reward to texts that the model itself draws in the way of a run.
+
+    Args:
+        model, terms: of the run.
+        prompts: to continue, in turn.
+        run: whose length, temperature, nucleus, kernel and steps are taken. The noise is another than the run's: weights are only
+            right by a value that knows nothing of the particles' own.
+        own: how many texts; they are drawn for as many rounds over the prompts as it takes.
+
+    Yields:
+        `Status` on the way, and at the end what was fitted.
+
+    Raises:
+        UsageError: the model has no values, or the rewards of these texts are all equal. RewardError: a reward failed.
+    """
+    started = time.perf_counter()
+    asked = Settings(
+        method="base",
+        length=run.length,
+        steps=run.steps,
+        kernel=run.kernel,
+        temperature=run.temperature,
+        top_p=run.top_p,
+        seed=population_key(run.seed, "pilot"),
+    )
+    for step in _prepare(model, terms, (), own, prompts[:own] or [""], asked, 2):
+        if isinstance(step, Status):
+            yield step
+            continue
+        heads = [fit(step.seen, step.rewards[:, number], seed=asked.seed).head for number in range(len(terms))]
+        device = str(model.denoiser.device)
+        cost = replace(step.ledger, seconds=time.perf_counter() - started)
+        yield Pilot([head.to(device) for head in heads], cost)
 
 
 def _card(model: TextModel, term: Weighted, data: Prepared, fitted: Fitted, seconds: float) -> Card:
@@ -204,6 +265,7 @@ def check_value(
     own: int = 1000,
     prompts: Sequence[str] = ("",),
     length: int | None = None,
+    temperature: float | None = None,
     seed: int = 0,
 ) -> Iterator[Status | Checked]:
     """Compare a value with the reward on texts; arguments and errors as for `fit_values`.
@@ -211,7 +273,8 @@ def check_value(
     Yields:
         `Status` on the way, and at the end how good it is.
     """
-    for step in _prepare(model, [term], texts, own, prompts, length, 1, seed + 1):
+    asked = Settings(method="base", length=length, temperature=temperature, seed=seed + 1)
+    for step in _prepare(model, [term], texts, own, prompts, asked, 1):
         if isinstance(step, Status):
             yield step
             continue

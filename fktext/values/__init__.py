@@ -20,6 +20,12 @@ if TYPE_CHECKING:  # these import torch
     from fktext.smc.steer import Plan
 
 AnyRun = TypeVar("AnyRun", bound=Run)
+FIT = "value:fit"  # fit before the run, by a pilot
+
+
+def pilots(run: Run) -> bool:
+    """Tell whether values are fitted before the run; a folder of that name is given as `value:./fit`."""
+    return run.method == "fk" and run.look_ahead == FIT
 
 
 def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
@@ -37,7 +43,7 @@ def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
 
 
 def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
-    """Return what the engine is told (`Run.plan`), learned values included.
+    """Return what the engine is told (`Run.plan`), learned values included; those of a pilot are put in by whoever runs it.
 
     Raises:
         UsageError: a reward has no value, or the one given belongs to another model or reward.
@@ -46,7 +52,7 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     from fktext.smc.lookahead import Values
 
     plan = run.plan()
-    if run.method != "fk" or not (run.look_ahead or "").startswith("value"):
+    if run.method != "fk" or pilots(run) or not (run.look_ahead or "").startswith("value"):
         return plan
     _, _, given = str(run.look_ahead).partition(":")
     if given:
@@ -60,4 +66,4 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     return replace(plan, look_ahead=Values(heads(model, terms, known)))
 
 
-__all__ = ["Card", "Level", "Owner", "card", "find", "heads", "installed", "load", "named", "plan", "save"]
+__all__ = ["FIT", "Card", "Level", "Owner", "card", "find", "heads", "installed", "load", "named", "pilots", "plan", "save"]

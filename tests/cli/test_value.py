@@ -112,6 +112,31 @@ def test_bad_requests_cost_nothing(call, tmp_path, monkeypatch, arguments, messa
     assert not (tmp_path / "new").exists()
 
 
+def test_a_value_is_fitted_before_a_run_that_pays_for_it(call):
+    asked = ("the", "-r", REWARD, "--look-ahead", "value:fit", "-n", "3", "--length", "8", "--steps", "4", "-f", "jsonl")
+    result = call("generate", *asked)
+    assert result.exit_code == 0, result.stderr
+    assert "fitting the value first: 500 texts of the model are drawn and judged" in result.stderr
+    assert "503 reward calls requested" in result.stderr
+    assert json.loads(result.stdout)["settings"]["look_ahead"] == "value:fit"
+
+
+def test_a_model_without_hidden_states_refuses_to_fit(call):
+    result = call("generate", "the", "--model", "tiny-ssdlm", "-r", REWARD, "--look-ahead", "value:fit", "-n", "2")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: model 'tiny-ssdlm' has no learned values: they are for masked models" in result.stderr
+
+
+def test_a_check_is_at_the_temperature_that_is_asked_for(call, made):
+    found = [
+        json.loads(call("value", "check", made, *OWN, "--populations", "1", "--temperature", each, "--json").stdout)
+        for each in ("0.7", "2", "2")
+    ]
+    assert found[1] == {**found[2], "log_z": found[1]["log_z"]}
+    assert found[0]["levels"] != found[1]["levels"]
+    assert [each["log_z"][0]["log_z"] for each in found[1:]] == [found[1]["log_z"][0]["log_z"]] * 2
+
+
 @pytest.mark.parametrize(
     ("look_ahead", "message"),
     [

@@ -13,7 +13,9 @@ from torch.nn.functional import logsigmoid
 from fktext import Population, Settings, generate, load, load_plugins
 from fktext.errors import ModelError, UsageError
 from fktext.rewards import Weighted
+from fktext.smc.noise import Noise
 from fktext.smc.process import Features
+from fktext.texts import values as text_values
 from fktext.texts.model import TextModel
 from fktext.texts.values import Checked, Status, check_value, fit_values
 from fktext.values import card, find, heads, named, plan, save
@@ -231,6 +233,50 @@ def test_a_check_tells_a_value_from_a_constant(
     assert checked(fitted[0]).passed
     torch.manual_seed(0)
     assert not checked(Head(384, "logistic").requires_grad_(False)).passed
+
+
+def test_a_pilot_fits_before_the_run_which_pays_for_it(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_values.pilot, "__kwdefaults__", {"own": 60})
+    reward = Vowels()
+    settings = Settings(particles=4, length=LENGTH, steps=8, samples=2, look_ahead="value:fit", seed=2)
+    prompts = ["the book", "you are"]
+    found = [each for each in generate(model, [Weighted("vowels", reward)], prompts, settings) if isinstance(each, Population)]
+    requests = [each.ledger.reward_requests for each in found]
+    assert requests == [4 + 60 / 4] * 4  # its own particles, and a share of the pilot
+    assert sum(requests) >= reward.asked > 4 * 4
+    assert all(each.ledger.seconds > each.steps[-1].ledger.seconds / 4 for each in found)
+    assert all(step.values.shape == (4, 1, 1) for each in found for step in each.steps)
+    again = [each for each in generate(model, [Weighted("vowels", Vowels())], prompts, settings) if isinstance(each, Population)]
+    assert [each.texts for each in again] == [each.texts for each in found]
+    assert [each.log_z for each in again] == [each.log_z for each in found]
+
+
+def test_a_pilot_knows_nothing_of_the_runs_noise(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the value would have been told how the very particles end that it weighs."""
+    seen: list[tuple[int, ...]] = []
+    whole = Noise.of.__func__  # type: ignore[attr-defined]
+
+    def of(cls: type[Noise], keys: Any, *more: Any) -> Noise:
+        seen.append(tuple(keys))
+        return whole(cls, keys, *more)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Noise, "of", classmethod(of))
+    run = model.resolve(Settings(length=LENGTH, particles=2, steps=4, samples=3, look_ahead="value:fit"))
+    assert list(text_values.pilot(model, [Weighted("vowels", Vowels())], ["the"], run, own=50))
+    pilot = {key for keys in seen for key in keys}
+    seen.clear()
+    list(generate(model, [Weighted("vowels", Vowels())], ["the"], replace(run, look_ahead="none")))
+    assert len(pilot) == 50
+    assert seen
+    assert not pilot & {key for keys in seen for key in keys}
+
+
+def test_a_pilot_that_cannot_be_is_refused(model: TextModel) -> None:
+    term = Weighted("vowels", Vowels())
+    settings = Settings(particles=2, steps=4, look_ahead="value:fit")
+    with pytest.raises(UsageError, match="'tiny-ssdlm' has no learned values: they are for masked models"):
+        list(generate(load("tiny-ssdlm"), [term], ["the"], settings))
+    assert term.reward.asked == 0  # type: ignore[attr-defined]
 
 
 def test_who_has_no_values(model: TextModel, term: Weighted, texts: list[str]) -> None:
