@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from fktext import Population, Settings, generate, load, load_plugins
 from fktext.errors import ModelError, UsageError
+from fktext.images.generate import resolve as resolve_image
 from fktext.rewards import Weighted
 from fktext.smc.noise import Noise
 from fktext.smc.process import Features
@@ -277,6 +278,14 @@ def test_a_pilot_that_cannot_be_is_refused(model: TextModel) -> None:
     with pytest.raises(UsageError, match="'tiny-ssdlm' has no learned values: they are for masked models"):
         list(generate(load("tiny-ssdlm"), [term], ["the"], settings))
     assert term.reward.asked == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("look_ahead", ["value", "value:fit", "value:somewhere"])
+def test_images_have_no_values(look_ahead: str) -> None:
+    asked = Settings(x0_samples=1, look_ahead=look_ahead)
+    with pytest.raises(UsageError, match=f"an image pipeline has no learned values: .* got '{look_ahead}'"):
+        resolve_image(asked)
+    assert resolve_image(replace(asked, look_ahead="predictions")).look_ahead == "predictions"
 
 
 def test_who_has_no_values(model: TextModel, term: Weighted, texts: list[str]) -> None:
