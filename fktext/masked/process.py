@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ class MaskedState:
     ids: Tensor
     hidden: Tensor
     known: Tensor
+
+    def forget(self) -> Self:
+        """Return the particles without what the network said of them."""
+        empty = self.hidden.new_empty((len(self.ids), 0, 0))
+        return replace(self, hidden=empty, known=torch.zeros_like(self.known))
 
 
 State = TypeVar("State", bound=MaskedState)
