@@ -47,6 +47,8 @@ class Asked(TypedDict, total=False):
     x0_average: Average
     pseudo_count: float
     method: Method
+    candidates: int | None
+    sweeps: int
     temperature: float | None
     top_p: float | None
     seed: int

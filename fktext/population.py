@@ -70,7 +70,8 @@ class Population:
         samples: N texts or images.
         names: the P rewards; `values` (N, P) what each gave, `rewards` (N,) their weighted sum.
         log_w: (N,) normalised log-weights; all -inf in a dead population.
-        log_z: log of the unbiased estimate of E_p[exp(lambda r)]; -inf in a dead population.
+        log_z: log of the unbiased estimate of E_p[exp(lambda r)], -inf in a dead population; NaN where the method estimates none,
+            and after several sweeps that of the first.
         roots: (N,) the particle at step 0 each sample descends from.
         steps: every weighing of this population: tensors of `fktext.smc.steer.Step` without their population axis.
         ledger: cost of the batch of populations this one was computed in, divided by their number.
@@ -128,7 +129,7 @@ class Population:
     @property
     def dead(self) -> bool:
         """Whether every sample has weight zero, its reward being -inf: there is none to return."""
-        return self.log_z == -math.inf
+        return bool((self.log_w == -math.inf).all())
 
     def best(self) -> int:
         """Return the particle with the highest reward, the first among equals.

@@ -16,7 +16,7 @@ from fktext.population import Member, Population
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess, Scorer
-from fktext.smc.steer import Plan, Result, Step, collect, steer_steps
+from fktext.smc.steer import Plan, Result, Step, Stepper, collect, steer_steps
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def populations(
     *,
     guesses: bool,
     too_large: Callable[[int], str],
+    stepper: Stepper = steer_steps,
+    rounds: int = 1,
 ) -> Iterator[Progress | Population]:
     """Steer one batch after the other.
 
@@ -87,6 +89,8 @@ def populations(
         device: of the noise.
         guesses: keep the best prediction of every particle at every weighing.
         too_large: what to say where memory does not hold a batch of so many members.
+        stepper: what runs the plan.
+        rounds: how often that goes the whole way; populations are those of the last round, with the cost of all.
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish.
@@ -95,7 +99,7 @@ def populations(
         RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the member; or memory does
             not hold the particles.
     """
-    weighings = [len(plan.schedule.weighings(batch.num_steps)) for batch in batches]
+    weighings = [rounds * len(plan.schedule.weighings(batch.num_steps)) for batch in batches]
     done, total = 0, sum(number * len(batch.members) for number, batch in zip(weighings, batches, strict=True))
     for batch, number in zip(batches, weighings, strict=True):
         noise = Noise.of([member.key for member in batch.members], plan.particles, device)
@@ -103,11 +107,13 @@ def populations(
         predicted: list[list[Any]] = []
         try:
             with batch.process() as process:
-                for step in steer_steps(process, scorer, noise, plan):
+                for count, step in enumerate(stepper(process, scorer, noise, plan), 1):
+                    if kept and kept[-1].k == batch.num_steps:  # a new round
+                        kept, predicted = [], []
                     kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
                     if guesses:
                         predicted.append(_best_guesses(step, scorer))
-                    yield Progress(done + len(kept) * len(batch.members), total)
+                    yield Progress(done + count * len(batch.members), total)
         except PopulationError as error:
             raise FktextError(f"{batch.members[error.population]}: {error.message}") from error
         except (RuntimeError, MemoryError) as error:

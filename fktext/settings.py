@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from fktext.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:  # these import torch, which a command line that is only asked for its help can do without
+    from fktext.smc.resamplers import Resampler
     from fktext.smc.schedules import Schedule
-    from fktext.smc.steer import Plan
+    from fktext.smc.steer import Plan, Stepper
 
-Method = Literal["fk", "best-of-n", "base"]
+Method = Literal["fk", "best-of-n", "base", "svdd", "beam", "particle-gibbs"]
+SELECTING = ("svdd", "beam")  # by rules that are no resampling
+STEERING = ("fk", *SELECTING, "particle-gibbs")  # on the way, not only at the end
+CANDIDATES = 4  # of each parent, where a rule selects among them
 Average = Literal["tilt", "reward"]
 LOOK_AHEADS = ("predictions", "value", "none")
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
@@ -55,7 +60,12 @@ class Settings:
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see
             `fktext.smc.lookahead`. Where rewards are finite it does nothing.
-        method: "fk"; "best-of-n" weighs finished samples only; "base" is one particle, whose rewards are only measured.
+        method: "fk"; "best-of-n" weighs finished samples only; "base" is one particle, whose rewards are only measured;
+            "particle-gibbs" iterates "fk" (see `fktext.smc.conditional`); "svdd" and "beam" select without weights, by a law that
+            is not known (see `fktext.smc.baselines`).
+        candidates: M, particles that start from one parent; N is a multiple of it. Of the methods "fk", "svdd" and "beam"; None
+            takes 1 for the first, CANDIDATES for the others. See `fktext.smc.candidates`.
+        sweeps: S, of the method "particle-gibbs", the first included.
         temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
             likeliest token, goes with the confidence kernels alone.
         top_p: nucleus of p(x0); None takes the model's own (1 but for SSD-LM).
@@ -82,6 +92,8 @@ class Settings:
     x0_average: Average = "tilt"
     pseudo_count: float = _bounded(0.1, 1e-9, 1000)
     method: Method = "fk"
+    candidates: int | None = _bounded(None, 1, 1000)
+    sweeps: int = _bounded(4, 1, 1000)
     # beyond these float32 logits, divided by it, overflow
     temperature: float | None = _bounded(None, 1e-30, 1e30)
     top_p: float | None = _bounded(None, 1e-9, 1)
@@ -106,6 +118,24 @@ class Settings:
             raise UsageError(f"temper must be below 1 and below {why}; got {self.temper:g}")
         if self.look_ahead is not None and not self.look_ahead.startswith("value:") and self.look_ahead not in LOOK_AHEADS:
             raise unknown_name("look-ahead", self.look_ahead, [*LOOK_AHEADS, "value:DIR", "value:fit"])
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuse what a method has no use for."""
+        if self.method in SELECTING and self.look_ahead == "none":
+            raise UsageError(f"method {self.method!r} selects by what a look-ahead says: look_ahead must not be 'none'")
+        if self.method == "particle-gibbs" and self.particles < 2:
+            raise UsageError(f"method 'particle-gibbs' keeps one particle: particles must be at least 2, got {self.particles}")
+        each = _candidates(self)
+        if self.method == "particle-gibbs" and each > 1:
+            raise UsageError(f"method 'particle-gibbs' has no candidates, got {each}")
+        if self.method in ("fk", *SELECTING) and self.particles % each:
+            raise UsageError(f"particles must be a multiple of the {each} candidates of a parent, got {self.particles}")
+
+
+def _candidates(asked: Settings) -> int:
+    """Return M: what was asked for, or the method's own."""
+    return asked.candidates or (CANDIDATES if asked.method in SELECTING else 1)
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -131,6 +161,8 @@ class Run:
     x0_average: Average
     pseudo_count: float
     method: Method
+    candidates: int
+    sweeps: int
     seed: int
 
     @classmethod
@@ -140,6 +172,7 @@ class Run:
             "steps": steps,
             "resample_every": min(asked.resample_every or max(1, round(steps / WEIGHINGS)), steps),
             "particles": 1 if asked.method == "base" else asked.particles,
+            "candidates": _candidates(asked),
             **more,
         }
         every = {**asdict(asked), **named}
@@ -152,11 +185,11 @@ class Run:
         """
         from fktext.smc.lookahead import Nothing, Predictions
         from fktext.smc.potentials import POTENTIALS
-        from fktext.smc.resamplers import RESAMPLERS
         from fktext.smc.schedules import At, Every
         from fktext.smc.steer import Plan
 
-        steered = self.method == "fk"
+        steered = self.method in STEERING
+        threshold = 1.0 if self.method in SELECTING else self.ess_threshold
         predictions = Predictions(self.x0_samples, self.x0_average, self.pseudo_count)
         lam = 0.0 if self.method == "base" else self.lam
         schedule: Schedule = Every(self.resample_every) if steered else At(())
@@ -164,12 +197,37 @@ class Run:
             particles=self.particles,
             schedule=schedule,
             potential=POTENTIALS[self.potential if steered else "terminal"],
-            resampler=RESAMPLERS[self.resampler],
+            resampler=self._resampler(),
             lam=lam,
-            ess_threshold=self.ess_threshold if lam else 0.0,
+            ess_threshold=threshold if lam else 0.0,
             temper=self.temper,
             look_ahead=predictions if self.look_ahead != "none" else Nothing(),
         )
+
+    def _resampler(self) -> Resampler:
+        """Return how offspring are drawn, or selected."""
+        from fktext.smc.baselines import beam, best_candidate
+        from fktext.smc.candidates import candidates
+        from fktext.smc.resamplers import RESAMPLERS
+
+        if self.method in SELECTING:
+            return {"svdd": best_candidate, "beam": beam}[self.method](self.candidates)
+        return candidates(RESAMPLERS[self.resampler], self.candidates if self.method == "fk" else 1)
+
+    def stepper(self) -> Stepper:
+        """Return what runs the plan: the engine's loop, or what the method wraps around it."""
+        from fktext.smc.baselines import selection_steps
+        from fktext.smc.conditional import particle_gibbs_steps
+        from fktext.smc.steer import steer_steps
+
+        if self.method == "particle-gibbs":
+            return partial(particle_gibbs_steps, sweeps=self.sweeps)
+        return selection_steps if self.method in SELECTING else steer_steps
+
+    @property
+    def rounds(self) -> int:
+        """How often the whole way from noise to samples is gone."""
+        return self.sweeps if self.method == "particle-gibbs" else 1
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def create_rewards(
 
 def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
     """Say of each reward, in a line, which way it steers."""
-    verb = {"fk": "steering", "best-of-n": "choosing"}.get(settings.method, "not steered, only measured:")
+    verb = {"best-of-n": "choosing", "base": "not steered, only measured:"}.get(settings.method, "steering")
     for term in terms:
         goal = term.goal
         weight = "" if term.weight == 1 else f" with weight {term.weight:g}"

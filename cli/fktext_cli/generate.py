@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from fktext.errors import UsageError
-from fktext.settings import Settings
+from fktext.settings import STEERING, Settings
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.common import check_rewards, create_rewards, provenance, steering
@@ -224,7 +224,7 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
 
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
-    if settings.method == "fk" and (settings.look_ahead or "").startswith("value"):
+    if settings.method in STEERING and (settings.look_ahead or "").startswith("value"):
         print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
         if values.pilots(settings):
             cost = f"{PILOT} texts of the model are drawn and judged, which is counted in what the run cost"

@@ -155,6 +155,7 @@ class Out:
 @unfolded(
     *("samples", "steps", "seed", "particles", "method", "lam", "potential", "resample_every", "ess_threshold", "resampler"),
     "pseudo_count",
+    "candidates",
     "temper",
     particles=4,
     steps=50,

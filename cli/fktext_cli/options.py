@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import typer
 
-from fktext.settings import BOUNDS, CHOICES, WEIGHINGS, Settings
+from fktext.settings import BOUNDS, CANDIDATES, CHOICES, WEIGHINGS, Settings
 from fktext_cli.output import Return
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"  # panels of the help
@@ -42,7 +42,9 @@ SETTINGS = {
     "kernel": Words(SAMPLE, "The reverse process, such as ancestral or remdm-cap.", "the model's"),
     "seed": Words(SAMPLE, "The same seed gives the same results."),
     "particles": Words(STEER, "Particles per population.", flags=("--particles", "-n")),
-    "method": Words(STEER, "Steer on the way, choose at the end, or neither."),
+    "method": Words(STEER, "Steer on the way (fk, particle-gibbs; baselines svdd, beam), choose at the end, or neither."),
+    "candidates": Words(STEER, "Particles that start from one parent.", f"1, or {CANDIDATES} of svdd and beam"),
+    "sweeps": Words(STEER, "Sweeps of particle-gibbs."),
     "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),
     "potential": Words(STEER, "How rewards on the way become weights."),
     "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import get_args
 
 from fktext.files.writing import from_json
+from fktext.settings import STEERING
 from fktext_evals import compute, metrics
 from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval, share_interval
@@ -108,7 +109,8 @@ def equal_n(results: Results) -> list[tuple[Method, Method]]:
     return [
         (method, other)
         for method, other in product(there, there)
-        if (method.settings.method, other.settings.method) == ("fk", "best-of-n")
+        if method.settings.method in STEERING
+        and other.settings.method == "best-of-n"
         and method.settings.particles == other.settings.particles
     ]
 
@@ -123,7 +125,7 @@ def against_best_of_n(results: Results, *more: compute.Measure) -> Iterator[tupl
         item.name for item in results.suite.methods if item.settings.method == "best-of-n" and item.returns == "best"
     )
     for method in results.suite.methods:
-        for other, axis in product(others if method.settings.method == "fk" else (), get_args(compute.Axis)):
+        for other, axis in product(others if method.settings.method in STEERING else (), get_args(compute.Axis)):
             found = [compute.at_equal_cost(results, method, other, measure, axis, shares=shares) for measure, shares in measures]
             if kept := [item for item in found if item is not None]:
                 yield method, other, kept

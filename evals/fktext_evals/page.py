@@ -309,11 +309,12 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
     lineage, asked = item["lineage"], item["template"] or item["prompt"]
     which = f"population {item['sample'] + 1} of {samples}" if samples > 1 else ""
     ess, particles = lineage["ess"][-1], len(item["particles"])
+    log_z = from_json(item["log_z"]) if item["log_z"] is not None or lineage["chosen"] is None else math.nan  # none is estimated
     return {
         "prompt": visible(asked),
         "which": which,
         "facts": [
-            ("log Ẑ", number(from_json(item["log_z"]), 4)),
+            ("log Ẑ", number(log_z, 4)),
             ("weighings, resamplings", f"{len(lineage['k'])}, {sum(lineage['resampled'])}"),
             ("effective sample size at the end", f"{ess:.1f} of {particles}"),
             ("denoiser rows, reward calls", f"{item['denoiser_rows']:.0f}, {item['reward_calls']:.0f}"),

@@ -33,8 +33,8 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def to_json(value: float) -> float | None:
-    """Return the number as JSON has it: -inf, the only infinity a reward can be, as null."""
-    return None if value == -math.inf else value
+    """Return the number as JSON has it: -inf, the only infinity a reward can be, as null; so is NaN, where there is no number."""
+    return None if value == -math.inf or math.isnan(value) else value
 
 
 def from_json(value: float | None) -> float:

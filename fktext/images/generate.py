@@ -33,6 +33,8 @@ def resolve(asked: Settings) -> Run:
         )
     if asked.x0_samples != 1:
         raise UsageError(f"an image pipeline has one guess of x0 per particle: x0_samples must be 1, got {asked.x0_samples}")
+    if asked.method == "particle-gibbs":
+        raise UsageError("method 'particle-gibbs' is for texts: an image pipeline cannot put a particle back")
     return Run.of(asked, asked.steps or STEPS)
 
 
@@ -106,4 +108,6 @@ def generate(
             f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
         )
 
-    yield from populations(batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large)
+    yield from populations(
+        batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large, stepper=run.stepper(), rounds=run.rounds
+    )

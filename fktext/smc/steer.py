@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -107,6 +107,14 @@ class Plan:
     ess_threshold: float = 0.5
     look_ahead: LookAhead = Predictions()  # noqa: RUF009  immutable
     temper: float | None = None
+
+
+class Stepper(Protocol):
+    """What runs a plan: `steer_steps`, or what is made of it."""
+
+    def __call__(self, process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:
+        """See `steer_steps`; where the way is gone several times, a round ends where k is the process's number of steps."""
+        ...
 
 
 def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan) -> Iterator[Step]:

@@ -71,6 +71,8 @@ def generate(
     plan = values.plan(model, terms, run)
     if spread and (isinstance(plan.look_ahead, Values) or values.pilots(run)):
         raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
+    if spread and run.method == "particle-gibbs":
+        raise UsageError("method 'particle-gibbs' does not go with particles that are spread over ranks")
     device = torch.device(str(model.denoiser.device))
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     shares = Shares.of(run.particles) if spread else None
@@ -87,7 +89,10 @@ def generate(
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
-    for item in populations(batches, scorer, plan, device, guesses=guesses, too_large=too_large):
+    made = populations(
+        batches, scorer, plan, device, guesses=guesses, too_large=too_large, stepper=run.stepper(), rounds=run.rounds
+    )
+    for item in made:
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 

@@ -153,18 +153,19 @@ class TextModel(ABC):
         Raises:
             UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered.
         """
-        from fktext.settings import TextRun
+        from fktext.settings import STEERING, TextRun
 
         kernel = asked.kernel or self.kernels[0]
         if kernel not in self.kernels:
             raise unknown_name(f"kernel of model {self.name!r}:", kernel, self.kernels)
         temperature = self.default_temperature if asked.temperature is None else asked.temperature
         steerable = self.steerable(kernel)
-        if not steerable and asked.method == "fk":
+        if not steerable and asked.method in STEERING:
             raise UsageError(
-                f"kernel {kernel!r} cannot be steered by method 'fk': which positions stay masked depends on the model's own "
-                "guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions drawn from "
-                f"p(x0 | x_t) say nothing of how it goes on. Use kernel {self.kernels[0]!r}, or method 'best-of-n' or 'base'"
+                f"kernel {kernel!r} cannot be steered by method {asked.method!r}: which positions stay masked depends on the "
+                "model's own guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions "
+                "drawn from p(x0 | x_t) say nothing of how it goes on. "
+                f"Use kernel {self.kernels[0]!r}, or method 'best-of-n' or 'base'"
             )
         if temperature == 0 and steerable:
             raise UsageError(f"temperature 0 leaves kernel {kernel!r} nothing to draw: only the confidence kernels take it")
@@ -184,9 +185,10 @@ class TextModel(ABC):
         import torch
 
         from fktext.batches import check_memory
+        from fktext.settings import STEERING
 
         particles, length = len(templates) * run.particles, len(templates[0])
-        draws = run.x0_samples if run.method == "fk" else 0
+        draws = run.x0_samples if run.method in STEERING else 0
         # Of a token its id; of a prediction's token its id and the uniform that it is drawn by; of a step its time: 8 bytes each.
         needed = 8 * (particles * length * (1 + 2 * draws) + run.steps)
         try:

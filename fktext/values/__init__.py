@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fktext.errors import UsageError
-from fktext.settings import Run
+from fktext.settings import STEERING, Run
 from fktext.values.files import Card, Level, Owner, card, find, heads, installed, load, save
 
 if TYPE_CHECKING:  # these import torch
@@ -25,7 +25,7 @@ FIT = "value:fit"  # fit before the run, by a pilot
 
 def pilots(run: Run) -> bool:
     """Tell whether values are fitted before the run; a folder of that name is given as `value:./fit`."""
-    return run.method == "fk" and run.look_ahead == FIT
+    return run.method in STEERING and run.look_ahead == FIT
 
 
 def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
@@ -36,7 +36,7 @@ def named(model: Owner, terms: Sequence[Weighted], run: AnyRun) -> AnyRun:
     """
     if run.look_ahead is not None:
         return run
-    found = find(model, terms) if run.method == "fk" and terms else None
+    found = find(model, terms) if run.method in STEERING and terms else None
     drawn = getattr(run, "length", None), getattr(run, "temperature", None)
     alike = found and all((about.length, about.temperature) == drawn for about in map(card, found))
     return replace(run, look_ahead="value" if alike else "predictions")
@@ -52,7 +52,7 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     from fktext.smc.lookahead import Values
 
     plan = run.plan()
-    if run.method != "fk" or pilots(run) or not (run.look_ahead or "").startswith("value"):
+    if run.method not in STEERING or pilots(run) or not (run.look_ahead or "").startswith("value"):
         return plan
     _, _, given = str(run.look_ahead).partition(":")
     if given:

@@ -121,7 +121,7 @@ def test_a_group_alone_is_help_and_a_usage_error(call: Callable[..., Result], co
         ("fktext sel", ["selftest"]),
         ("fktext models ", ["list", "show", "check", "pull"]),
         ("fktext generate --part", ["--particles"]),
-        ("fktext image generate --method ", ["fk", "best-of-n", "base"]),
+        ("fktext image generate --method ", ["fk", "best-of-n", "base", "svdd", "beam", "particle-gibbs"]),
     ],
 )
 def test_the_shell_completes(line: str, expected: list[str]) -> None:

@@ -186,6 +186,23 @@ def test_settings_of_a_method_come_before_shared_ones(suite_file: Path) -> None:
     assert (base.settings.steps, fk.settings.steps, fk.settings.potential) == (6, 4, "max")
 
 
+def test_every_method_may_stand_in_a_suite(suite_file: Path) -> None:
+    text = suite_file.read_text()
+    for method, more in (("svdd", "candidates = 2"), ("beam", "candidates = 2"), ("particle-gibbs", "sweeps = 3")):
+        text += f'\n[[methods]]\nname = "{method}"\nmethod = "{method}"\n{more}\nparticles = [2, 4]\n'
+    suite_file.write_text(text)
+    found = catalogue.load(str(suite_file))
+    assert [(each.name, each.asked.method, each.asked.candidates, each.asked.sweeps) for each in found.methods[-6::2]] == [
+        ("svdd", "svdd", 2, 4),
+        ("beam", "beam", 2, 4),
+        ("particle-gibbs", "particle-gibbs", None, 3),
+    ]
+    assert suite.parse(found.as_table(), "again") == found
+    suite_file.write_text(text.replace("particles = [2, 4]", "particles = 3", 1))
+    with pytest.raises(UsageError, match=r"\[\[methods\]\] 4: particles must be a multiple of the 2 candidates"):
+        catalogue.load(str(suite_file))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
