@@ -135,7 +135,7 @@ class Started(Wrapped):
         return gather(self._state, rows.repeat_interleave(self._particles))
 
     def advance(self, state: Any, k: int, k_next: int, noise: Noise) -> Any:
-        """Move; what the engine takes for step 0 is step `start`."""
+        """Move, from step `start` where the engine takes it for 0."""
         return super().advance(state, max(k, self._start), k_next, noise)
 
 

@@ -69,10 +69,8 @@ def generate(
     if not terms and run.method != "base":
         raise UsageError(f"method {run.method!r} needs a reward")
     plan = values.plan(model, terms, run)
-    if spread and (isinstance(plan.look_ahead, Values) or values.pilots(run)):
-        raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
-    if spread and run.method == "particle-gibbs":
-        raise UsageError("method 'particle-gibbs' does not go with particles that are spread over ranks")
+    if spread:
+        _check_spread(run, plan)
     device = torch.device(str(model.denoiser.device))
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     shares = Shares.of(run.particles) if spread else None
@@ -94,6 +92,14 @@ def generate(
     )
     for item in made:
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
+
+
+def _check_spread(run: TextRun, plan: Plan) -> None:
+    """Refuse what does not go with particles that are spread over ranks."""
+    if isinstance(plan.look_ahead, Values) or values.pilots(run):
+        raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
+    if run.method == "particle-gibbs":
+        raise UsageError("method 'particle-gibbs' does not go with particles that are spread over ranks")
 
 
 def _piloted(
