@@ -13,10 +13,11 @@ import torch
 from fktext.batches import out_of_memory
 from fktext.errors import FktextError, PopulationError
 from fktext.population import Member, Population
+from fktext.settings import Run
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess, Scorer
-from fktext.smc.steer import Plan, Result, Step, Stepper, collect, steer_steps
+from fktext.smc.steer import Plan, Result, Step, collect
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,23 @@ def members(
 
 def populations(
     batches: Sequence[Batch],
+    run: Run,
     scorer: Scorer,
     plan: Plan,
     device: torch.device | str,
     *,
     guesses: bool,
     too_large: Callable[[int], str],
-    stepper: Stepper = steer_steps,
-    rounds: int = 1,
 ) -> Iterator[Progress | Population]:
     """Steer one batch after the other.
 
     Args:
         batches: in the order in which their populations are wanted.
+        run: says what runs the plan, and in how many rounds: populations are those of the last round, with the cost of all.
         scorer, plan: see `fktext.smc.steer`.
         device: of the noise.
         guesses: keep the best prediction of every particle at every weighing.
         too_large: what to say where memory does not hold a batch of so many members.
-        stepper: what runs the plan.
-        rounds: how often that goes the whole way; populations are those of the last round, with the cost of all.
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish.
@@ -99,7 +98,7 @@ def populations(
         RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the member; or memory does
             not hold the particles.
     """
-    weighings = [rounds * len(plan.schedule.weighings(batch.num_steps)) for batch in batches]
+    weighings = [run.rounds * len(plan.schedule.weighings(batch.num_steps)) for batch in batches]
     done, total = 0, sum(number * len(batch.members) for number, batch in zip(weighings, batches, strict=True))
     for batch, number in zip(batches, weighings, strict=True):
         noise = Noise.of([member.key for member in batch.members], plan.particles, device)
@@ -107,7 +106,7 @@ def populations(
         predicted: list[list[Any]] = []
         try:
             with batch.process() as process:
-                for count, step in enumerate(stepper(process, scorer, noise, plan), 1):
+                for count, step in enumerate(run.stepper()(process, scorer, noise, plan), 1):
                     if kept and kept[-1].k == batch.num_steps:  # a new round
                         kept, predicted = [], []
                     kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]

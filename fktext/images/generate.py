@@ -108,6 +108,4 @@ def generate(
             f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
         )
 
-    yield from populations(
-        batches, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large, stepper=run.stepper(), rounds=run.rounds
-    )
+    yield from populations(batches, run, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large)

@@ -87,10 +87,7 @@ def generate(
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
-    made = populations(
-        batches, scorer, plan, device, guesses=guesses, too_large=too_large, stepper=run.stepper(), rounds=run.rounds
-    )
-    for item in made:
+    for item in populations(batches, run, scorer, plan, device, guesses=guesses, too_large=too_large):
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 
