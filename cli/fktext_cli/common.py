@@ -81,10 +81,18 @@ def load_registry() -> Registry:
     return registry
 
 
-def check_rewards(specs: list[str] | None, method: Method) -> None:
-    """Refuse to steer without a reward."""
-    if not specs and method != "base":
+def method_for(specs: list[str] | None, method: Method) -> Method:
+    """Return the method of a run: without a reward it is the model alone, and a line on stderr says how to steer.
+
+    Raises:
+        UsageError: a method other than the default one, and no reward.
+    """
+    if specs or method == "base":
+        return method
+    if method != "fk":
         raise UsageError(f"--method {method} needs a --reward; `fktext rewards` lists them, and --method base needs none")
+    print("no --reward, so nothing steers: add one, such as --reward sentiment; `fktext rewards` lists them", file=sys.stderr)
+    return "base"
 
 
 def create_rewards(

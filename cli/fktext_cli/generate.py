@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -15,7 +15,8 @@ from fktext.errors import UsageError
 from fktext.settings import STEERING, Settings
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
-from fktext_cli.common import check_rewards, create_rewards, provenance, steering
+from fktext_cli.beside import MOST, Beside, unsteered
+from fktext_cli.common import create_rewards, method_for, provenance, steering
 from fktext_cli.options import (
     BatchSize,
     Compiled,
@@ -67,6 +68,10 @@ class Out:
         """Whether rows are written instead of texts."""
         named = self.path is not None and self.path.suffix == ".jsonl"
         return self.form == "jsonl" or (self.form is None and named)
+
+    def seen(self, stdout: TextIO) -> bool:
+        """Tell whether a person reads the texts on a terminal."""
+        return stdout.isatty() and self.path is None and not self.jsonl
 
     def check(self) -> None:
         """Refuse what cannot or should not be written, before anything is computed."""
@@ -171,7 +176,7 @@ def generate(
     """
     stdout, leads = sys.stdout, ranks.leads(spread)
     out.check()
-    check_rewards(reward, asked.method)
+    asked = replace(asked, method=method_for(reward, asked.method))
     prompts = given.read(prompt or [])
     if all(each.is_template for each in prompts) and (asked.length or asked.stride):
         option = "length" if asked.length else "stride"
@@ -196,25 +201,53 @@ def generate(
         guesses = leads and out.trace is not None
         found = texts_of(loaded, terms, requests, settings, batch_size=batch_size, skip=skip, guesses=guesses, spread=spread)
         wanted = len(requests) * settings.samples - len(skip)
-        tally = _write(found, wanted, out, run, keep, stdout) if leads else follow(found, lambda each: each, wanted, "written")
-        print(f"{tally.size(settings.particles)}: {tally.cost(settings.particles, decimals=1)}", file=sys.stderr)
-        if tally.dead:
-            raise output.the_dead(tally.dead, tally.done)
+        beside = None
+        if leads and out.seen(stdout) and settings.method != "base" and wanted <= MOST:
+            alone = texts_of(loaded, terms, requests, unsteered(asked), batch_size=batch_size)
+            beside = Beside(terms, _unsteered(alone, wanted), out.which)
+        with _writer(out, run, keep, stdout, beside) if leads else contextlib.nullcontext(lambda each: each) as take:
+            tally = follow(found, take, wanted, "written")
+        _conclude(tally, settings.particles, beside, where.verbose)
 
 
-def _write(found: Iterable[Any], wanted: int, out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO) -> Tally:
-    """Write populations as they come, and count them."""
+def _conclude(tally: Tally, particles: int, beside: Beside | None, verbose: bool) -> None:
+    """Say on stderr what came out and what it cost."""
+    if beside:
+        print(beside.verdict(), file=sys.stderr)
+    if not beside or verbose:
+        print(f"{tally.size(particles)}: {tally.cost(particles, decimals=1)}", file=sys.stderr)
+    if tally.dead:
+        raise output.the_dead(tally.dead, tally.done)
+
+
+def _unsteered(found: Iterable[Any], wanted: int) -> dict[tuple[int, int], Population]:
+    """Return what the model writes by itself, by prompt and sample."""
+    texts: dict[tuple[int, int], Population] = {}
+
+    def keep(population: Population) -> Population:
+        texts[population.prompt_index, population.sample_index] = population
+        return population
+
+    follow(found, keep, wanted, "written")
+    return texts
+
+
+@contextlib.contextmanager
+def _writer(
+    out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO, beside: Beside | None
+) -> Iterator[Callable[[Population], Population]]:
+    """Open what populations are written to, as they come."""
     sink = output.Sink(out.path, stdout, overwrite=out.overwrite, keep=keep)
     with tracing.Trace(out.trace, run, out.which) as trace, sink:
 
         def write(population: Population) -> Population:
-            sink.write(out.render(population, run))
+            sink.write(beside.render(population) if beside else out.render(population, run))
             trace.add(population)
             if population.dead:
                 print(f"dead: {population.obituary()}", file=sys.stderr)
             return population
 
-        return follow(found, write, wanted, "written")
+        yield write
 
 
 def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) -> None:

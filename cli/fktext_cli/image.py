@@ -16,7 +16,7 @@ import typer
 from fktext.errors import UsageError
 from fktext.settings import Settings
 from fktext_cli import output, tracing
-from fktext_cli.common import check_rewards, create_rewards, group, provenance, steering
+from fktext_cli.common import create_rewards, group, method_for, provenance, steering
 from fktext_cli.options import (
     MOST_BATCH,
     Dtype,
@@ -189,7 +189,7 @@ def generate(
 
     Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
     """
-    check_rewards(reward, asked.method)
+    asked = replace(asked, method=method_for(reward, asked.method))
     comparison.check(asked.method)
     out.check()
     device, stdout = where.ready(), sys.stdout

@@ -189,7 +189,9 @@ class Where:
         int | None, run_option(min=1, help="CPU threads; they change no text.", show_default="a thread per free core")
     ] = None
     offline: Offline = False
-    verbose: Annotated[bool, run_option("--verbose", "-v", help="Say on stderr how many threads there are, and why.")] = False
+    verbose: Annotated[
+        bool, run_option("--verbose", "-v", help="Say how many threads there are and why, and on a terminal what the run cost.")
+    ] = False
 
     def ready(self) -> str:
         """Settle network and threads before anything is loaded, and return the device to use.

@@ -238,7 +238,6 @@ BAD = [
     (2, ["-r", "letters:"], ["'letters:'", "expected option=value"]),
     (2, ["-r", "letters=0"], ["weight"]),
     (2, ["-r", "letters", "-r", "letters=2"], ["given twice"]),
-    (2, [], ["--method fk needs a --reward"]),
     (2, ["--method", "best-of-n"], ["--method best-of-n needs a --reward"]),
     (2, ["-r", "letters", "--model", "tiny-mdml"], ["unknown model 'tiny-mdml'", "did you mean 'tiny-mdlm'?"]),
     (1, ["-r", "letters", "--model", "owner/name", "--offline"], ["owner/name", "offline"]),

@@ -137,6 +137,42 @@ def test_a_terminal_gets_a_bar_and_stdout_does_not(start: Start, tiny: Path) -> 
     main, side = pty.openpty()
     process = start("generate", "the", "--model", tiny, "-n", 2, "-r", "letters", "--samples", 5, "--batch-size", 2, stderr=side)
     os.close(side)
+    shown = _all_of(main)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert "generating" in shown
+    assert len(out.splitlines()) == 5
+    assert "\x1b" not in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_unsteered_texts_beside_steered_ones_and_a_verdict(start: Start, tiny: Path, monkeypatch) -> None:
+    import pty
+
+    asked = ("the", "--model", tiny, "-r", "letters", "--samples", 2, "--seed", 4)
+    main, side = pty.openpty()
+    monkeypatch.setenv("NO_COLOR", "1")
+    process = start("generate", *asked, "-n", 8, stdout=side)
+    os.close(side)
+    shown = _all_of(main)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0
+
+    def texts(*more: object) -> list[str]:
+        return start("generate", *asked, *more).communicate(timeout=300)[0].splitlines()
+
+    lines = [line.split(maxsplit=2) for line in shown.splitlines() if line.strip()]
+    assert [line[0] for line in lines] == ["unsteered", "steered"] * 2
+    assert [line[2] for line in lines[1::2]] == texts("-n", 8)
+    assert [line[2] for line in lines[::2]] == texts("--method", "base")
+    rewards = [float(line[1]) for line in lines]
+    better = sum(after > before for before, after in zip(rewards[::2], rewards[1::2], strict=True))
+    assert f"{better} of 2 steered texts are worth more; reward" in errors
+    assert "denoiser rows" not in errors
+
+
+def _all_of(main: int) -> str:
+    """Read what a pseudo-terminal shows until nobody writes to it any more."""
     shown = b""
     while True:
         try:
@@ -146,9 +182,5 @@ def test_a_terminal_gets_a_bar_and_stdout_does_not(start: Start, tiny: Path) -> 
         if not piece:
             break
         shown += piece
-    out, _ = process.communicate(timeout=300)
     os.close(main)
-    assert process.returncode == 0
-    assert b"generating" in shown
-    assert len(out.splitlines()) == 5
-    assert "\x1b" not in out
+    return shown.decode()

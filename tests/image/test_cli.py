@@ -167,7 +167,7 @@ def test_damaged_pipelines_are_errors(call, prompted_folder, tmp_path, part):
     [
         (("-r", "toxicity"), 2, "reward 'toxicity' scores texts, not images"),
         (("-r", "brightnes"), 2, "did you mean 'brightness'"),
-        ((), 2, "--method fk needs a --reward"),
+        (("--method", "best-of-n"), 2, "--method best-of-n needs a --reward"),
         (("-r", "brightness", "--model", "tiny-digit"), 2, "unknown image model 'tiny-digit': did you mean 'tiny-digits'"),
         (("-r", "brightness", "--model", "no/model"), 1, "cannot load the pipeline 'no/model' (the run is offline"),
         (("a seven", "-r", "brightness"), 2, "DDPMPipeline takes no prompt, got 'a seven'"),
