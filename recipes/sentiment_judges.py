@@ -23,8 +23,8 @@ from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from acceptability_judge import Example, encode, margins, train_epoch
 from acceptability_scores import table
+from acceptability_training import Example, encode, margins, train_epoch
 from corruption import Words, split_words
 from fktext.files.weights import dequantised, quantised
 from fktext_plugins import convolutional, ngram
