@@ -2,11 +2,11 @@
 
     python recipes/acceptability_judge.py --data DATA --out weights/fktext_weights/tiny-cola
 
-The first layers of an encoder that was trained as a masked language model (`tiny-mdlm`, itself made from MiniLM-L6), with a
-vocabulary pruned to the training texts, are trained in two stages. First, to tell clean sentences from corrupted ones, by the
-sentence and token by token; corruptions are rules (`corruption.py`) and words that the masked language model puts in. Then on
-CoLA with some of the same pairs. Each epoch's averaged weights are judged on a part of CoLA's training set that was kept aside;
-the best are stored as int8.
+MiniLM's encoder, with a vocabulary pruned to the training texts, is trained in two stages. First, to tell clean sentences from
+corrupted ones, by the sentence and token by token; corruptions are rules (`corruption.py`) and words that `tiny-mdlm`, a masked
+language model, puts in. Then on CoLA with some of the same pairs. Each epoch's averaged weights are judged on a part of CoLA's
+training set that was kept aside; the best are stored as int8, their bias less the log-odds of CoLA's own share of acceptable
+sentences.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ fktext's `cola` reward. Made so that a demonstration runs without a network; for
 - Second stage: {cola:,} sentences of CoLA's training set (Warstadt et al. 2019; sentences quoted from linguistics publications,
   released for research), {epochs} epochs, with {again:,} of the pairs in each. The weights are those after epoch {best}, the
   best on {inner:,} other sentences of that set.
+- Even odds: {share} % of CoLA's sentences are acceptable, which the network learns too. The log-odds of that share, {prior:.2f} nats,
+  are taken from its own, so that p is for a text that is as likely good as bad. The scores at p = .5 below are with this.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that the clean texts allow. CoLA's authors claim fair use for
   its sentences.
 - Recipe: `python recipes/acceptability_judge.py --data DATA --out weights/fktext_weights/tiny-cola` (seed {seed}).

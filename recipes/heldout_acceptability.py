@@ -3,9 +3,8 @@
     python recipes/heldout_acceptability.py --data DATA --out weights/fktext_weights/heldout-cola
 
 Texts steered by one judge are to be measured by another. This one learns from other texts than `tiny-cola` (articles and books of
-another collection, and no CoLA) and begins with the encoder as its authors trained it, not with that of `tiny-mdlm`. It is
-taught only to tell sentences from corrupted ones, by the sentence and token by token; a part of the corruptions, words drawn by
-a chain of word pairs, is its own.
+another collection, and no CoLA), from the same encoder, MiniLM's. It is taught only to tell sentences from corrupted ones, by the
+sentence and token by token; a part of the corruptions, words drawn by a chain of word pairs, is its own.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ CARD = """# heldout-cola
 
 The second opinion on whether an English text is well formed: two logits, softmax, class 1 is `acceptable`. Used to measure texts
 that were steered by another judge; it shares no training text, corrupted sentence or seed with `tiny-cola`. Both descend from
-MiniLM-L6, this one directly, `tiny-cola` by way of `tiny-mdlm`. It is a reward too (`cola:model=heldout-cola`), but a text
+MiniLM-L6, and each has learnt from its own texts. It is a reward too (`cola:model=heldout-cola`), but a text
 steered by it must then be measured by something else.
 
 - Architecture: BERT, {layers} layers (384 wide, 12 heads), uncased vocabulary of {vocabulary:,} pieces, at most {longest}
