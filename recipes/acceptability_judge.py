@@ -54,7 +54,7 @@ fktext's `cola` reward. Made so that a demonstration runs without a network; for
 - Second stage: {cola:,} sentences of CoLA's training set (Warstadt et al. 2019; sentences quoted from linguistics publications,
   released for research), {epochs} epochs, with {again:,} of the pairs in each. The weights are those after epoch {best}, the
   best on {inner:,} other sentences of that set.
-- Even odds: {share} % of CoLA's sentences are acceptable, which the network learns too. The log-odds of that share, {prior:.2f} nats,
+- Even odds: {share} % of CoLA's sentences are acceptable, which the network learns too. That share's log-odds, {prior:.2f} nats,
   are taken from its own, so that p is for a text that is as likely good as bad. The scores at p = .5 below are with this.
 - Licence of the weights: CC BY-SA 4.0, the share-alike licence that the clean texts allow. CoLA's authors claim fair use for
   its sentences.
