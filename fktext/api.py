@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from fktext.errors import UsageError, unknown_name
-from fktext.settings import Average, Method, Settings
+from fktext.settings import Average, Method, Proposal, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,8 @@ class Asked(TypedDict, total=False):
     method: Method
     candidates: int | None
     sweeps: int
+    proposal: Proposal
+    guidance: float
     temperature: float | None
     top_p: float | None
     seed: int

@@ -19,6 +19,7 @@ SELECTING = ("svdd", "beam")  # by rules that are no resampling
 STEERING = ("fk", *SELECTING, "particle-gibbs")  # on the way, not only at the end
 CANDIDATES = 4  # of each parent, where a rule selects among them
 Average = Literal["tilt", "reward"]
+Proposal = Literal["base", "guided", "d-cbg"]
 LOOK_AHEADS = ("predictions", "value", "none")
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resampler": ("multinomial", "systematic", "stratified", "residual", "ssp", "killing"),
     "method": get_args(Method),
     "x0_average": get_args(Average),
+    "proposal": get_args(Proposal),
 }
 
 
@@ -66,6 +68,10 @@ class Settings:
         candidates: M, particles that start from one parent; N is a multiple of it. Of the methods "fk", "svdd" and "beam"; None
             takes 1 for the first, CANDIDATES for the others. See `fktext.smc.candidates`.
         sweeps: S, of the method "particle-gibbs", the first included.
+        proposal: what tokens are drawn from: the "base" model; "guided", tilted by the learned value's gradient, with the exact
+            correction in the weights (see `fktext.masked.guided`); or "d-cbg", the same without the correction, a baseline
+            whose law is not the tilted one. The last two are of the method "fk" with a look-ahead by value.
+        guidance: c, the strength of that tilt; 1 where the value is trusted.
         temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
             likeliest token, goes with the confidence kernels alone.
         top_p: nucleus of p(x0); None takes the model's own (1 but for SSD-LM).
@@ -94,6 +100,8 @@ class Settings:
     method: Method = "fk"
     candidates: int | None = _bounded(None, 1, 1000)
     sweeps: int = _bounded(4, 1, 1000)
+    proposal: Proposal = "base"
+    guidance: float = _bounded(1.0, 0, 1000)
     # beyond these float32 logits, divided by it, overflow
     temperature: float | None = _bounded(None, 1e-30, 1e30)
     top_p: float | None = _bounded(None, 1e-9, 1)
@@ -126,6 +134,12 @@ class Settings:
             raise UsageError(f"method {self.method!r} selects by what a look-ahead says: look_ahead must not be 'none'")
         if self.method == "particle-gibbs" and self.particles < 2:
             raise UsageError(f"method 'particle-gibbs' keeps one particle: particles must be at least 2, got {self.particles}")
+        if self.proposal != "base" and self.method != "fk":
+            raise UsageError(f"proposal {self.proposal!r} is of method 'fk', got method {self.method!r}")
+        if self.proposal != "base" and self.look_ahead in ("predictions", "none"):
+            raise UsageError(
+                f"proposal {self.proposal!r} takes its gradient from a learned value, got look_ahead {self.look_ahead!r}"
+            )
         each = _candidates(self)
         if self.method == "particle-gibbs" and each > 1:
             raise UsageError(f"method 'particle-gibbs' has no candidates, got {each}")
@@ -163,6 +177,8 @@ class Run:
     method: Method
     candidates: int
     sweeps: int
+    proposal: Proposal
+    guidance: float
     seed: int
 
     @classmethod

@@ -45,6 +45,8 @@ SETTINGS = {
     "method": Words(STEER, "Steer on the way (fk, particle-gibbs; baselines svdd, beam), choose at the end, or neither."),
     "candidates": Words(STEER, "Particles that start from one parent.", f"1, or {CANDIDATES} of svdd and beam"),
     "sweeps": Words(STEER, "Sweeps of particle-gibbs."),
+    "proposal": Words(STEER, "Draw tokens from the model, or guided by the learned value's gradient: exactly, or as d-cbg does."),
+    "guidance": Words(STEER, "How far guided tokens are tilted."),
     "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),
     "potential": Words(STEER, "How rewards on the way become weights."),
     "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),

@@ -49,6 +49,15 @@ class MaskedModel(TextModel):
 
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
+    def guided(
+        self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
+    ) -> ReverseProcess[Any]:
+        """See `TextModel`."""
+        from fktext.masked.guided import Gradient, Guided
+
+        scores = Gradient(cast("Denoiser", self.denoiser), values, weights, run.lam)
+        return Guided(process, scores, run.guidance, corrected=run.proposal == "guided")
+
     def steerable(self, kernel: str) -> bool:
         """Tell whether one of the model's kernels can be steered."""
         from fktext.masked.kernels import KERNELS

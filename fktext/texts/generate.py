@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -86,13 +86,37 @@ def generate(
     wanted = sum(len(batch.members) for batch in batches)
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
+    if run.proposal != "base":
+        batches = [_guided(batch, model, terms, run, plan) for batch in batches]
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
     for item in populations(batches, run, scorer, plan, device, guesses=guesses, too_large=too_large):
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 
+def _guided(batch: Batch, model: TextModel, terms: Sequence[Weighted], run: TextRun, plan: Plan) -> Batch:
+    """Let a batch draw its tokens by the gradient of the learned value that the plan looks ahead by.
+
+    Raises:
+        UsageError: it looks ahead by something else, or the network takes no embeddings.
+    """
+    if not isinstance(plan.look_ahead, Values):
+        raise UsageError(
+            f"proposal {run.proposal!r} takes its gradient from a learned value, and there is none: see `fktext value`"
+        )
+    heads, weights = plan.look_ahead.heads, [term.weight for term in terms]
+
+    @contextmanager
+    def process() -> Iterator[ReverseProcess[Any]]:
+        with batch.process() as own:
+            yield model.guided(own, heads, weights, run)
+
+    return replace(batch, process=process)
+
+
 def _check_spread(run: TextRun, plan: Plan) -> None:
     """Refuse what does not go with particles that are spread over ranks."""
+    if run.proposal != "base":
+        raise UsageError(f"proposal {run.proposal!r} does not go with particles that are spread over ranks")
     if isinstance(plan.look_ahead, Values) or values.pilots(run):
         raise UsageError("a learned value does not go with particles that are spread over ranks: use look-ahead 'predictions'")
     if run.method == "particle-gibbs":

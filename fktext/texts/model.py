@@ -139,6 +139,24 @@ class TextModel(ABC):
             UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
         """
 
+    def guided(
+        self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
+    ) -> ReverseProcess[Any]:
+        """Let a process of this model draw its tokens by the gradient of learned values; see `Settings.proposal`.
+
+        Args:
+            process: of `process`.
+            values: of the rewards, such as `fktext.values.head.Head`.
+            weights: of the rewards.
+            run: gives lambda, the strength of guidance, and whether the weights correct for it.
+
+        Raises:
+            UsageError: the model or the process has no such proposals.
+        """
+        raise UsageError(
+            f"model {self.name!r} draws tokens from the base model alone: proposal {run.proposal!r} is for masked models"
+        )
+
     def compiled(self) -> TextModel:
         """Return this model with its network compiled by torch: slow at first, then faster.
 

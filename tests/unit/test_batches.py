@@ -102,7 +102,7 @@ def least(run):
     expected = run()
     used = 4096 * int(open("/proc/self/statm").read().split()[0])
     errors = []
-    for room in range(0, 600, 8):
+    for room in range(0, 600, 4):
         limit = used + room * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         try:

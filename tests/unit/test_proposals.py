@@ -1,0 +1,49 @@
+"""Guided proposals as a user asks for them, on the embedded model."""
+
+import pytest
+
+import fktext
+from fktext.errors import UsageError
+
+ASKED = {"particles": 4, "seed": 1, "lam": 5.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fktext.load("tiny-mdlm")
+
+
+def steered(model, **asked):
+    [found] = fktext.generate(model, "toxicity:target=nontoxic", "You are", **(ASKED | asked))
+    return found
+
+
+def test_guided_tokens_are_others_and_cost_gradients(model):
+    base, guided = steered(model), steered(model, proposal="guided", guidance=20.0)
+    assert guided.texts != base.texts
+    assert (base.ledger.gradient_rows, guided.ledger.gradient_rows > 0) == (0, True)
+    none = steered(model, proposal="guided", guidance=0.0)
+    assert none.texts == base.texts
+    assert none.log_z == pytest.approx(base.log_z)
+
+
+def test_without_the_correction_the_tokens_are_the_same_and_the_weights_are_not(model):
+    asked = {"ess_threshold": 0.0, "guidance": 20.0}  # nothing is resampled, so tokens do not depend on weights
+    right, wrong = (steered(model, proposal=name, **asked) for name in ("guided", "d-cbg"))
+    assert right.texts == wrong.texts
+    assert (right.log_w - wrong.log_w).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"look_ahead": "predictions"}, "takes its gradient from a learned value, got look_ahead 'predictions'"),
+        ({"method": "best-of-n"}, "proposal 'guided' is of method 'fk', got method 'best-of-n'"),
+        ({"kernel": "remdm-cap"}, "guidance goes with the kernels ancestral, first-hitting and any-order"),
+        ({"length": 12}, "there is none: see `fktext value`"),
+        ({"proposal": "guide"}, "unknown proposal 'guide'"),
+    ],
+)
+def test_what_cannot_be_guided_is_refused(model, asked, told):
+    with pytest.raises(UsageError, match=told.replace("(", r"\(")):
+        steered(model, **({"proposal": "guided"} | asked))
