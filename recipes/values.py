@@ -22,7 +22,8 @@ from fktext.values import Card, save
 NAMES = {
     "tiny-mdlm-toxic": "toxicity",
     "tiny-mdlm-nontoxic": "toxicity:target=nontoxic",
-    "tiny-mdlm-sentiment": "sentiment",
+    "tiny-mdlm-positive": "sentiment",
+    "tiny-mdlm-negative": "sentiment:label=negative",
     "tiny-mdlm-perplexity": "perplexity",
 }
 TOXIC = ("jigsaw", "edos", "civil", "wiki_talk", "stormfront")
