@@ -50,7 +50,7 @@ class Settings:
         potential: "difference", "max", "sum" or "terminal".
         lam: lambda of the target p(x) exp(lambda r(x)).
         resample_every: steps between weighings; None weighs WEIGHINGS times.
-        ess_threshold: a population resamples when its effective sample size is below this share of N.
+        ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         temper: the share of N that a weighing before the end leaves effective, by holding back some of the tilt; below
             `ess_threshold`. None holds back nothing. See `fktext.smc.tempering`.
         resampler: a name of `fktext.smc.RESAMPLERS`.
@@ -90,7 +90,7 @@ class Settings:
     potential: str = "difference"
     lam: float = _bounded(10.0, -math.inf, math.inf)
     resample_every: int | None = _bounded(None, 1, 100_000)
-    ess_threshold: float = _bounded(0.5, 0, 1000)
+    ess_threshold: float = _bounded(0.9, 0, 1000)
     temper: float | None = _bounded(None, 1e-9, 1)
     resampler: str = "systematic"
     look_ahead: str | None = None

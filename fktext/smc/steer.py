@@ -104,7 +104,7 @@ class Plan:
     potential: Potential = Difference()  # noqa: RUF009  stateless
     resampler: Resampler = RESAMPLERS["systematic"]
     lam: float = 1.0
-    ess_threshold: float = 0.5
+    ess_threshold: float = 0.9
     look_ahead: LookAhead = Predictions()  # noqa: RUF009  immutable
     temper: float | None = None
 

@@ -304,7 +304,7 @@ BAD = [
     (2, ["-r", "letters", "--pseudo-count", "0"], ["pseudo_count must be at least 1e-09, got 0.0"]),
     (2, ["-r", "letters", "--temper", "0"], ["temper must be at least 1e-09, got 0.0"]),
     (2, ["-r", "letters", "--temper", "1", "--ess-threshold", "2"], ["temper must be below 1 and below", "got 1"]),
-    (2, ["-r", "letters", "--temper", "0.5"], ["temper must be", "below ess_threshold, 0.5,", "got 0.5"]),
+    (2, ["-r", "letters", "--temper", "0.9"], ["temper must be", "below ess_threshold, 0.9,", "got 0.9"]),
     (2, ["-r", "letters", "--pseudo-count", "nan"], ["'--pseudo-count'", "less than or equal to 1000, got 'nan'"]),
 ]
 

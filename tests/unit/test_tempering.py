@@ -127,7 +127,7 @@ def test_a_setting_says_it_to_the_engine():
     assert Run.of(Settings(temper=0.3), 10).plan().temper == 0.3
 
 
-@pytest.mark.parametrize("bad", [{"temper": 0.0}, {"temper": 1.0}, {"temper": 0.5}, {"temper": 0.2, "ess_threshold": 0.1}])
+@pytest.mark.parametrize("bad", [{"temper": 0.0}, {"temper": 1.0}, {"temper": 0.9}, {"temper": 0.2, "ess_threshold": 0.1}])
 def test_a_share_that_makes_no_sense_is_refused(bad):
     with pytest.raises(UsageError, match="temper must be "):
         Settings(**bad)
