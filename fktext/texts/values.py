@@ -16,7 +16,7 @@ from torch import Tensor
 from fktext.batches import fits
 from fktext.errors import UsageError
 from fktext.population import Population
-from fktext.rewards import Scorer, Weighted
+from fktext.rewards import Scorer, Weighted, Windowed
 from fktext.settings import Settings, TextRun
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key
@@ -159,7 +159,7 @@ def fit_values(
             continue
         for number, term in enumerate(terms):
             yield Status("fitting heads", number, len(terms))
-            fitted = fit(step.seen, step.rewards[:, number], seed=seed)
+            fitted = fit(step.seen, step.rewards[:, number], seed=seed, probabilities=_probabilities(term))
             yield fitted.head, _card(model, term, step, fitted, time.perf_counter() - started)
 
 
@@ -208,10 +208,19 @@ def pilot(
         if isinstance(step, Status):
             yield step
             continue
-        heads = [fit(step.seen, step.rewards[:, number], seed=asked.seed).head for number in range(len(terms))]
+        heads = [
+            fit(step.seen, step.rewards[:, number], seed=asked.seed, probabilities=_probabilities(term)).head
+            for number, term in enumerate(terms)
+        ]
         device = str(model.denoiser.device)
         cost = replace(step.ledger, seconds=time.perf_counter() - started)
         yield Pilot([head.to(device) for head in heads], cost)
+
+
+def _probabilities(term: Weighted) -> bool:
+    """Tell whether values that are at most 0 are log-probabilities; a reward where they are not has `log_probability = False`."""
+    reward = term.reward.reward if isinstance(term.reward, Windowed) else term.reward
+    return bool(getattr(reward, "log_probability", True))
 
 
 def _card(model: TextModel, term: Weighted, data: Prepared, fitted: Fitted, seconds: float) -> Card:

@@ -92,13 +92,14 @@ def look(
     yield Seen(Features(*(part[:size] for part in seen)), Features(*(part[size:] for part in seen)), rows[:size], rows[size:])
 
 
-def fit(seen: Seen, rewards: Tensor, *, seed: int = 0) -> Fitted:
+def fit(seen: Seen, rewards: Tensor, *, seed: int = 0, probabilities: bool = True) -> Fitted:
     """Fit a head to the rewards of the texts; it stops when the held-out loss does not fall any more.
 
     Args:
         seen: see `look`.
         rewards: (n,) of the texts, finite or -inf.
         seed: of the head and of the order of texts.
+        probabilities: whether rewards that are at most 0 are log-probabilities.
 
     Raises:
         UsageError: rewards that do not differ, or that no link takes.
@@ -109,7 +110,7 @@ def fit(seen: Seen, rewards: Tensor, *, seed: int = 0) -> Fitted:
     test = rewards[seen.tested]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = _new(seen.train.hidden.shape[-1], rewards)
+        head = _new(seen.train.hidden.shape[-1], rewards, probabilities=probabilities)
         best, lowest, since = head, math.inf, 0
         for _ in _passes(head, seen.train, rewards[seen.trained]):
             loss = float(head.loss(head.logit(seen.test), test).detach())
@@ -148,9 +149,9 @@ def levels(said: Tensor, rewards: Tensor, unknown: Tensor) -> list[Level]:
     return found
 
 
-def _new(size: int, rewards: Tensor) -> Head:
+def _new(size: int, rewards: Tensor, *, probabilities: bool) -> Head:
     """Make a head with the link that goes with the rewards: "logistic" where they can be log-probabilities, else "mean"."""
-    if float(rewards.max()) <= 0:
+    if float(rewards.max()) <= 0 and (probabilities or not rewards.isfinite().all()):
         return Head(size, "logistic")
     if not rewards.isfinite().all():
         raise UsageError("rewards of -inf beside rewards above 0: there is no link that a value of them could have")

@@ -57,6 +57,8 @@ class Perplexity(Judged):
         weights: where the judge's are, see `fktext.rewards.Judged`.
     """
 
+    log_probability = False  # of a class, which a learned value would take it for: its exponential is near 0 throughout
+
     def __init__(
         self,
         judge: CausalLM,

@@ -119,6 +119,7 @@ def test_links_go_with_rewards() -> None:
     below, above = -torch.rand(100), torch.rand(100) * 5
     assert fit(seen, below).head.link == "logistic"
     assert fit(seen, above).head.link == "mean"
+    assert fit(seen, below, probabilities=False).head.link == "mean"
     hard = torch.where(torch.arange(100) % 2 == 0, -torch.inf, 0.0)
     assert fit(seen, hard).head.link == "logistic"
     with pytest.raises(UsageError, match="no link"):
