@@ -24,7 +24,6 @@ NAMES = {
     "tiny-mdlm-nontoxic": "toxicity:target=nontoxic",
     "tiny-mdlm-positive": "sentiment",
     "tiny-mdlm-negative": "sentiment:label=negative",
-    "tiny-mdlm-perplexity": "perplexity",
 }
 TOXIC = ("jigsaw", "edos", "civil", "wiki_talk", "stormfront")
 OWN, GIVEN, GIVEN_TOXIC, PROMPTS = 1500, 3500, 2500, 300
