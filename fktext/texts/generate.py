@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -86,31 +87,31 @@ def generate(
     wanted = sum(len(batch.members) for batch in batches)
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
-    if run.proposal != "base":
-        batches = [_guided(batch, model, terms, run, plan) for batch in batches]
+    batches = _guided(batches, model, terms, run, plan)
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
     for item in populations(batches, run, scorer, plan, device, guesses=guesses, too_large=too_large):
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 
-def _guided(batch: Batch, model: TextModel, terms: Sequence[Weighted], run: TextRun, plan: Plan) -> Batch:
-    """Let a batch draw its tokens by the gradient of the learned value that the plan looks ahead by.
+def _guided(batches: list[Batch], model: TextModel, terms: Sequence[Weighted], run: TextRun, plan: Plan) -> list[Batch]:
+    """Let batches draw their tokens by the gradient of the learned value that the plan looks ahead by, if the run asks for it.
 
     Raises:
         UsageError: it looks ahead by something else, or the network takes no embeddings.
     """
+    if run.proposal == "base":
+        return batches
     if not isinstance(plan.look_ahead, Values):
-        raise UsageError(
-            f"proposal {run.proposal!r} takes its gradient from a learned value, and there is none: see `fktext value`"
-        )
+        why = "takes its gradient from a learned value, and there is none: see `fktext value`"
+        raise UsageError(f"proposal {run.proposal!r} {why}")
     heads, weights = plan.look_ahead.heads, [term.weight for term in terms]
 
     @contextmanager
-    def process() -> Iterator[ReverseProcess[Any]]:
+    def process(batch: Batch) -> Iterator[ReverseProcess[Any]]:
         with batch.process() as own:
             yield model.guided(own, heads, weights, run)
 
-    return replace(batch, process=process)
+    return [replace(batch, process=partial(process, batch)) for batch in batches]
 
 
 def _check_spread(run: TextRun, plan: Plan) -> None:

@@ -54,6 +54,7 @@ seeds = [0, 7]
 length = 8
 steps = 6
 resample_every = 2
+ess_threshold = 0.5
 
 [[methods]]
 name = "base"

@@ -32,7 +32,7 @@ def run(reward, particles=6, populations=3, **plan):
 
 
 def test_a_hard_constraint_is_met_by_every_particle_of_weight():
-    result = run(Only("1"), particles=40)
+    result = run(Only("1"), particles=40, ess_threshold=0.5)
     weighty = result.log_w > -torch.inf
     texts = [text for text, alive in zip(result.samples, weighty.flatten().tolist(), strict=True) if alive]
     assert {text[0] for text in texts} == {"1"}
