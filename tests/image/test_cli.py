@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_no_half_image(noise_folder, tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
 
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "fktext_cli", "image", "generate", "--model", str(noise_folder), *map(str, SMALL), "-o", "out"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, preexec_fn=small_files)
     assert done.returncode == 1
