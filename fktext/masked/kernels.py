@@ -29,6 +29,12 @@ class Kernel:
     build: Callable[..., MaskedDiffusion]
     steerable: bool = True
 
+    @property
+    def guidable(self) -> bool:
+        """Whether it reveals by a clock of its own, so that tokens may be drawn by other odds (`fktext.masked.guided`)."""
+        kind = self.build
+        return isinstance(kind, type) and issubclass(kind, MaskedDiffusion) and kind.advance is MaskedDiffusion.advance
+
 
 KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel

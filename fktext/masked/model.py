@@ -49,6 +49,13 @@ class MaskedModel(TextModel):
 
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
+    def guidable(self, kernel: str) -> bool:
+        """See `TextModel`."""
+        from fktext.masked.denoiser import Embedding
+        from fktext.masked.kernels import KERNELS
+
+        return KERNELS[kernel].guidable and isinstance(self.denoiser, Embedding)
+
     def guided(
         self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
     ) -> ReverseProcess[Any]:

@@ -94,16 +94,10 @@ def generate(
 
 
 def _guided(batches: list[Batch], model: TextModel, terms: Sequence[Weighted], run: TextRun, plan: Plan) -> list[Batch]:
-    """Let batches draw their tokens by the gradient of the learned value that the plan looks ahead by, if the run asks for it.
-
-    Raises:
-        UsageError: it looks ahead by something else, or the network takes no embeddings.
-    """
+    """Let batches draw their tokens by the gradient of the learned value that the plan looks ahead by, if the run asks for it."""
     if run.proposal == "base":
         return batches
-    if not isinstance(plan.look_ahead, Values):
-        why = "takes its gradient from a learned value, and there is none: see `fktext value`"
-        raise UsageError(f"proposal {run.proposal!r} {why}")
+    assert isinstance(plan.look_ahead, Values)  # else `values.plan` has refused it
     heads, weights = plan.look_ahead.heads, [term.weight for term in terms]
 
     @contextmanager

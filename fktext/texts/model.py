@@ -139,23 +139,22 @@ class TextModel(ABC):
             UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
         """
 
+    def guidable(self, kernel: str) -> bool:
+        """Tell whether texts of one window can be drawn by guided proposals with this kernel; see `Settings.proposal`."""
+        return False
+
     def guided(
         self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
     ) -> ReverseProcess[Any]:
-        """Let a process of this model draw its tokens by the gradient of learned values; see `Settings.proposal`.
+        """Let a process of this model draw its tokens by the gradient of learned values; only where it is `guidable`.
 
         Args:
             process: of `process`.
             values: of the rewards, such as `fktext.values.head.Head`.
             weights: of the rewards.
             run: gives lambda, the strength of guidance, and whether the weights correct for it.
-
-        Raises:
-            UsageError: the model or the process has no such proposals.
         """
-        raise UsageError(
-            f"model {self.name!r} draws tokens from the base model alone: proposal {run.proposal!r} is for masked models"
-        )
+        raise NotImplementedError(f"model {self.name!r} has no guided proposals")
 
     def compiled(self) -> TextModel:
         """Return this model with its network compiled by torch: slow at first, then faster.
@@ -169,7 +168,7 @@ class TextModel(ABC):
         """Name all that was not asked for: the model's own values in the place of None, the cadence and the particles named.
 
         Raises:
-            UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered.
+            UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered or guided.
         """
         from fktext.settings import STEERING, TextRun
 
@@ -188,11 +187,17 @@ class TextModel(ABC):
         if temperature == 0 and steerable:
             raise UsageError(f"temperature 0 leaves kernel {kernel!r} nothing to draw: only the confidence kernels take it")
         length = asked.length or self.default_length
+        stride = self.stride(length, asked.stride)
+        if asked.proposal != "base" and (stride or not self.guidable(kernel)):
+            raise UsageError(
+                f"proposal {asked.proposal!r} goes with kernels that reveal by a clock of their own, texts that fit one window, "
+                f"and networks that take embeddings; not with kernel {kernel!r} of model {self.name!r} at length {length}"
+            )
         return TextRun.of(
             asked,
             asked.steps or self.default_steps,
             length=length,
-            stride=self.stride(length, asked.stride),
+            stride=stride,
             kernel=kernel,
             temperature=temperature,
             top_p=asked.top_p or self.default_top_p,

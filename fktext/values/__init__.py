@@ -52,7 +52,11 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     from fktext.smc.lookahead import Values
 
     plan = run.plan()
-    if run.method not in STEERING or pilots(run) or not (run.look_ahead or "").startswith("value"):
+    by_value = (run.look_ahead or "").startswith("value")
+    if run.proposal != "base" and not by_value:
+        why = "takes its gradient from a learned value, and there is none: see `fktext value`, or look ahead by 'value:fit'"
+        raise UsageError(f"proposal {run.proposal!r} {why}")
+    if run.method not in STEERING or pilots(run) or not by_value:
         return plan
     _, _, given = str(run.look_ahead).partition(":")
     if given:

@@ -44,6 +44,16 @@ def test_particle_gibbs_counts_all_sweeps() -> None:
         (["--method", "svdd", "--particles", "6"], "error: particles must be a multiple of the 4 candidates of a parent, got 6\n"),
         (["--candidates", "3"], "error: particles must be a multiple of the 3 candidates of a parent, got 4\n"),
         (["--method", "particle-gibbs", "--candidates", "2"], "error: method 'particle-gibbs' has no candidates, got 2\n"),
+        (
+            ["--proposal", "guided", "--kernel", "remdm-cap", "--look-ahead", "value"],
+            "error: proposal 'guided' goes with kernels that reveal by a clock of their own, texts that fit one window, and "
+            "networks that take embeddings; not with kernel 'remdm-cap' of model 'tiny-mdlm' at length 12\n",
+        ),
+        (
+            ["--proposal", "guided"],
+            "error: proposal 'guided' takes its gradient from a learned value, and there is none: see `fktext value`, or look "
+            "ahead by 'value:fit'\n",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(more: list[str], message: str) -> None:

@@ -39,7 +39,8 @@ def test_without_the_correction_the_tokens_are_the_same_and_the_weights_are_not(
     [
         ({"look_ahead": "predictions"}, "takes its gradient from a learned value, got look_ahead 'predictions'"),
         ({"method": "best-of-n"}, "proposal 'guided' is of method 'fk', got method 'best-of-n'"),
-        ({"kernel": "remdm-cap"}, "guidance goes with the kernels ancestral, first-hitting and any-order"),
+        ({"kernel": "remdm-cap"}, "not with kernel 'remdm-cap' of model 'tiny-mdlm'"),
+        ({"length": 100}, "not with kernel 'ancestral' of model 'tiny-mdlm' at length 100"),
         ({"length": 12}, "there is none: see `fktext value`"),
         ({"proposal": "guide"}, "unknown proposal 'guide'"),
     ],
@@ -47,3 +48,8 @@ def test_without_the_correction_the_tokens_are_the_same_and_the_weights_are_not(
 def test_what_cannot_be_guided_is_refused(model, asked, told):
     with pytest.raises(UsageError, match=told.replace("(", r"\(")):
         steered(model, **({"proposal": "guided"} | asked))
+
+
+def test_a_model_without_such_proposals_says_so():
+    with pytest.raises(UsageError, match="not with kernel 'simplex-sampling' of model 'tiny-ssdlm'"):
+        fktext.load("tiny-ssdlm").resolve(fktext.Settings(proposal="guided"))
