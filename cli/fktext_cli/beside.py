@@ -76,9 +76,9 @@ class Beside:
 
     def _worth(self, reward: float) -> str:
         """Return a reward as it is read most easily: one log-probability as the probability."""
-        from fktext.rewards import LogProbability, Windowed
+        from fktext.rewards import LogProbability
 
-        inner = [term.reward.reward if isinstance(term.reward, Windowed) else term.reward for term in self.terms]
-        if len(inner) == 1 and isinstance(inner[0], LogProbability) and self.terms[0].weight == 1:
+        alone = self.terms[0] if len(self.terms) == 1 else None
+        if alone and alone.weight == 1 and isinstance(alone.bare, LogProbability):
             return f"p = {math.exp(reward):.3f}"
         return f"{reward:.3g}"

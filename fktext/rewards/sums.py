@@ -36,6 +36,11 @@ class Weighted:
             raise RewardError(f"reward {self.name!r} has weight {self.weight}: a weight must be finite and not zero")
 
     @property
+    def bare(self) -> Reward:
+        """The reward itself, without the window that it may be seen through."""
+        return self.reward.reward if isinstance(self.reward, Windowed) else self.reward
+
+    @property
     def goal(self) -> Any:
         """The way the reward steers, a line of text; None where it does not say.
 
@@ -56,8 +61,7 @@ class Weighted:
         Raises:
             RewardError: one of them is a property that raised.
         """
-        reward = self.reward.reward if isinstance(self.reward, Windowed) else self.reward
-        told = {name: self._told(reward, name) for name in ("model", "revision", "digest")}
+        told = {name: self._told(self.bare, name) for name in ("model", "revision", "digest")}
         return {"plugin": self.plugin} | {name: value for name, value in told.items() if isinstance(value, str)}
 
     def __mul__(self, factor: float) -> Weighted:

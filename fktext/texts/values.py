@@ -16,7 +16,7 @@ from torch import Tensor
 from fktext.batches import fits
 from fktext.errors import UsageError
 from fktext.population import Population
-from fktext.rewards import Scorer, Weighted, Windowed
+from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings, TextRun
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import population_key
@@ -219,8 +219,7 @@ def pilot(
 
 def _probabilities(term: Weighted) -> bool:
     """Tell whether values that are at most 0 are log-probabilities; a reward where they are not has `log_probability = False`."""
-    reward = term.reward.reward if isinstance(term.reward, Windowed) else term.reward
-    return bool(getattr(reward, "log_probability", True))
+    return bool(getattr(term.bare, "log_probability", True))
 
 
 def _card(model: TextModel, term: Weighted, data: Prepared, fitted: Fitted, seconds: float) -> Card:

@@ -274,11 +274,11 @@ def test_a_pilot_knows_nothing_of_the_runs_noise(model: TextModel, monkeypatch: 
 
 
 def test_a_pilot_that_cannot_be_is_refused(model: TextModel) -> None:
-    term = Weighted("vowels", Vowels())
+    reward = Vowels()
     settings = Settings(particles=2, steps=4, look_ahead="value:fit")
     with pytest.raises(UsageError, match="'tiny-ssdlm' has no learned values: they are for masked models"):
-        list(generate(load("tiny-ssdlm"), [term], ["the"], settings))
-    assert term.reward.asked == 0  # type: ignore[attr-defined]
+        list(generate(load("tiny-ssdlm"), [Weighted("vowels", reward)], ["the"], settings))
+    assert reward.asked == 0
 
 
 @pytest.mark.parametrize("look_ahead", ["value", "value:fit", "value:somewhere"])
