@@ -19,6 +19,7 @@ from fktext.smc.steer import Plan, Result, steer
 from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, DOUBT, LAM, Z_BOUND, check_law, run_case
 from fktext.testing.lookaheads import LOOK_AHEADS, trusting
+from fktext.testing.proposals import GuidedEnumerable
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         populations: independent populations per check; more sees smaller errors.
 
     Yields:
-        A row per check as it finishes; the last four are negative controls, which pass when a wrong sampler is caught.
+        A row per check as it finishes; the last five are negative controls, which pass when a wrong sampler is caught.
     """
     model = Enumerable(device=device)
     for potential in POTENTIALS:
@@ -64,6 +65,11 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     yield Row("difference, tempered", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
     yield from _look_aheads(model, populations, seed)
+
+    for potential in POTENTIALS:
+        led = _led(GuidedEnumerable(device=device), potential, populations, seed)
+        worst = _worst(model, led, LAM)
+        yield Row(f"{potential}, guided proposals", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
@@ -86,6 +92,10 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     caught = _worst(model, wrong, LAM)
     yield Row("control: a value is trusted to the end", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
+    wrong = _led(GuidedEnumerable(corrected=False, device=device), "difference", populations, seed)
+    caught = _worst(model, wrong, LAM)
+    yield Row("control: guidance without correction", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
+
     weights = torch.tensor([[0.1] * 10 + [0.0]], dtype=torch.float64, device=device)
     edge = torch.full((1, 11), 1 - 2.0**-53, dtype=torch.float64, device=device)
     naive = torch.searchsorted(weights.cumsum(-1), edge, right=True).clamp(max=10)
@@ -102,6 +112,10 @@ def _look_aheads(model: Enumerable, populations: int, seed: int) -> Iterator[Row
             how: dict[str, Any] = {"populations": populations, "look_ahead": look_ahead, "seed": seed}
             worst = _worst(model, run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], **how), LAM)
             yield Row(f"{potential}, look-ahead: {name}", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+
+
+def _led(model: Enumerable, potential: str, populations: int, seed: int) -> Result:
+    return run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], populations=populations, seed=seed)
 
 
 def _worst(model: Enumerable, result: Result, lam: float) -> float:
