@@ -1,9 +1,11 @@
-"""What the cards of the embedded judges say is found again in the files that ship."""
+"""What the cards of the embedded models say is found again in the files that ship."""
 
+import json
 import re
 
 import pytest
 
+import fktext
 from fktext import embedded
 from fktext.files.weights import digest, tensor_shapes, weight_files
 from fktext.rewards import RewardContext
@@ -44,3 +46,28 @@ def test_the_parameters_in_a_card_are_those_of_the_weights(name):
     said = re.search(r"([\d,]+) parameters", card(name))
     assert said is not None
     assert int(said[1].replace(",", "")) == count
+
+
+def test_the_bound_in_tiny_mdlms_card_is_the_last_of_its_log():
+    last = json.loads((embedded.path("tiny-mdlm") / "training.jsonl").read_text().splitlines()[-1])
+    said = re.search(r"at most ([\d.]+) nats per\s+token and ([\d.]+) nats per character", card("tiny-mdlm"))
+    assert said is not None
+    assert [float(said[1]), float(said[2])] == [round(last["held_out"], 2), round(last["held_out_per_character"], 3)]
+
+
+def test_the_first_texts_in_tiny_mdlms_card_are_those_it_writes():
+    rows = re.findall(r"^\| (.+) \|$", card("tiny-mdlm").split("## The first 20 texts")[1], re.MULTILINE)[1:]
+    assert len(rows) == 20
+    texts = [str(found.texts[0]) for found in fktext.generate("tiny-mdlm", samples=20, seed=77)]
+    assert [row.replace("\\|", "|") for row in rows] == texts
+
+
+@pytest.mark.parametrize("name", ["toxic", "nontoxic", "positive", "negative"])
+def test_a_values_card_says_what_its_file_does_and_belongs_to_the_models_here(name):
+    folder = embedded.path(f"tiny-mdlm-{name}")
+    about = json.loads((folder / "value.json").read_text())
+    assert about["model_digest"] == digest(weight_files(embedded.path("tiny-mdlm"))) in card(folder.name)
+    said = re.search(r"Held-out loss (\d\.\d+), of the best constant (\d\.\d+)", card(folder.name))
+    assert said is not None
+    assert [float(said[1]), float(said[2])] == [round(about["loss"], 4), round(about["chance"], 4)]
+    assert about["loss"] < about["chance"]
