@@ -53,23 +53,23 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         for resampler in RESAMPLERS.values():
             result = run_case(model, potential, resampler, ADAPTIVITY["ess"], populations=populations, seed=seed)
             worst = _worst(model, result, LAM)
-            yield Row(f"{potential}, {resampler.name}", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+            yield _holds(f"{potential}, {resampler.name}", worst)
 
     tight = Enumerable(tokens=3, device=device).constrained(0.1)
     for potential in POTENTIALS:
         worst = _worst(tight, _under_constraint(tight, potential, populations, seed, pseudo_count=DOUBT), LAM)
-        yield Row(f"{potential}, hard constraint", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+        yield _holds(f"{potential}, hard constraint", worst)
 
     held = run_case(model, "difference", RESAMPLERS["systematic"], 1.1, populations=populations, lam=1.0, temper=0.9, seed=seed)
     worst = _worst(model, held, 1.0)
-    yield Row("difference, tempered", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+    yield _holds("difference, tempered", worst)
 
     yield from _look_aheads(model, populations, seed)
 
     for potential in POTENTIALS:
         led = _led(GuidedEnumerable(device=device), potential, populations, seed)
         worst = _worst(model, led, LAM)
-        yield Row(f"{potential}, guided proposals", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+        yield _holds(f"{potential}, guided proposals", worst)
 
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
@@ -79,30 +79,17 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     own = bool((flat.roots.cpu() == torch.arange(8)).all())
     yield Row("lambda = 0 keeps every lineage", "identity", "identity" if own else "drift", own)
 
-    forgetful = Resampler("forgetful", _forgetful, lambda size: 1)
-    wrong = run_case(model, "difference", forgetful, ADAPTIVITY["always"], populations=populations, lam=1.0, seed=seed)
-    caught = _worst(model, wrong, 1.0)
-    yield Row("control: weights forgotten", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
+    yield from _controls(model, tight, populations, seed, device)
 
-    wrong = _under_constraint(tight, "difference", populations, seed, pseudo_count=0.0)
-    caught = _worst(tight, wrong, LAM)
-    yield Row("control: a guess may say zero", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
-    wrong = run_case(trusting(model), "difference", RESAMPLERS["systematic"], ADAPTIVITY["ess"], populations=populations, seed=seed)
-    caught = _worst(model, wrong, LAM)
-    yield Row("control: a value is trusted to the end", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
+def _holds(name: str, worst: float) -> Row:
+    """Describe a check that a sampler keeps the law."""
+    return Row(name, f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
 
-    wrong = _led(GuidedEnumerable(corrected=False, device=device), "difference", populations, seed)
-    caught = _worst(model, wrong, LAM)
-    yield Row("control: guidance without correction", f"|z| > {Z_BOUND:g}", f"|z| = {caught:.2f}", caught > Z_BOUND)
 
-    weights = torch.tensor([[0.1] * 10 + [0.0]], dtype=torch.float64, device=device)
-    edge = torch.full((1, 11), 1 - 2.0**-53, dtype=torch.float64, device=device)
-    naive = torch.searchsorted(weights.cumsum(-1), edge, right=True).clamp(max=10)
-    dead = int((naive == 10).sum()), int(RESAMPLERS["multinomial"].counts(weights, edge)[0, 10])
-    yield Row(
-        "control: naive inverse CDF at the edge", "picks the dead; ours never", f"{dead[0]}; {dead[1]}", dead[0] > 0 == dead[1]
-    )
+def _caught(name: str, worst: float) -> Row:
+    """Describe a check that a wrong sampler is seen to leave the law."""
+    return Row(f"control: {name}", f"|z| > {Z_BOUND:g}", f"|z| = {worst:.2f}", worst > Z_BOUND)
 
 
 def _look_aheads(model: Enumerable, populations: int, seed: int) -> Iterator[Row]:
@@ -111,7 +98,35 @@ def _look_aheads(model: Enumerable, populations: int, seed: int) -> Iterator[Row
         for potential in POTENTIALS if name != "nothing" else ("difference",):  # a potential of nothing is as any other
             how: dict[str, Any] = {"populations": populations, "look_ahead": look_ahead, "seed": seed}
             worst = _worst(model, run_case(model, potential, RESAMPLERS["systematic"], ADAPTIVITY["ess"], **how), LAM)
-            yield Row(f"{potential}, look-ahead: {name}", f"|z| < {Z_BOUND:g}", f"|z| = {worst:.2f}", worst < Z_BOUND)
+            yield _holds(f"{potential}, look-ahead: {name}", worst)
+
+
+def _controls(model: Enumerable, tight: Enumerable, populations: int, seed: int, device: str) -> Iterator[Row]:
+    """Run samplers with one fault each."""
+    forgetful = Resampler("forgetful", _forgetful, lambda size: 1)
+    wrong = run_case(model, "difference", forgetful, ADAPTIVITY["always"], populations=populations, lam=1.0, seed=seed)
+    caught = _worst(model, wrong, 1.0)
+    yield _caught("weights forgotten", caught)
+
+    wrong = _under_constraint(tight, "difference", populations, seed, pseudo_count=0.0)
+    caught = _worst(tight, wrong, LAM)
+    yield _caught("a guess may say zero", caught)
+
+    wrong = run_case(trusting(model), "difference", RESAMPLERS["systematic"], ADAPTIVITY["ess"], populations=populations, seed=seed)
+    caught = _worst(model, wrong, LAM)
+    yield _caught("a value is trusted to the end", caught)
+
+    wrong = _led(GuidedEnumerable(corrected=False, device=device), "difference", populations, seed)
+    caught = _worst(model, wrong, LAM)
+    yield _caught("guidance without correction", caught)
+
+    weights = torch.tensor([[0.1] * 10 + [0.0]], dtype=torch.float64, device=device)
+    edge = torch.full((1, 11), 1 - 2.0**-53, dtype=torch.float64, device=device)
+    naive = torch.searchsorted(weights.cumsum(-1), edge, right=True).clamp(max=10)
+    dead = int((naive == 10).sum()), int(RESAMPLERS["multinomial"].counts(weights, edge)[0, 10])
+    yield Row(
+        "control: naive inverse CDF at the edge", "picks the dead; ours never", f"{dead[0]}; {dead[1]}", dead[0] > 0 == dead[1]
+    )
 
 
 def _led(model: Enumerable, potential: str, populations: int, seed: int) -> Result:
