@@ -6,7 +6,7 @@
 Prints one table in Markdown. Every text of the model can be listed, so Z is exact. Each row steers independent populations with the
 same noise as the first row of its lambda and N, which does not temper:
 
-- threshold: of resampling, as a share of N; 0.5 is the default, 1.1 resamples at every weighing.
+- threshold: of resampling, as a share of N; 0.9 is the default, 1.1 resamples at every weighing.
 - temper: the share of N that a weighing leaves effective.
 - ratio: the variance of log Z, divided by that of the first row.
 - log Z - exact: mean error, below zero because the logarithm of an unbiased estimate is too small on average.
@@ -34,7 +34,7 @@ class Way(NamedTuple):
     temper: float | None
 
 
-WAYS = (Way(0.5, None), Way(0.5, 0.25), Way(0.5, 0.45), Way(1.1, None), Way(1.1, 0.6), Way(1.1, 0.8))
+WAYS = (Way(0.9, None), Way(0.9, 0.25), Way(0.9, 0.45), Way(0.9, 0.8), Way(1.1, None), Way(1.1, 0.6), Way(1.1, 0.8))
 
 
 def cells(result: Result, exact: float) -> list[str]:
