@@ -13,12 +13,14 @@ from fktext_cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: page.name)
-BLOCK = re.compile(r"^```(\w+)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block below a line `<!-- no-run -->` is not run here, and says in its first line, which readers see, what it costs or needs.
+BLOCK = re.compile(r"^(<!-- no-run -->\n)?```(\w+)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page):
-    """(language, remark, code) of each fenced block; a remark `no-run` after the language says why it is not run here."""
-    return [(language, remark.strip(), code) for language, remark, code in BLOCK.findall(page.read_text())]
+    """(language, whether it is run, code) of each fenced block."""
+    found = BLOCK.findall(page.read_text())
+    return [(language, not (mark or remark.strip().startswith("no-run")), code) for mark, language, remark, code in found]
 
 
 def commands(code):
@@ -31,8 +33,8 @@ def commands(code):
 def test_page_runs(page, tmp_path, monkeypatch):
     """Commands run in this process, as importing transformers takes longer than most of them; tests/e2e start `fktext` itself."""
     monkeypatch.chdir(tmp_path)
-    for language, remark, code in blocks(page):
-        if remark.startswith("no-run"):
+    for language, runs, code in blocks(page):
+        if not runs:
             continue
         if language == "python":
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
@@ -43,6 +45,14 @@ def test_page_runs(page, tmp_path, monkeypatch):
                 assert not set(words) & {"|", ">", "<", "&&"}, f"shell syntax in {command!r}"
                 result = CliRunner().invoke(app, words[1:], prog_name="fktext")
                 assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_block_that_is_not_run_says_why_where_readers_see_it(page):
+    for mark, language, remark, code in BLOCK.findall(page.read_text()):
+        if page.name not in ("README.md", "cli.md", "evals.md", "images.md"):
+            assert not remark, f"{page.name}: what stands behind ```{language} is not rendered: {remark}"
+            assert not mark or code.startswith("# "), f"{page.name}: {code}"
 
 
 def test_some_page_has_commands():
