@@ -79,6 +79,7 @@ def populations(
     device: torch.device | str,
     *,
     guesses: bool,
+    small: Callable[[Any], Any] | None = None,
     too_large: Callable[[int], str],
 ) -> Iterator[Progress | Population]:
     """Steer one batch after the other.
@@ -89,6 +90,7 @@ def populations(
         scorer, plan: see `fktext.smc.steer`.
         device: of the noise.
         guesses: keep the best prediction of every particle at every weighing.
+        small: makes of each what is kept; None keeps it as it is.
         too_large: what to say where memory does not hold a batch of so many members.
 
     Yields:
@@ -111,7 +113,8 @@ def populations(
                         kept, predicted = [], []
                     kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
                     if guesses:
-                        predicted.append(_best_guesses(step, scorer))
+                        best = _best_guesses(step, scorer)
+                        predicted.append([small(guess) for guess in best] if small else best)
                     yield Progress(done + count * len(batch.members), total)
         except PopulationError as error:
             raise FktextError(f"{batch.members[error.population]}: {error.message}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
+from operator import methodcaller
 from typing import Any
 
 from fktext.errors import UsageError
@@ -62,6 +63,7 @@ def generate(
     batch_size: int | None = None,
     skip: Container[tuple[int, int]] = (),
     guesses: bool = False,
+    guess_side: int | None = None,
     **options: Any,
 ) -> Iterator[Progress | Population]:
     """Generate `settings.samples` weighted populations of images for each prompt.
@@ -75,6 +77,7 @@ def generate(
             VAE, 64 for one of pixels.
         skip: (prompt index, sample index) of populations that are there already.
         guesses: keep what each particle was thought to become: one image per particle and weighing.
+        guess_side: shrink these to so many pixels on the longer side, so that memory holds them; None keeps them as they are.
         options: of the pipeline's call, see `call_options`.
 
     Yields:
@@ -108,4 +111,5 @@ def generate(
             f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
         )
 
-    yield from populations(batches, run, Scorer(terms), run.plan(), "cpu", guesses=guesses, too_large=too_large)
+    small = None if guess_side is None else methodcaller("shrunk", guess_side)
+    yield from populations(batches, run, Scorer(terms), run.plan(), "cpu", guesses=guesses, small=small, too_large=too_large)

@@ -1,7 +1,8 @@
-"""Write images as PNGs that say how they were made."""
+"""Write images as PNGs that say how they were made, and as thumbnails."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Mapping
@@ -10,6 +11,10 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from fktext.images.process import Image as Sample
+
+CRISP = 32  # pixels: an image of no more is shown with its pixels as squares
 
 
 def picture(pixels: Tensor) -> Image.Image:
@@ -25,3 +30,12 @@ def png(image: Image.Image | Tensor, row: Mapping[str, Any]) -> bytes:
     data = io.BytesIO()
     (picture(image) if isinstance(image, Tensor) else image).save(data, "PNG", pnginfo=about)
     return data.getvalue()
+
+
+def thumbnail(image: Sample, side: int) -> str:
+    """Return a `data:` address of an image, its longer side at most `side` pixels: a PNG of 32 pixels or fewer, else a JPEG."""
+    pixels = image.shrunk(side).pixels
+    kind, options = ("png", {"optimize": True}) if max(pixels.shape[1:]) <= CRISP else ("jpeg", {"quality": 80})
+    data = io.BytesIO()
+    picture(pixels).save(data, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fktext.errors import FktextError, UsageError
 from fktext.images import pipelines, schedulers
@@ -38,6 +39,14 @@ class Image:
 
     pixels: Tensor
     prompt: str = ""
+
+    def shrunk(self, side: int) -> Image:
+        """Return the image, its longer side at most `side` pixels; each is the mean of those it stands for."""
+        factor = side / max(self.pixels.shape[1:])
+        if factor >= 1:
+            return self
+        size = [max(1, round(length * factor)) for length in self.pixels.shape[1:]]
+        return replace(self, pixels=interpolate(self.pixels[None], size=size, mode="area")[0])
 
     @cached_property
     def key(self) -> bytes:

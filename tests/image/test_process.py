@@ -12,6 +12,7 @@ from fktext.errors import FktextError, RewardError, UsageError
 from fktext.images import pipelines
 from fktext.images.generate import generate
 from fktext.images.process import DiffusersProcess, Image
+from fktext.population import Population
 from fktext.rewards import Scorer, Weighted
 from fktext.settings import Settings
 from fktext.smc.lookahead import Predictions
@@ -364,3 +365,23 @@ def test_images_compare_by_pixels_and_prompt():
     assert hash(one) == hash(same)
     assert one != Image(torch.zeros(1, 2, 2), "b")
     assert one != Image(torch.full((1, 2, 2), 0.5), "a")
+
+
+def test_guesses_are_kept_small_where_that_is_asked_for():
+    pipeline, settings = sd15(diffusers.DDIMScheduler(**LATENT)), Settings(particles=2, steps=4, resample_every=2, x0_samples=1)
+    whole, small = (
+        next(
+            item
+            for item in generate(pipeline, SCORER, ["a cat"], settings, guesses=True, guess_side=side, eta=1.0, **SMALL)
+            if isinstance(item, Population)
+        )
+        for side in (None, 4)
+    )
+    assert [len(guesses) for guesses in small.guesses] == [2, 2]
+    for one, other in zip(sum(whole.guesses, ()), sum(small.guesses, ()), strict=True):
+        assert (one.pixels.shape, other.pixels.shape) == ((3, 16, 16), (3, 4, 4))
+        assert torch.allclose(other.pixels[:, 0, 0], one.pixels[:, :4, :4].mean((1, 2)), atol=1e-6)
+        assert other.prompt == "a cat"
+        assert one.shrunk(16) is one
+    assert small.samples[0].pixels.shape == (3, 16, 16)
+    assert whole.log_z == small.log_z
