@@ -161,7 +161,7 @@ class RewardEntry:
         options = {**self.common, **own}
         for name in given:
             if name not in options:
-                raise unknown_name(f"option of reward {self.name!r}:", name, options)
+                raise UsageError(f"{unknown_name(f'option of reward {self.name!r}:', name, options)}{_listed(given, name)}")
         if missing := [option for option in own.values() if option.required and option.name not in given]:
             wanted = ", ".join(f"{option.name}=<{option.expects}>" for option in missing)
             raise UsageError(f"reward {self.name!r} needs {wanted}: write {self.name}:{wanted.replace(', ', ',')}")
@@ -196,6 +196,7 @@ class Registry:
         plugins: every plugin found, working or not.
         suites: every suite of a plugin.
         models: every model of a plugin, named as the rewards are; the names of fktext's own are taken.
+_NUMBER = re.compile(r"[-+]?[0-9.]+")
     """
 
     rewards: Mapping[str, RewardEntry]
@@ -343,6 +344,14 @@ def _expected(kind: Any) -> str:
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
     """Read the types of the options alone; others may be names that only a type checker imports."""
+def _listed(given: Mapping[str, str], name: str) -> str:
+    """Say how a list is written whose last item has been read as an option, because a weight came after it: `words=sun,sea=2`."""
+    names = list(given)
+    before = names[names.index(name) - 1] if names[0] != name else ""
+    whole = f'{before}="{given[before]},{name}"={given[name]}' if before else ""
+    return f" (if {name!r} is of the list {before!r}, write {whole})" if before and _NUMBER.fullmatch(given[name]) else ""
+
+
     target = (
         inspect.getattr_static(factory, "__init__")
         if isinstance(factory, type)

@@ -7,12 +7,14 @@ The grammar, in EBNF::
     options = option { "," option }
     option  = key "=" value
     value   = bare | '"' { any character but '"', or '""' for one '"' } '"'
-    bare    = one or more characters other than '"' "," "="            (":" is allowed)
+    bare    = chunk { "," chunk }         (what stands between "," and "=" is a key, never a chunk)
+    chunk   = one or more characters other than '"' "," "="            (":" is allowed)
     key     = a Python identifier in ASCII
     distribution, reward = a letter or digit, then letters, digits, ".", "_", "-"
     weight  = a finite number, not 0
 
-A value with a comma, an equals sign or a double quote in it (or an empty one) is written in double quotes: `model="a=b,c"`.
+A value with an equals sign or a double quote in it (or an empty one, or one with a comma and then a weight) is written in double
+quotes: `model="a=b,c"`, `words="sun,sea"=2`. A comma needs none where no `key=` follows it: `words=sun,sea,penalty=2`.
 Every spec reads in one way, whatever is installed: `a:b=2` gives the reward `a` an option `b`, and `a:b:=2` gives the reward `b`
 of the distribution `a` a weight.
 """
@@ -28,7 +30,8 @@ from fktext.errors import UsageError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
-_BARE = re.compile(r'[^",=]+')
+_CHUNK = re.compile(r'[^",=]+')
+_BARE = re.compile(rf"{_CHUNK.pattern}(?:,{_CHUNK.pattern}(?=,|\Z))*")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Spec:
 
 
 def _quote(value: str) -> str:
-    return value if _BARE.fullmatch(value) else '"' + value.replace('"', '""') + '"'
+    return value if _CHUNK.fullmatch(value) else '"' + value.replace('"', '""') + '"'
 
 
 def parse_spec(text: str) -> Spec:

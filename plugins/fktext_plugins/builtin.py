@@ -69,7 +69,7 @@ TEXTS: dict[str, dict[str, Any]] = {
         "factory": "fktext_plugins.texts:keywords",
         "summary": "minus a penalty for each wanted word that is missing and each unwanted one that is there",
         "options": {
-            "words": "wanted words, separated by spaces",
+            "words": "wanted words, separated by spaces or commas",
             "avoid": "unwanted words",
             "need": "each of the wanted words, or any one of them",
             "penalty": "what a word costs; inf makes it a hard constraint",

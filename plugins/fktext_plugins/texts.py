@@ -47,8 +47,8 @@ def keywords(
 
     Args:
         context: not needed.
-        words: the wanted words, separated by spaces.
-        avoid: the unwanted ones.
+        words: the wanted words, separated by spaces or commas.
+        avoid: the unwanted ones, likewise.
         need: each of the wanted words; or any, where one of them is enough, and all of them missing costs one penalty.
         penalty: with inf a text that lacks a word, or has one that it should not, has weight zero.
 

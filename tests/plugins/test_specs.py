@@ -51,7 +51,7 @@ def test_no_two_specs_are_written_alike(one: Spec, other: Spec) -> None:
 
 def test_the_grammar_reads_no_text_in_two_ways() -> None:
     """The two lines of the docstring's grammar, as patterns of their own, over every short text."""
-    name, key, value, weight = "[a1]+", "a[a1]*", '(?:[a1:]+|"(?:[a1:,=]|"")*")', "1+"
+    name, key, value, weight = "[a1]+", "a[a1]*", r'(?:[a1:]+(?:,[a1:]+(?=,|\Z))*|"(?:[a1:,=]|"")*")', "1+"
     options = f"{key}={value}(?:,{key}={value})*"
     plain = re.compile(f"{name}(?::{options})?(?:={weight})?")
     qualified = re.compile(f"{name}:{name}(?::{options}(?:={weight})?|:={weight})?")
@@ -87,6 +87,10 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
         ("cola=0.5", Spec("cola", weight=0.5)),
         ("cola=-1e-3", Spec("cola", weight=-0.001)),
         ("toxicity:target=nontoxic=2", Spec("toxicity", (("target", "nontoxic"),), 2.0)),
+        ("keywords:words=lake,city", Spec("keywords", (("words", "lake,city"),))),
+        ("keywords:words=lake, old city,penalty=2", Spec("keywords", (("words", "lake, old city"), ("penalty", "2")))),
+        ('keywords:words="lake,city"=2', Spec("keywords", (("words", "lake,city"),), 2.0)),
+        ("regex:pattern=a{2,3}", Spec("regex", (("pattern", "a{2,3}"),))),
         ("toxicity:model=a/b,target=toxic", Spec("toxicity", (("model", "a/b"), ("target", "toxic")))),
         ("toxicity:model=C:/a b/c.ckpt", Spec("toxicity", (("model", "C:/a b/c.ckpt"),))),
         ('toxicity:model="a,b=c:d"=2', Spec("toxicity", (("model", "a,b=c:d"),), 2.0)),
@@ -118,7 +122,8 @@ def test_one_colon_makes_an_option_and_a_second_one_a_weight() -> None:
         ("cola:target", None, ""),  # a qualified name, not an error
         ("cola:=2", 6, "option=value"),
         ("cola:x=1,", 10, "option=value"),
-        ("cola:x=1,y", 10, "option=value"),
+        ("cola:x=1,,y", 10, "option=value"),
+        ('cola:x=1,y"', 10, "option=value"),
         ("cola:x=", 8, "a value of option 'x'"),
         ('cola:x="a', 8, "a value of option 'x'"),
         ('cola:x="a"b', 11, "',' or '=' or the end"),
@@ -158,3 +163,14 @@ def test_a_reward_that_cannot_say_its_goal_is_named_when_it_is_made(fake_dist: C
     for spec in ("mute", "mute:part=continuation"):
         with pytest.raises(RewardError, match=rf"^reward {spec!r}: its goal raised RuntimeError: goal$"):
             load_plugins().create(spec)
+
+
+def test_a_list_that_a_weight_was_cut_from_is_told_how_to_be_written() -> None:
+    with pytest.raises(UsageError, match=r"'city'.* \(if 'city' is of the list 'words', write words=\"lake,city\"=2\)$"):
+        load_plugins().create("keywords:words=lake,city=2")
+    assert load_plugins().create('keywords:words="lake,city"=2').weight == 2
+
+
+def test_words_are_separated_by_spaces_or_commas() -> None:
+    values = [load_plugins().create(f"keywords:words={words}").reward.score(["the lake"]) for words in ("lake,city", "lake city")]
+    assert values == [[-1.0], [-1.0]]
