@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+# packages that call what others wrote, or import it for us
+_CALLERS = ("fktext", "fktext_cli", "fktext_evals", "fktext_plugins", "importlib", "pluggy")
 
 
 class FktextError(Exception):
@@ -43,7 +49,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def one_line(error: BaseException, most: int | None = 300) -> str:
+def one_line(error: object, most: int | None = 300) -> str:
     """Return what an error says in one line, cut to what a message has room for.
 
     Example:
@@ -51,6 +57,35 @@ def one_line(error: BaseException, most: int | None = 300) -> str:
         'first second'
     """
     return " ".join(str(error).split())[:most]
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what other people's code raised, and in which line of theirs, `FILE:LINE`, where that can be told.
+
+    Example:
+        >>> explain(KeyError("lake"))
+        "KeyError: 'lake'"
+    """
+    text = one_line(error.msg if isinstance(error, SyntaxError) else error)  # which would also say where
+    place = raised_at(error)
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{f' ({place})' * bool(place)}"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return `FILE:LINE` of where an error was raised: the innermost line in the folder of the first code that is not fktext's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_from_here(Path(error.filename))}:{error.lineno}"
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _CALLERS]
+    ours = {Path(file).parent for file in files if file}
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    theirs = [(file, line) for file, line in frames if not (ours & {*file.parents} or file.name.startswith("<frozen "))]
+    inside = [f"{_from_here(file)}:{line}" for file, line in theirs if file.parent == theirs[0][0].parent]
+    return inside[-1] if inside else ""
+
+
+def _from_here(file: Path) -> Path:
+    """Return a path as it is read from the current directory, if it is below that."""
+    return file.relative_to(here) if file.is_relative_to(here := Path.cwd()) else file
 
 
 def shorten(text: str, most: int = 40) -> str:

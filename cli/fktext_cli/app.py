@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import fktext
-from fktext.errors import FktextError, shorten
+from fktext.errors import FktextError, RewardError, shorten
 from fktext_cli.streams import protect, silence, visible
 
 # Each command is the `app` of the file with its name, imported when it is asked for. Its own help begins with the same words.
@@ -84,7 +84,8 @@ def _without_types(command: Any) -> None:
 def _explain(error: Exception) -> tuple[str, int]:
     """Return what to say, and the exit code."""
     if isinstance(error, FktextError):
-        return str(error), error.exit_code
+        others = isinstance(error, RewardError) and error.__cause__ is not None and not _out_of_memory(error)
+        return f"{error}{' (FKTEXT_DEBUG=1 shows the traceback)' * others}", error.exit_code
     if hasattr(error, "format_message"):  # from the argument parser, whatever this Typer calls it
         wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
         message = error.format_message().replace("Value error, ", "").removesuffix(".")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
-from fktext.errors import FktextError, PluginError, RewardError, UsageError, unknown_name
+from fktext.errors import FktextError, PluginError, RewardError, UsageError, explain, raised_at, unknown_name
 from fktext.plugins.entries import ModelEntry, imported
 from fktext.plugins.specs import Spec, parse_spec
 
@@ -25,6 +25,15 @@ Factory = Callable[..., "Reward"]
 Modality = Literal["text", "image"]
 Status = Literal["ok", "disabled", "import-error", "timeout", "invalid", "hook-error", "conflict"]
 
+_STATUS: dict[Status, str] = {
+    "ok": "works",
+    "disabled": "is disabled",
+    "import-error": "cannot be imported",
+    "timeout": "took too long",
+    "invalid": "is not a valid plugin",
+    "hook-error": "failed to register what it brings",
+    "conflict": "is in conflict with another",
+}
 
 @dataclass(frozen=True)
 class Plugin:
@@ -58,7 +67,7 @@ class Plugin:
         return self.status in ("import-error", "timeout", "invalid", "hook-error")
 
     def __str__(self) -> str:
-        return f"plugin {self.distribution}:{self.name} is {self.status.replace('-', ' ')}: {self.error}"
+        return f"plugin {self.distribution}:{self.name} {_STATUS[self.status]}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ class SuiteEntry:
 Entry = TypeVar("Entry", RewardEntry, SuiteEntry, ModelEntry)
 
 
+_NUMBER = re.compile(r"[-+]?[0-9.]+")
 @dataclass(frozen=True)
 class Registry:
     """Hold what the installed plugins brought.
@@ -196,7 +206,6 @@ class Registry:
         plugins: every plugin found, working or not.
         suites: every suite of a plugin.
         models: every model of a plugin, named as the rewards are; the names of fktext's own are taken.
-_NUMBER = re.compile(r"[-+]?[0-9.]+")
     """
 
     rewards: Mapping[str, RewardEntry]
@@ -320,7 +329,7 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+")
         except FktextError:
             raise
         except (Exception, SystemExit) as error:
-            raise RewardError(f"reward {spec.label!r} cannot be built: {one_line(error)}") from error
+            raise RewardError(f"reward {spec.label!r} cannot be built: {explain(error)}") from error
         if not isinstance(reward, Reward):
             raise PluginError(f"reward {entry.qualified!r}: its factory returned {type(reward).__name__}, which has no score()")
         if window != Window():
@@ -335,6 +344,14 @@ def _expected(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _expected(parts[0])
+def _listed(given: Mapping[str, str], name: str) -> str:
+    """Say how a list is written whose last item has been read as an option, because a weight came after it: `words=sun,sea=2`."""
+    names = list(given)
+    before = names[names.index(name) - 1] if names[0] != name else ""
+    whole = f'{before}="{given[before]},{name}"={given[name]}' if before else ""
+    return f" (if {name!r} is of the list {before!r}, write {whole})" if before and _NUMBER.fullmatch(given[name]) else ""
+
+
     if origin is Literal:
         return "|".join(map(str, parts))
     if origin in (typing.Union, types.UnionType):  # None is what an option is that was left out; nobody writes it
@@ -344,14 +361,6 @@ def _expected(kind: Any) -> str:
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
     """Read the types of the options alone; others may be names that only a type checker imports."""
-def _listed(given: Mapping[str, str], name: str) -> str:
-    """Say how a list is written whose last item has been read as an option, because a weight came after it: `words=sun,sea=2`."""
-    names = list(given)
-    before = names[names.index(name) - 1] if names[0] != name else ""
-    whole = f'{before}="{given[before]},{name}"={given[name]}' if before else ""
-    return f" (if {name!r} is of the list {before!r}, write {whole})" if before and _NUMBER.fullmatch(given[name]) else ""
-
-
     target = (
         inspect.getattr_static(factory, "__init__")
         if isinstance(factory, type)
@@ -372,8 +381,9 @@ def normal(name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Put an error of other people's code on one line."""
+    """Put an error of other people's code on one line, with the place in that code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # pluggy says what is wrong on its last line, everyone else on the first
     text = lines[-1 if isinstance(error, pluggy.PluginValidationError) else 0] if lines else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = raised_at(error)
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{f' ({place})' * bool(place)}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fktext.batches import Batches, out_of_memory
-from fktext.errors import RewardError, first_line
+from fktext.errors import RewardError, explain, first_line
 from fktext.rewards.reward import column_of, key_of
 from fktext.rewards.sums import Weighted
 from fktext.smc.ledger import Ledger
@@ -107,4 +107,4 @@ def _values(term: Weighted, batches: Batches, samples: list[Any], where: str) ->
     except (Exception, SystemExit) as error:  # a reward must not end the program with its own exit code and no word
         if out_of_memory(error):
             raise RewardError(f"reward {term.name!r} ran out of memory on a single sample{where}: {first_line(error)}") from error
-        raise RewardError(f"reward {term.name!r} failed{where}: {type(error).__name__}: {error}") from error
+        raise RewardError(f"reward {term.name!r} failed{where}: {explain(error)}") from error

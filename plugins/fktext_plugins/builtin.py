@@ -102,7 +102,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "function": {
         "factory": "fktext_plugins.texts:function",
         "summary": "what a Python function of your own says of each text",
-        "options": {"target": "module.path:callable; it takes a list of texts and returns a value for each"},
+        "options": {"target": "module.path:callable or FILE.py:callable; it takes a list of texts and returns a value for each"},
         "values": "what the function returns: finite or -inf",
     },
     "classifier": {

@@ -6,17 +6,19 @@ a text with none. With an infinite penalty each is a hard constraint: a text tha
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
 import re
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from fktext.errors import RewardError, UsageError
+from fktext.errors import RewardError, UsageError, explain
 
 if TYPE_CHECKING:  # these import torch
     from torch import Tensor
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # these import torch
 
 Penalty = Annotated[float, Field(gt=0)]  # inf makes a constraint of it
 Words = Annotated[int, Field(ge=0)]
+_NAME = r"[^\W\d]\w*"  # of Python
 
 
 class _Scored:
@@ -55,7 +58,7 @@ def keywords(
     Raises:
         UsageError: no word at all, or one that is both wanted and unwanted, or nothing of which `any` could be.
     """
-    wanted, unwanted = (list(dict.fromkeys(text.lower().split())) for text in (words, avoid))
+    wanted, unwanted = (list(dict.fromkeys(text.lower().replace(",", " ").split())) for text in (words, avoid))
     if not wanted + unwanted:
         raise UsageError("reward 'keywords' needs words or avoid: write keywords:words=\"sun sea\"")
     if both := sorted(set(wanted) & set(unwanted)):
@@ -146,7 +149,7 @@ class Function:
     """Score texts by your own function.
 
     Args:
-        target: "module:name".
+        target: "module:name" or "FILE.py:name".
         function: texts -> a value per text.
         file: where its source is, None where it has none.
     """
@@ -172,27 +175,17 @@ def function(context: RewardContext, *, target: str) -> Function:
 
     Args:
         context: not needed.
-        target: `module.path:callable`. The current directory counts, after everything installed.
+        target: `module.path:callable`, where the current directory counts after everything installed; or `FILE.py:callable`.
 
     Raises:
-        UsageError: it is written otherwise, or there is no such module or callable.
+        UsageError: it is written otherwise, or there is no such module, file or callable.
         RewardError: the module raised when it was imported.
     """
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", target):
-        raise UsageError(f"reward 'function' option 'target' came as {target!r}; expected module.path:callable")
-    name, _, attributes = target.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last, so that no file here takes the place of an installed module
-        importlib.invalidate_caches()
-    try:
-        module: Any = importlib.import_module(name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too: a script without a main guard
-        if isinstance(error, ModuleNotFoundError) and (name + ".").startswith(f"{error.name}."):
-            raise UsageError(f"reward 'function': there is no module {error.name!r} here or installed") from error
-        raise RewardError(f"reward 'function': importing {name!r} raised {type(error).__name__}: {error}") from error
-    found = module
+    name, _, attributes = target.rpartition(":")
+    module_like = name.endswith(".py") or re.fullmatch(rf"{_NAME}(\.{_NAME})*", name)
+    if not module_like or not re.fullmatch(rf"{_NAME}(\.{_NAME})*", attributes):
+        raise UsageError(f"reward 'function' option 'target' came as {target!r}; expected module.path:callable or FILE.py:callable")
+    module = found = _module(name)
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             where = getattr(module, "__file__", None) or "built in"
@@ -202,3 +195,40 @@ def function(context: RewardContext, *, target: str) -> Function:
         raise UsageError(f"reward 'function': {target!r} is {type(found).__name__}, which cannot be called")
     file = getattr(module, "__file__", None)
     return Function(target, found, Path(file) if file else None)
+
+
+def _module(name: str) -> Any:
+    """Import a module by its name, or from a file that ends in .py."""
+    folder = Path.cwd()
+    if name.endswith(".py"):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise UsageError(f"reward 'function': there is no file {name!r} (seen from {folder})")
+        folder = file.resolve().parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, so that no file here takes the place of an installed module
+        importlib.invalidate_caches()
+    try:
+        return _run(file.resolve()) if name.endswith(".py") else importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a script without a main guard
+        if isinstance(error, ModuleNotFoundError) and (name + ".").startswith(f"{error.name}."):
+            raise UsageError(f"reward 'function': there is no module {error.name!r} here or installed") from error
+        raise RewardError(f"reward 'function': importing {name!r} raised {explain(error)}") from error
+
+
+def _run(file: Path) -> ModuleType:
+    """Import a file under a name that no other module has, whatever the file is called."""
+    name = f"fktext_function_{file.stem}_{zlib.crc32(bytes(file)):08x}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None  # its name ends in .py
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

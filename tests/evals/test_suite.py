@@ -333,7 +333,7 @@ def test_a_plugin_with_a_bad_suite_is_reported(brings: Callable[..., Path], file
     registry = load_plugins()
     assert registry.suites == ()
     [problem] = registry.problems()
-    assert problem.startswith("plugin fk-one:suites is hook error: ValueError: suite")
+    assert problem.startswith("plugin fk-one:suites failed to register what it brings: ValueError: suite")
 
 
 def test_ls_lists_suites_of_plugins_and_those_that_cannot_be_read(brings: Callable[..., Path], suite_file: Path) -> None:

@@ -228,9 +228,36 @@ def test_function_that_cannot_be_imported(here: Path) -> None:
         score("function:target=own_broken:f", "")
     with pytest.raises(RewardError, match="importing 'own_exits' raised SystemExit: 3"):
         score("function:target=own_exits:f", "")
-    for wrong in ("own_broken", "own_broken:", "a b:f", "/own_broken.py:f"):
+    for wrong in ("own_broken", "own_broken:", "a b:f", "/own_broken:f"):
         with pytest.raises(UsageError, match=r"expected module\.path:callable|cannot read reward"):
             score(f"function:target={wrong}", "")
+
+
+def test_function_from_a_file(here: Path) -> None:
+    (here / "sub").mkdir()
+    (here / "sub" / "own_help.py").write_text("LETTER = 'e'\n")
+    (here / "sub" / "json.py").write_text(
+        "import own_help\ndef count(texts):\n    return [t.count(own_help.LETTER) for t in texts]\n"
+    )
+    assert score("function:target=sub/json.py:count", "the eel") == [3]
+    assert score(f"function:target={here}/sub/json.py:count=2", "the eel") == [3]
+    assert json.loads("1") == 1, "the library's module of that name stays"
+    with pytest.raises(UsageError, match=r"there is no file 'sub/own\.py' \(seen from "):
+        score("function:target=sub/own.py:count", "")
+
+
+def test_what_a_function_raises_is_told_with_its_line(here: Path) -> None:
+    (here / "own_raises.py").write_text(
+        "def inner():\n    return {}['boom']\n\ndef outer(texts):\n    return [inner() for _ in texts]\n"
+    )
+    (here / "own_syntax.py").write_text("\nx = (\n")
+    for target in ("own_raises:outer", "own_raises.py:outer"):
+        with pytest.raises(RewardError, match=r"failed: KeyError: 'boom' \(own_raises\.py:2\)$"):
+            score(f"function:target={target}", "a")
+    with pytest.raises(
+        RewardError, match=r"importing 'own_syntax' raised SyntaxError: '\(' was never closed \(own_syntax\.py:2\)$"
+    ):
+        score("function:target=own_syntax:f", "a")
 
 
 def test_a_file_here_takes_no_installed_module_s_place(here: Path) -> None:
