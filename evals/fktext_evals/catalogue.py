@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fktext.errors import UsageError
+from fktext_evals.changes import changed
 from fktext_evals.suite import Suite, parse
 
 if TYPE_CHECKING:
@@ -33,18 +35,22 @@ def source(name: str, registry: Registry | None = None) -> str:
     return _read(_path(name, registry))
 
 
-def load(name: str, registry: Registry | None = None) -> Suite:
+def load(
+    name: str, registry: Registry | None = None, *, changes: Mapping[str, Any] | None = None, limit: int | None = None
+) -> Suite:
     """Read a suite by name, or by the path of a `.toml` file.
 
     Args:
         name: of an embedded suite, of a plugin's (as `distribution:suite` where several have one of that name), or a path.
         registry: the installed plugins, asked for names that are not embedded; by default they are loaded then.
+        changes: values to put in place of the file's, such as `{"lam": 2}`; see `fktext_evals.changes`.
+        limit: take the first so many prompts only, all where there are fewer.
 
     Raises:
         UsageError: an unknown suite, key or value; says where, and which name is near.
     """
     table, folder = _whole(name, registry)
-    return parse(table, _where(name), folder)
+    return parse(changed(table, changes or {}, _where(name)), _where(name), folder).limited(limit)
 
 
 def summary(name: str, registry: Registry | None = None) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _differ(one: Row, other: Row) -> str:
 
 
 def create(folder: Path, run: Mapping[str, Any]) -> None:
-    """Make a run's folder, or check that what is there is the same run.
+    """Make a run's folder, or check that what is there is the same run, if of fewer prompts: then it has more from now on.
 
     Raises:
         UsageError: another run is there; says what differs.
@@ -207,12 +207,31 @@ def create(folder: Path, run: Mapping[str, Any]) -> None:
         if not path.exists():
             write_whole(path, json.dumps(run, indent=1).encode() + b"\n", replace=False)
         theirs = json.loads(path.read_text(encoding="utf-8"))
+        if theirs != run and _begins(theirs, run):
+            write_whole(path, json.dumps(run, indent=1).encode() + b"\n")
+            return
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise RunError(f"cannot write the run to {str(folder)!r}: {error.strerror}") from error
+    if theirs != run and _begins(run, theirs):
+        there, asked = (len(each["suite"]["prompts"]) for each in (theirs, run))
+        raise UsageError(
+            f"{str(folder)!r} holds this run of {there} prompts, asked for are the first {asked}: "
+            "prompts can be added, not taken away; give another folder with --out"
+        )
     if different := _difference(theirs, run, ""):
         raise UsageError(f"{str(folder)!r} holds another run: {different}; give another folder with --out, or delete that one")
+
+
+def _begins(part: Any, run: Mapping[str, Any]) -> bool:
+    """Say whether a run is the other one, of its first prompts."""
+    try:
+        prompts = part["suite"]["prompts"]
+        same = {**run, "suite": {**run["suite"], "prompts": prompts}} == part
+        return bool(same and run["suite"]["prompts"][: len(prompts)] == prompts)
+    except (KeyError, TypeError):
+        return False
 
 
 def _difference(theirs: Any, ours: Any, where: str) -> str:

@@ -22,7 +22,7 @@ import typing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +168,16 @@ class Suite:
         """Say whether a judge is one of the rewards, even if that sees another part of a text."""
         return _whatever_part(judge.reward) in map(_whatever_part, self.rewards)
 
+    def limited(self, prompts: int | None) -> Suite:
+        """Keep the first so many prompts; None keeps all.
+
+        Raises:
+            UsageError: fewer than one.
+        """
+        if prompts is not None and prompts < 1:
+            raise UsageError(f"suite {self.name!r}: the limit of prompts must be at least 1, got {prompts}")
+        return replace(self, prompts=self.prompts[:prompts])
+
     def as_table(self) -> dict[str, Any]:
         """Spell the suite out as its file could have it, with every setting; `parse` reads it."""
         table: dict[str, Any] = {"name": self.name, "description": self.description}
@@ -230,6 +240,11 @@ _Method = pydantic.create_model(
     particles=(int | list[int], None),
     returns=(Returns, pydantic.Field(None, alias="return")),
     **_SETTINGS,
+)
+# What may stand in a suite's file, in its [settings] and in a table of its methods
+KEYS, SETTING_KEYS, METHOD_KEYS = (
+    tuple(item.alias or name for name, item in model.model_fields.items() if name != "extends")
+    for model in (_File, _Shared, _Method)
 )
 
 
