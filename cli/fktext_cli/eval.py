@@ -6,21 +6,24 @@ import contextlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from fktext.errors import UsageError, one_line
 from fktext_cli.common import group, load_registry
-from fktext_cli.options import BatchSize, Compiled, Dtype, Where, run_option, unfolded
+from fktext_cli.options import BatchSize, Compiled, Dtype, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead
 from fktext_cli.progress import Bar
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:
-    from fktext_evals import Results
+    from fktext.plugins.registry import Registry
+    from fktext_evals import Results, Suite
 
 app = group("Compare steering methods on suites of prompts, judged, with intervals.")
 
@@ -59,6 +62,7 @@ def show(name: SuiteName) -> None:
 def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.")]) -> None:
     """Check suites without running them: keys, values, rewards and judges."""
     from fktext_evals import catalogue
+    from fktext_evals.report import counted
 
     registry = load_registry()
     for name in names:
@@ -66,10 +70,71 @@ def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help
         with contextlib.redirect_stdout(sys.stderr):
             catalogue.check(found, registry)
         methods = ", ".join(f"{method.name} N={method.settings.particles}" for method in found.methods)
-        print(f"{name}: ok, {len(found.prompts)} prompts, {methods}; {len(found.judges)} judges, {found.texts} texts")
+        prompts, judges = counted(len(found.prompts), "prompt"), counted(len(found.judges), "judge")
+        print(f"{name}: ok, {prompts}, {methods}; {judges}, {counted(found.texts, found.modality)}")
 
 
-@app.command()
+@dataclass(frozen=True)
+class Change:
+    """Options that change a suite without editing its file."""
+
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the suite, such as lam=2 or samples=1; repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many prompts only.", show_default="all")] = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the values by key."""
+        from fktext_evals.changes import read_changes
+
+        return read_changes(self.settings or ())
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Options of how a suite is run."""
+
+    dtype: Dtype = "float32"
+    compiled: Compiled = False
+    batch_size: BatchSize = None
+    shard: Annotated[
+        str | None, run_option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
+    ] = None
+
+    def part(self) -> tuple[int, int] | None:
+        """Return which part of how many is to be done, None for all."""
+        if self.shard is None:
+            return None
+        if not (found := re.fullmatch(r"(\d+)/(\d+)", self.shard)):
+            raise UsageError(f"--shard is {self.shard!r}; expected I/N, such as 1/4")
+        return int(found[1]), int(found[2])
+
+
+class Several(TyperCommand):
+    """Take several values after one option: `-n 4 8` for `-n 4 -n 8`. A value of --set has an equals sign, so a suite is none."""
+
+    names = ("-n", "--particles", "--prompts", "-r", "--reward", "--held-out", "--set")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write the option before each of its values."""
+        spelled: list[str] = []
+        last = ""
+        for word in args:
+            if word.startswith("-") and len(word) > 1:
+                last = word if word in self.names else ""
+            elif last and spelled[-1] != last and (last != "--set" or "=" in word):
+                spelled.append(last)
+            spelled.append(word)
+        return super().parse_args(ctx, spelled)
+
+
+@app.command(cls=Several)
 @unfolded()
 def run(
     name: SuiteName,
@@ -81,42 +146,104 @@ def run(
         str | None, typer.Option("--model", "-m", help="A model in place of the suite's.", show_default="the suite's")
     ] = None,
     *,
+    change: Change,
     where: Where,
-    dtype: Dtype = "float32",
-    compiled: Compiled = False,
-    batch_size: BatchSize = None,
-    shard: Annotated[
-        str | None, run_option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
-    ] = None,
+    loading: Loading,
 ) -> None:
     """Run a suite and print its report. The same command resumes an interrupted run.
 
     Of several shards, the one that finds all texts there prints it.
+
+    Example: fktext eval run toxicity-smoke --limit 2 --set lam=2
     """
+    import fktext_evals
+
+    loading.part()
+    registry = load_registry()
+    with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
+        suite = fktext_evals.load(name, registry, changes=change.values(), limit=change.limit)
+    _carry_out(suite, model, out or Path("runs") / suite.name, where, loading, registry)
+
+
+@app.command(cls=Several)
+@unfolded()
+def quick(
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.")] = "tiny-mdlm",
+    reward: RewardSpecs = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option("--held-out", metavar="REWARD", help="Judge by this, too; it does not steer. Repeatable.", show_default=False),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|TEXT...", help="Prompts, or .txt, .jsonl or .csv files of them.", show_default="15 beginnings"),
+    ] = None,
+    particles: Annotated[
+        list[int] | None,
+        typer.Option("--particles", "-n", min=1, metavar="N...", help="Particles of best-of-n and FK.", show_default="4 8"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The folder of the run; an unfinished run in it is resumed.", show_default="one in runs"),
+    ] = None,
+    change: Change,
+    where: Where,
+    loading: Loading,
+) -> None:
+    """Compare the plain model, best-of-n and FK steering by a reward of your choice, without writing a suite.
+
+    The same command resumes an interrupted run. Settings of `fktext generate` and keys of a suite are changed by --set.
+
+    Example: fktext eval quick -r sentiment --prompts "The movie" "The road" -n 4 8 --set length=24
+    """
+    from fktext_evals import quick as quickly
+
+    loading.part()
+    registry = load_registry()
+    with contextlib.redirect_stdout(sys.stderr):
+        suite = quickly.suite(
+            reward or [],
+            None if prompts is None else list(_texts(prompts)),
+            registry,
+            model=model,
+            held_out=held_out or [],
+            particles=particles or quickly.PARTICLES,
+            changes=change.values(),
+        )
+    folder = out or Path("runs") / quickly.folder_name(suite)
+    _carry_out(suite.limited(change.limit), None, folder, where, loading, registry)
+
+
+def _texts(given: Iterable[str]) -> Iterator[str]:
+    """Yield prompts, those of files in their places."""
+    from fktext.texts.prompts import read_prompts
+
+    for each in given:
+        if Path(each).suffix in (".txt", ".jsonl", ".csv"):
+            yield from (prompt.text for prompt in read_prompts(Path(each).expanduser()))
+        else:
+            yield each
+
+
+def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, loading: Loading, registry: Registry) -> None:
+    """Run a suite, and print its report if all its texts are there."""
     import fktext_evals
     from fktext_evals import runner
 
-    part = None
-    if shard is not None:
-        if not (found := re.fullmatch(r"(\d+)/(\d+)", shard)):
-            raise UsageError(f"--shard is {shard!r}; expected I/N, such as 1/4")
-        part = int(found[1]), int(found[2])
     device = where.ready()
-    registry = load_registry()
-    with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
-        suite = fktext_evals.load(name, registry)
-        folder = out or Path("runs") / suite.name
+    with contextlib.redirect_stdout(sys.stderr):
         try:
             steps = runner.run_steps(
                 suite,
                 model,
                 out=folder,
                 device=device,
-                dtype=dtype,
-                compiled=compiled,
-                batch_size=batch_size,
+                dtype=loading.dtype,
+                compiled=loading.compiled,
+                batch_size=loading.batch_size,
                 offline=where.offline,
-                shard=part,
+                shard=loading.part(),
                 registry=registry,
             )
             results = _follow(steps, suite.name)

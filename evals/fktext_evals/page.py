@@ -134,7 +134,7 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
     seeds = len(suite.seeds)
     yield (
         "texts of each method",
-        f"{len(suite.prompts)} prompts, {suite.samples} texts of each"
+        f"{report.counted(len(suite.prompts), 'prompt')}, {report.counted(suite.samples, suite.modality)} of each"
         + (f", {seeds} seeds" if seeds > 1 else f", seed {suite.seeds[0]}"),
     )
     yield "returned", report.returned(suite.methods)

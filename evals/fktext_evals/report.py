@@ -46,8 +46,8 @@ def _about(results: Results) -> list[str]:
     about = [
         f"- model {model['name']} ({model['digest']}, {model['dtype']}), steered by {', '.join(suite.rewards)}; "
         f"fktext {results.run['fktext']}",
-        f"- {len(suite.prompts)} prompts x {suite.samples} texts per method and seed ({', '.join(map(str, suite.seeds))}); "
-        + returned(suite.methods),
+        f"- {counted(len(suite.prompts), 'prompt')} x {counted(suite.samples, suite.modality)} per method and seed "
+        f"({', '.join(map(str, suite.seeds))}); " + returned(suite.methods),
         *(f"- judge {judge.name}: {judge.reward}; {counts(judge)}" for judge in suite.judges),
     ]
     if results.missing:
@@ -58,6 +58,16 @@ def _about(results: Results) -> list[str]:
 
 
 DIED = "all texts of such a population have reward -inf, none is returned, and all means are over the other populations"
+
+
+def counted(number: int, noun: str) -> str:
+    """Count things in words: 1 text, 2 texts.
+
+    Example:
+        >>> counted(1, "prompt"), counted(2, "prompt")
+        ('1 prompt', '2 prompts')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def died(results: Results) -> str:

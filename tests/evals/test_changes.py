@@ -116,7 +116,7 @@ def test_cli(suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from fktext_cli import app
 
     monkeypatch.chdir(tmp_path)
-    command = ["eval", "run", str(suite_file), "--limit", "1", "--set", "samples=1", "--set", "seeds=0", "--set", "lam=2"]
+    command = ["eval", "run", "--limit", "1", "--set", "samples=1", "seeds=0", str(suite_file), "--set", "lam=2"]
     runner = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb"})
     done = runner.invoke(app, command)
     assert done.exit_code == 0, done.output
