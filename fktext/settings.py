@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -48,7 +49,7 @@ class Settings:
         steps: T, reverse steps (of each block or window, where a text is written in several).
         kernel: which reverse process, one of the model's `kernels`; None takes the first of them.
         potential: "difference", "max", "sum" or "terminal".
-        lam: lambda of the target p(x) exp(lambda r(x)).
+        lam: lambda of the target p(x) exp(lambda r(x)), at least 0; a reward's negative weight steers the other way.
         resample_every: steps between weighings; None weighs WEIGHINGS times.
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         temper: the share of N that a weighing before the end leaves effective, by holding back some of the tilt; below
@@ -88,7 +89,7 @@ class Settings:
     steps: int | None = _bounded(None, 1, 100_000)
     kernel: str | None = None
     potential: str = "difference"
-    lam: float = _bounded(10.0, -math.inf, math.inf)
+    lam: float = _bounded(10.0, 0, math.inf)
     resample_every: int | None = _bounded(None, 1, 100_000)
     ess_threshold: float = _bounded(0.9, 0, 1000)
     temper: float | None = _bounded(None, 1e-9, 1)
@@ -109,15 +110,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():
-            value = getattr(self, name)
-            if value is None or (name == "temperature" and value == 0):
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if (value is None and default is None) or (name == "temperature" and value == 0):
                 continue
-            if value < least:
-                raise UsageError(f"{name} must be at least {least:g}, got {value}")
-            if value > most:
-                raise UsageError(f"{name} must be at most {most:,g}, got {value}")
-            if not math.isfinite(value):
-                raise UsageError(f"{name} must be a finite number, got {value}")
+            _check_number(name, value, least, most, whole=name in WHOLE)
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name.replace("_", " "), getattr(self, name), known)
@@ -147,6 +143,21 @@ class Settings:
             raise UsageError(f"particles must be a multiple of the {each} candidates of a parent, got {self.particles}")
 
 
+def _check_number(name: str, value: Any, least: float, most: float, *, whole: bool) -> None:
+    """Refuse what is no number, and a number out of its bounds."""
+    if not issubclass(type(value), numbers.Integral if whole else numbers.Real):
+        raise UsageError(f"{name} must be a {'whole ' * whole}number, got {value!r} ({type(value).__name__})")
+    if value < least:
+        low = "above 0" if 0 < least < 1e-6 and value <= 0 else f"at least {least:g}"
+        high = f" and at most {most:,g}" if most <= 1000 else ""
+        other = "; to steer the other way, give the reward a negative weight" if name == "lam" and value < 0 else ""
+        raise UsageError(f"{name} must be {low}{high}, got {value}{other}")
+    if value > most:
+        raise UsageError(f"{name} must be at most {most:,g}, got {value}")
+    if not value < math.inf:  # or it is nan
+        raise UsageError(f"{name} must be a finite number, got {value}")
+
+
 def _candidates(asked: Settings) -> int:
     """Return M: what was asked for, or the method's own."""
     return asked.candidates or (CANDIDATES if asked.method in SELECTING else 1)
@@ -155,6 +166,7 @@ def _candidates(asked: Settings) -> int:
 BOUNDS: dict[str, tuple[float, float]] = {
     item.name: (item.metadata["least"], item.metadata["most"]) for item in fields(Settings) if item.metadata
 }
+WHOLE = frozenset(item.name for item in fields(Settings) if item.name in BOUNDS and str(item.type).startswith("int"))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         option = typer.Option(
             *words.flags,
-            min=0 if name == "lam" else _round(least),
+            metavar="|".join(CHOICES[name]) if name in PARTS and name in CHOICES else None,
+            min=_round(least),
             max=_round(most),
             help=words.help,
             show_default=words.unset if default is None else True,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
+
+from fktext.errors import UsageError
+from fktext.settings import Settings
 
 Call = Callable[..., Result]
 HUGE = 10**20
@@ -77,3 +81,27 @@ def test_names_too_long_for_a_file_system(call: Call, tmp_path: Path) -> None:
         ("plugin", "new", "politeness", "--out", tmp_path / name),
     ):
         assert_refused(call(*arguments), "name is too long")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"particles": "4"}, "particles must be a whole number, got '4' (str)"),
+        ({"particles": 4.5}, "particles must be a whole number, got 4.5 (float)"),
+        ({"particles": None}, "particles must be a whole number, got None (NoneType)"),
+        ({"lam": "2"}, "lam must be a number, got '2' (str)"),
+        ({"lam": -1}, "lam must be at least 0, got -1; to steer the other way, give the reward a negative weight"),
+        ({"lam": float("nan")}, "lam must be a finite number, got nan"),
+        ({"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
+        ({"top_p": 2}, "top_p must be at most 1, got 2"),
+        ({"ess_threshold": -1}, "ess_threshold must be at least 0 and at most 1,000, got -1"),
+    ],
+)
+def test_the_library_says_what_it_takes(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings(**asked)
+    assert str(caught.value) == said
+
+
+def test_the_command_line_takes_no_lambda_that_the_library_refuses(call: Call) -> None:
+    assert_refused(call("generate", "--lambda", "-1"), "'--lambda'", "greater than or equal to 0, got '-1'")
