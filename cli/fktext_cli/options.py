@@ -121,7 +121,6 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         option = typer.Option(
             *words.flags,
-            metavar="|".join(CHOICES[name]) if name in PARTS and name in CHOICES else None,
             min=_round(least),
             max=_round(most),
             help=words.help,
