@@ -10,6 +10,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext.settings import Settings
+from fktext_cli import completion
 from fktext_cli.options import MOST_SAMPLES, MOST_STEPS, Dtype, Where, sample_option, unfolded
 
 app = typer.Typer(add_completion=False)
@@ -19,7 +20,13 @@ app = typer.Typer(add_completion=False)
 @unfolded("length", "steps", "particles", "x0_samples", particles=8)
 def bench(
     model: Annotated[
-        str, sample_option("--model", "-m", help="A masked model: an embedded one, a folder, an alias or a hub id.")
+        str,
+        sample_option(
+            "--model",
+            "-m",
+            help="A masked model: an embedded one, a folder, an alias or a hub id.",
+            autocompletion=completion.models,
+        ),
     ] = "tiny-mdlm",
     prompts: Annotated[int, sample_option(min=1, max=MOST_SAMPLES, help="Populations at once.")] = 1,
     dense_steps: Annotated[int, sample_option(min=1, max=MOST_STEPS, help="Steps of the dense samplers to time.")] = 5,

@@ -15,6 +15,8 @@ import typer
 from typer.core import TyperCommand
 
 from fktext.errors import UsageError, one_line
+from fktext_cli import completion
+from fktext_cli import onscreen
 from fktext_cli.common import group, load_registry
 from fktext_cli.options import BatchSize, Compiled, Dtype, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
 app = group("Compare steering methods on suites of prompts, judged, with intervals.")
 
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A name from `fktext eval ls`, or a .toml file.")]
+SuiteName = Annotated[
+    str,
+    typer.Argument(metavar="SUITE", help="A name from `fktext eval ls`, or a .toml file.", autocompletion=completion.suites),
+]
 
 
 @app.command()
@@ -59,7 +64,9 @@ def show(name: SuiteName) -> None:
 
 
 @app.command()
-def validate(names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.")]) -> None:
+def validate(
+    names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.", autocompletion=completion.suites)],
+) -> None:
     """Check suites without running them: keys, values, rewards and judges."""
     from fktext_evals import catalogue
     from fktext_evals.report import counted

@@ -21,6 +21,7 @@ from fktext_cli.options import (
     BatchSize,
     Compiled,
     Dtype,
+    Model,
     RewardSpecs,
     Where,
     Which,
@@ -153,7 +154,7 @@ def generate(
         list[str] | None, typer.Argument(metavar="PROMPT", help="Texts to continue; none for texts from scratch.")
     ] = None,
     *,
-    model: Annotated[str, sample_option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.")] = "tiny-mdlm",
+    model: Model = "tiny-mdlm",
     given: Given,
     chat: Annotated[
         bool, sample_option("--chat", help="Put prompts into the model's chat template; the texts are its answers.")
@@ -257,7 +258,7 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
 
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
-    if settings.method in STEERING and (settings.look_ahead or "").startswith("value"):
+    if settings.by_value:
         print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
         if values.pilots(settings):
             cost = f"{PILOT} texts of the model are drawn and judged, which is counted in what the run cost"

@@ -11,11 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from fktext.errors import UsageError
+from fktext_cli import completion
 from fktext_cli.common import Form, Json, listing, load_registry, print_columns, report
 from fktext_cli.options import Device, Dtype, Offline, resolve_device
 from fktext_cli.streams import visible
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A listed name, a folder, a .ckpt file or a hub id.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A listed name, a folder, a .ckpt file or a hub id.",
+        show_default=False,
+        autocompletion=completion.models,
+    ),
+]
 
 
 def models() -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import typer
 
-from fktext.settings import BOUNDS, CANDIDATES, CHOICES, WEIGHINGS, Settings
+from fktext.settings import BOUNDS, CANDIDATES, CHOICES, PARTS, WEIGHINGS, Settings
+from fktext_cli import completion
 from fktext_cli.output import Return
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"  # panels of the help
@@ -128,6 +129,7 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
             rich_help_panel=words.panel,
         )
         hint = literal[CHOICES[name]] if name in CHOICES else hints[name]
+            autocompletion=completion.kernels if name == "kernel" else None,
         found.append(_parameter(name, annotation=Annotated[hint, option], default=default))
     return found
 
@@ -164,7 +166,17 @@ def parse_batch_size(value: str) -> int | None:
 
 RewardSpecs = Annotated[
     list[str] | None,
-    steer_option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="What to steer by; repeatable."),
+    steer_option(
+        "--reward",
+        "-r",
+        metavar="NAME[:option=value,...][=weight]",
+        help="What to steer by; repeatable.",
+        autocompletion=completion.rewards,
+    ),
+]
+Model = Annotated[
+    str,
+    sample_option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.", autocompletion=completion.models),
 ]
 Device = Annotated[str, run_option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], run_option(help="Type of the model's weights.")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fktext.errors import FktextError
+from fktext_cli import completion
 from fktext_cli.common import Json, Rows, listing, load_registry
 from fktext_cli.streams import visible
 
@@ -45,7 +46,9 @@ app = listing(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.", autocompletion=completion.rewards)
+    ],
     as_json: Json = False,
 ) -> None:
     """Describe one reward: its options, the range of its values, and the models it uses.

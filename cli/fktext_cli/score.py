@@ -16,7 +16,7 @@ import typer
 from fktext.errors import RewardError, UsageError, shorten
 from fktext.files.writing import to_json
 from fktext.texts.prompts import csv_rows
-from fktext_cli import output
+from fktext_cli import completion, output
 from fktext_cli.common import create_rewards
 from fktext_cli.options import MOST_BATCH, Where, run_option, unfolded
 
@@ -42,7 +42,16 @@ app = typer.Typer(add_completion=False)
 @unfolded()
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .txt, .jsonl or .csv file, or - for standard input.")],
-    reward: Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...][=weight]", help="Repeatable.")],
+    reward: Annotated[
+        list[str],
+        typer.Option(
+            "--reward",
+            "-r",
+            metavar="NAME[:option=value,...][=weight]",
+            help="What to score by; repeatable.",
+            autocompletion=completion.rewards,
+        ),
+    ],
     read: Annotated[
         Input | None, typer.Option("--input", help="How FILE is written.", show_default="jsonl or csv if it ends so, else text")
     ] = None,

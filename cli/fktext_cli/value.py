@@ -15,6 +15,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext.settings import Settings
+from fktext_cli import completion
 from fktext_cli.common import Json, create_rewards, listing, print_columns
 from fktext_cli.options import MOST_SAMPLES, Where, run_option, unfolded
 from fktext_cli.progress import Bar
@@ -27,8 +28,25 @@ if TYPE_CHECKING:  # these import torch
 
 PROMPTS, PARTICLES = 4, 8  # of log Z: so many prompts at most
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A masked model: an embedded one, a folder, an alias or a hub id.")]
-Rewards = Annotated[list[str], typer.Option("--reward", "-r", metavar="NAME[:option=value,...]", help="Repeatable.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A masked model: an embedded one, a folder, an alias or a hub id.",
+        autocompletion=completion.models,
+    ),
+]
+Rewards = Annotated[
+    list[str],
+    typer.Option(
+        "--reward",
+        "-r",
+        metavar="NAME[:option=value,...]",
+        help="What the value foresees; repeatable.",
+        autocompletion=completion.rewards,
+    ),
+]
 Value = Annotated[str, typer.Argument(metavar="VALUE", help="An installed value or a folder.")]
 
 

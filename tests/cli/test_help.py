@@ -130,6 +130,41 @@ def test_the_shell_completes(line: str, expected: list[str]) -> None:
     assert done.stdout.split() == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("fktext generate --reward se", ["sentiment"]),
+        ("fktext score texts.txt -r tox", ["toxicity"]),
+        ("fktext image generate --reward bri", ["brightness"]),
+        ("fktext rewards show c", ["classifier", "clip", "cola", "colour"]),
+        ("fktext generate --model tiny-", ["tiny-mdlm", "tiny-ssdlm"]),
+        ("fktext models show mdlm-owt-", ["mdlm-owt-noeos", "mdlm-owt-fp32"]),
+        ("fktext generate --kernel remdm-c", ["remdm-cap", "remdm-conf"]),
+        ("fktext eval run sentiment-s", ["sentiment-smoke"]),
+    ],
+)
+def test_the_shell_completes_names_and_imports_no_torch(line: str, names: list[str]) -> None:
+    program = """
+import sys
+import fktext_cli
+try:
+    fktext_cli.main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+    environment = {"_FKTEXT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    spent, least = [], []
+    for _ in range(3):
+        seconds, done = seconds_of(program, **environment)
+        assert done.stdout.split() == names
+        assert done.stderr.split()[-1] == "False"
+        spent.append(seconds)
+        if seconds < 0.5:
+            return
+        least.append(seconds_of("import typer, pydantic, pluggy, rich.console")[0])
+    assert min(spent) < 3 * min(least)  # on a machine so busy that CPU seconds are long ones
+
+
 def test_generate_names_every_option(call: Callable[..., Result]) -> None:
     names = "model reward particles samples prompts length steps potential lambda resample-every ess-threshold resampler x0-samples"
     names += " x0-average method return temperature top-p seed device dtype batch-size offline output format overwrite resume"
