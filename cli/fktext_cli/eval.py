@@ -16,7 +16,6 @@ from typer.core import TyperCommand
 
 from fktext.errors import UsageError, one_line
 from fktext_cli import completion
-from fktext_cli import onscreen
 from fktext_cli.common import group, load_registry
 from fktext_cli.options import BatchSize, Compiled, Dtype, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead

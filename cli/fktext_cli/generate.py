@@ -258,7 +258,7 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
 
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
-    if settings.by_value:
+    if settings.method in STEERING and (settings.look_ahead or "").startswith("value"):
         print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
         if values.pilots(settings):
             cost = f"{PILOT} texts of the model are drawn and judged, which is counted in what the run cost"

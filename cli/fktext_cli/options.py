@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import typer
 
-from fktext.settings import BOUNDS, CANDIDATES, CHOICES, PARTS, WEIGHINGS, Settings
+from fktext.settings import BOUNDS, CANDIDATES, CHOICES, WEIGHINGS, Settings
 from fktext_cli import completion
 from fktext_cli.output import Return
 
@@ -125,11 +125,11 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
             min=_round(least),
             max=_round(most),
             help=words.help,
+            autocompletion=completion.kernels if name == "kernel" else None,
             show_default=words.unset if default is None else True,
             rich_help_panel=words.panel,
         )
         hint = literal[CHOICES[name]] if name in CHOICES else hints[name]
-            autocompletion=completion.kernels if name == "kernel" else None,
         found.append(_parameter(name, annotation=Annotated[hint, option], default=default))
     return found
 
