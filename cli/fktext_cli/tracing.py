@@ -14,6 +14,7 @@ from fktext_cli import output
 if TYPE_CHECKING:  # this imports torch
     from fktext.population import Population
 
+MOST_PICTURES = 4_000_000  # bytes of thumbnails on the way; the populations that come after have none
 _SUFFIXES = (".html", ".json")
 
 
@@ -40,6 +41,7 @@ class Trace:
     run: Mapping[str, Any]
     which: output.Return
     _kept: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _pictures: int = field(default=0, init=False)
 
     def add(self, population: Population) -> None:
         """Keep a population; of a dead one no particle is marked."""
@@ -47,7 +49,9 @@ class Trace:
             from fktext_evals import trace
 
             chosen = output.chosen(population, "draw" if self.which == "draw" else "best")
-            self._kept.append(trace.population(population, chosen[0] if chosen else None))
+            kept = trace.population(population, chosen[0] if chosen else None, thumbnails=self._pictures < MOST_PICTURES)
+            self._pictures += sum(len(image) for step in kept["lineage"].get("images", ()) for image in step)
+            self._kept.append(kept)
 
     def __enter__(self) -> Trace:
         return self

@@ -9,6 +9,7 @@ A lineage is a mapping with K entries in each of its lists, one per weighing:
     rewards      (K, N) what each particle was worth, -inf as null
     weights      (K, N) normalised, before resampling; they sum to 1 up to rounding
     texts        (K, N) what each particle was thought to become, the best of its predictions; at the last weighing the text itself
+    images       the same of images, whose texts are empty: `data:` addresses of thumbnails; a row is empty where there are none
 
 and `chosen`, the particle that was returned, null of a dead population.
 """
@@ -26,13 +27,14 @@ if TYPE_CHECKING:  # this imports torch
 Lineage = dict[str, Any]
 
 
-def of(population: Population, chosen: int | None, width: int | None = None) -> Lineage:
+def of(population: Population, chosen: int | None, width: int | None = None, side: int | None = None) -> Lineage:
     """Make the lineage of a population.
 
     Args:
         population: from `fktext.texts.generate.generate` with `guesses=True`, or without, then there are no texts on the way.
         chosen: the particle that is returned, None where the population is dead.
         width: cut texts after as many characters; None keeps them whole.
+        side: of images, pixels of a thumbnail's longer side, 0 for none; None names them instead, as texts.
     """
     from fktext.smc import normalize
 
@@ -45,9 +47,27 @@ def of(population: Population, chosen: int | None, width: int | None = None) -> 
         "ancestors": [step.ancestors.tolist() for step in steps],
         "rewards": [[to_json(round(value, 4)) for value in step.reward.tolist()] for step in steps],
         "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
-        "texts": [[_cut(label(sample, place), width) for place, sample in enumerate(samples)] for samples in guesses],
+        **(_seen(guesses, side) if side is not None else _told(guesses, width)),
         "chosen": chosen,
     }
+
+
+def _told(guesses: Sequence[Sequence[Any]], width: int | None) -> dict[str, list[list[str]]]:
+    return {"texts": [[_cut(label(sample, place), width) for place, sample in enumerate(samples)] for samples in guesses]}
+
+
+def _seen(guesses: Sequence[Sequence[Any]], side: int) -> dict[str, list[list[str]]]:
+    from fktext.images.pictures import thumbnail
+
+    images = [[thumbnail(image, side) for image in samples] if side else [] for samples in guesses]
+    return {"texts": [[] for _ in guesses], "images": images}
+
+
+def of_texts(population: Population) -> bool:
+    """Tell whether the samples of a population are texts, not images."""
+    from fktext.text import Text
+
+    return isinstance(population.samples[0], Text)
 
 
 def label(sample: Any, place: int) -> str:
@@ -127,6 +147,9 @@ def check(lineage: Mapping[str, Any]) -> None:
         for name in ("ancestors", "rewards", "weights"):
             if any(len(step) != particles for step in lineage[name]):
                 raise ValueError(f"{name} does not have {particles} particles at each weighing")
+        images = lineage.get("images", [[]] * weighings)
+        if len(images) != weighings or any(len(step) not in (0, particles) for step in images):
+            raise ValueError(f"images are not of {particles} particles, or of none, at each of {weighings} weighings")
         if not all(0 <= parent < particles for step in lineage["ancestors"] for parent in step):
             raise ValueError("an ancestor is not one of the particles")
         if lineage["chosen"] is not None and not 0 <= lineage["chosen"] < particles:

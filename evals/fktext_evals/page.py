@@ -50,7 +50,7 @@ def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
 
 
 def trace_html(trace: Mapping[str, Any]) -> str:
-    """Write the lineages of a run of `fktext generate` as a page; `trace` is from `fktext_evals.trace.trace`."""
+    """Write the lineages of a run, of texts or images, as a page; `trace` is from `fktext_evals.trace.trace`."""
     run, populations = trace["run"], trace["populations"]
     settings = run["settings"]
     steered = ", ".join(settings["rewards"]) or "nothing"
@@ -63,9 +63,11 @@ def trace_html(trace: Mapping[str, Any]) -> str:
         ("seed", str(run["seed"])),
     ]
     count = len(populations)
+    command = "fktext image generate" if "pipeline" in run["model"] else "fktext generate"
     return _render(
         "trace.html.j2",
-        title="lineage · fktext generate",
+        title=f"lineage · {command}",
+        command=command,
         heading=f"{count} population{'s' * (count != 1)} of {settings['particles']}",
         facts=facts,
         warning=warning_for(settings["rewards"]),
@@ -276,6 +278,8 @@ def _lineage(lineage: Lineage, title: str, texts: bool = True) -> dict[str, Any]
     low, high = reward_range(lineage)
     return {
         "words": in_words(lineage),
+        "noun": "image" if "images" in lineage else "text",
+        "pictures": any(lineage.get("images", ())),
         "tree": tree(lineage, visible(title)),
         "low": low,
         "high": high,
@@ -326,6 +330,7 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
                 "particle": place,
                 "chosen": place == lineage["chosen"],
                 "text": visible(row["continuation"]).strip(),
+                "image": row.get("image"),
                 "rewards": [number(from_json(value), 4) for value in row["rewards"]],
                 "weight": f"{row['weight']:.3f}",
                 "ancestor": row["ancestor"],

@@ -1,7 +1,8 @@
 """The lineage of a population as SVG: time goes right, a row per particle, no branches cross.
 
-Each dot is a particle at a weighing: its size the weight it had then, its colour its reward, its tooltip both. Branches that reach
-the end are drawn strongly, the one of the returned text most. Bars above say how many particles were effective.
+Each dot is a particle at a weighing: its size the weight it had then, its colour its reward, its tooltip both. A particle with a
+picture has a frame instead, the thicker the more it weighed. Branches that reach the end are drawn strongly, the one of what is
+returned most. Bars above say how many particles were effective.
 `templates/page.js` adds zooming, and texts on demand; without it the drawing is all there.
 """
 
@@ -21,19 +22,29 @@ _TOP, _STRIP, _LEFT, _RIGHT, _BOTTOM = 8, 34, 46, 22, 30
 
 @dataclass(frozen=True)
 class _Grid:
-    """Places particles: time goes right, a row each."""
+    """Places particles, as dots or pictures: time goes right, a row each."""
 
     weighings: int
     particles: int
+    pictures: bool = False
+
+    @property
+    def tile(self) -> float:
+        """Return the side of a picture."""
+        return 36.0 if self.particles <= 8 else 28.0 if self.particles <= 16 else 20.0
 
     @property
     def across(self) -> float:
         """Return the distance between weighings: wide where there are few."""
+        if self.pictures:
+            return min(64.0, max(self.tile + 12, 760 / max(self.weighings - 1, 1)))
         return min(64.0, max(26.0, 760 / max(self.weighings - 1, 1)))
 
     @property
     def down(self) -> float:
         """Return the distance between particles."""
+        if self.pictures:
+            return self.tile + 7
         return 22.0 if self.particles <= 8 else 17.0 if self.particles <= 24 else 11.0
 
     @property
@@ -47,7 +58,7 @@ class _Grid:
 
     @property
     def height(self) -> float:
-        return self.first + self.down * (self.particles - 1) + _BOTTOM
+        return self.first + self.down * (self.particles - 1) + _BOTTOM + self.pictures * self.tile / 2
 
     def x(self, weighing: int) -> float:
         return round(_LEFT + self.across * weighing, 1)
@@ -64,9 +75,10 @@ def tree(lineage: Lineage, title: str) -> Markup:
         title: what it is of, for the label read aloud.
     """
     ancestors = lineage["ancestors"]
-    grid = _Grid(len(lineage["k"]), len(ancestors[0]))
+    grid = _Grid(len(lineage["k"]), len(ancestors[0]), any(lineage.get("images", ())))
     places = lineages.order(ancestors)
-    parts = [*_bars(lineage, grid), *_edges(lineage, grid, places), *_nodes(lineage, grid, places), *_labels(lineage, grid)]
+    nodes = [*_pictures(lineage, grid, places), *_nodes(lineage, grid, places)]
+    parts = [*_bars(lineage, grid), *_edges(lineage, grid, places), *nodes, *_labels(lineage, grid)]
     form = '<svg class="tree" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}"><g>{3}</g></svg>'
     return Markup(form).format(round(grid.width, 1), round(grid.height, 1), f"{title}. {in_words(lineage)}", Markup("").join(parts))
 
@@ -80,7 +92,7 @@ def in_words(lineage: Lineage) -> str:
     return (
         f"{particles} particle{'s' * (particles != 1)}, weighed {weighings} time{'s' * (weighings != 1)}, "
         f"resampled {times} time{'s' * (times != 1)}. "
-        f"All final texts descend from {left} of the {particles} at the start; "
+        f"All final {'images' if 'images' in lineage else 'texts'} descend from {left} of the {particles} at the start; "
         f"{returned}."
     )
 
@@ -116,11 +128,26 @@ def _edges(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[M
         yield from paths
 
 
+def _pictures(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[Markup]:
+    """Draw what each particle was thought to become, where there is a thumbnail of it."""
+    living = lineages.survivors(lineage["ancestors"])
+    form = Markup('<image class="{}" data-p="{},{}" x="{}" y="{}" width="{}" height="{}" href="{}"/>')
+    for weighing, images in enumerate(lineage.get("images", ())):
+        for particle, image in enumerate(images):
+            x, y = grid.x(weighing) - grid.tile / 2, grid.y(places[weighing][particle]) - grid.tile / 2
+            kind = "seen" + " lives" * living[weighing][particle] + " crisp" * image.startswith("data:image/png")
+            yield form.format(kind, weighing, particle, round(x, 1), round(y, 1), grid.tile, grid.tile, image)
+
+
 def _nodes(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[Markup]:
     finite = [value for step in lineage["rewards"] for value in step if value is not None]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     living = lineages.survivors(lineage["ancestors"])
     form = Markup('<circle class="{}" cx="{}" cy="{}" r="{}" style="--r:{}" data-n="{},{}"><title>{}</title></circle>')
+    frame = Markup(
+        '<rect class="{}" x="{}" y="{}" width="{}" height="{}" style="stroke-width:{};--r:{}" data-n="{},{}">'
+        "<title>{}</title></rect>"
+    )
     largest = grid.down * 0.46
     for weighing, (rewards, weights) in enumerate(zip(lineage["rewards"], lineage["weights"], strict=True)):
         last = weighing == grid.weighings - 1
@@ -129,10 +156,14 @@ def _nodes(lineage: Lineage, grid: _Grid, places: list[list[int]]) -> Iterator[M
             kind += " returned" * (last and particle == lineage["chosen"])
             shade = 0.0 if reward is None or high == low else round((reward - low) / (high - low), 2)
             said = f"step {lineage['k'][weighing]}, particle {particle}: reward {_reward(reward)}, weight {weight:.3f}"
-            yield form.format(
-                *(kind, grid.x(weighing), grid.y(places[weighing][particle])),
-                *(round(1.6 + (largest - 1.6) * weight**0.5, 1), shade, weighing, particle, said),
-            )
+            x, y, about = grid.x(weighing), grid.y(places[weighing][particle]), (shade, weighing, particle, said)
+            if grid.pictures and lineage["images"][weighing]:
+                line = round(1 + 3 * weight**0.5, 1)
+                half = (grid.tile + line) / 2
+                corner = (round(x - half, 1), round(y - half, 1))
+                yield frame.format(f"{kind} framed", *corner, 2 * half, 2 * half, line, *about)
+            else:
+                yield form.format(kind, x, y, round(1.6 + (largest - 1.6) * weight**0.5, 1), *about)
 
 
 def _labels(lineage: Lineage, grid: _Grid) -> Iterator[Markup]:

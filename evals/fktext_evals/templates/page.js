@@ -12,12 +12,17 @@
     const data = JSON.parse(figure.querySelector("script").textContent);
     const stage = figure.querySelector(".stage"), svg = stage.querySelector("svg");
     const detail = figure.querySelector(".detail"), where = detail.querySelector(".where"), text = detail.querySelector(".text");
+    const picture = (node) => svg.querySelector(`[data-p="${node.k},${node.i}"]`);
+    const middle = (shape) => (shape.cx ? [shape.cx, shape.cy].map((at) => at.baseVal.value)
+      : [shape.x.baseVal.value + shape.width.baseVal.value / 2, shape.y.baseVal.value + shape.height.baseVal.value / 2]); // a dot or a frame
     const width = svg.viewBox.baseVal.width, height = svg.viewBox.baseVal.height;
+    const tile = (svg.querySelector("image")?.width.baseVal.value ?? 0) * 0.7; // a picture is pointed at up to its corners
     const nodes = new Map(), edges = new Map(), columns = data.k.map(() => []);
     svg.querySelectorAll("[data-e]").forEach((edge) => edges.set(edge.dataset.e, edge));
     svg.querySelectorAll("[data-n]").forEach((circle) => {
       const [k, i] = circle.dataset.n.split(",").map(Number);
-      const node = { circle, k, i, x: circle.cx.baseVal.value, y: circle.cy.baseVal.value };
+      const [x, y] = middle(circle);
+      const node = { circle, k, i, x, y };
       nodes.set(circle.dataset.n, node);
       columns[k].push(node);
     });
@@ -38,6 +43,15 @@
       where.textContent = `Step ${data.k[here.k]}, particle ${here.i}${from}: reward ${shown(data.rewards[here.k][here.i])}, weight ${shown(data.weights[here.k][here.i])}${fate}.`;
       const said = data.texts[here.k] && data.texts[here.k][here.i];
       text.replaceChildren();
+      const drawn = picture(here);
+      if (drawn) {
+        const image = document.createElement("img");
+        image.src = drawn.href.baseVal;
+        image.alt = "What the particle was thought to become";
+        image.className = drawn.getAttribute("class");
+        text.append(image);
+        return;
+      }
       if (said === undefined) return;
       if (asked || !warned) { text.textContent = said; return; }
       const button = document.createElement("button");
@@ -78,7 +92,7 @@
 
     const nearest = (event) => {
       const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) / scale, y = (event.clientY - box.top) / scale;
-      let best = null, reach = 16 / scale;
+      let best = null, reach = Math.max(16 / scale, tile);
       nodes.forEach((node) => { const far = Math.hypot(node.x - x, node.y - y); if (far < reach) { best = node; reach = far; } });
       return best;
     };
@@ -131,7 +145,7 @@
     stage.setAttribute("role", "application");
     stage.setAttribute("aria-label", `${svg.getAttribute("aria-label")} Arrow keys walk along the tree, plus and minus zoom.`);
     fit();
-    figure.closest("details.one")?.addEventListener("toggle", () => fitted || fit());
+    figure.closest("details.one, details.gate")?.addEventListener("toggle", () => fitted || fit());
   };
   document.querySelectorAll(".lineage").forEach(setUp);
 })();
