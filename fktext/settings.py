@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
 from fktext.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:  # these import torch, which a command line that is only asked for its help can do without
-    from fktext.smc.resamplers import Resampler
-    from fktext.smc.schedules import Schedule
+    from fktext.smc.lookahead import LookAhead as LookAhead
+    from fktext.smc.potentials import Potential as Potential
+    from fktext.smc.resamplers import Resampler as Resampler
+    from fktext.smc.schedules import Schedule as Schedule
     from fktext.smc.steer import Plan, Stepper
+else:  # what reads the types of the settings at run time takes them for anything
+    LookAhead = Potential = Resampler = Schedule = object
 
+PotentialName = Literal["difference", "max", "sum", "terminal"]  # of `fktext.smc.potentials`, and the next of `resamplers`
+ResamplerName = Literal["multinomial", "systematic", "stratified", "residual", "ssp", "killing"]
 Method = Literal["fk", "best-of-n", "base", "svdd", "beam", "particle-gibbs"]
 SELECTING = ("svdd", "beam")  # by rules that are no resampling
 STEERING = ("fk", *SELECTING, "particle-gibbs")  # on the way, not only at the end
@@ -24,12 +30,60 @@ Proposal = Literal["base", "guided", "d-cbg"]
 LOOK_AHEADS = ("predictions", "value", "none")
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
-    "potential": ("difference", "max", "sum", "terminal"),  # of `fktext.smc.potentials`, and the next of `resamplers`
-    "resampler": ("multinomial", "systematic", "stratified", "residual", "ssp", "killing"),
+    "potential": get_args(PotentialName),
+    "resampler": get_args(ResamplerName),
     "method": get_args(Method),
     "x0_average": get_args(Average),
     "proposal": get_args(Proposal),
 }
+# What may be an object of the user's or of a plugin, and the attributes that show that it is one.
+PARTS: dict[str, tuple[str, ...]] = {
+    "kernel": ("name", "build", "steerable"),
+    "potential": ("init", "__call__"),
+    "resampler": ("counts", "draws", "__call__"),
+    "schedule": ("weighings",),
+    "look_ahead": ("__call__",),
+}
+
+
+class KernelLike(Protocol):
+    """A reverse process that a model can be run with; of masked models `fktext.masked.kernels.Kernel`."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def steerable(self) -> bool:
+        """Whether it can be steered."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object of a plugin under the name it was asked for by, in a place of `Settings` that takes objects."""
+
+    name: str
+    object: Any
+
+
+def given(part: Any) -> Any:
+    """Return what a setting says: the object of a `Part`, and anything else itself."""
+    return part.object if isinstance(part, Part) else part
+
+
+def described(settings: Settings | Run) -> dict[str, Any]:
+    """Return the settings as JSON has them: in the place of an object its name, or how it describes itself."""
+    found = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    for name in PARTS.keys() & found.keys():
+        part = found[name]
+        if isinstance(part, Part):
+            found[name] = part.name
+        elif part is not None and not isinstance(part, str):
+            kind = type(part)
+            found[name] = repr(part) if hasattr(part, "__dataclass_fields__") else f"{kind.__module__}.{kind.__qualname__}"
+    return found
 
 
 def _bounded(default: Any, least: float, most: float) -> Any:
@@ -47,18 +101,20 @@ class Settings:
         length: tokens of the whole sequence, prompt included. A template has its own length.
         stride: how far the window moves in a text longer than the model takes; None takes half of the model's length.
         steps: T, reverse steps (of each block or window, where a text is written in several).
-        kernel: which reverse process, one of the model's `kernels`; None takes the first of them.
-        potential: "difference", "max", "sum" or "terminal".
+        kernel: which reverse process, one of the model's `kernels`; None takes the first of them. A masked model also takes
+            a `fktext.masked.kernels.Kernel`.
+        potential: "difference", "max", "sum" or "terminal"; or a `fktext.smc.potentials.Potential`.
         lam: lambda of the target p(x) exp(lambda r(x)), at least 0; a reward's negative weight steers the other way.
         resample_every: steps between weighings; None weighs WEIGHINGS times.
+        schedule: when to weigh, a `fktext.smc.schedules.Schedule`, in the place of `resample_every`.
         ess_threshold: a population resamples when its effective sample size is below this share of N; 0 never, above 1 always.
         temper: the share of N that a weighing before the end leaves effective, by holding back some of the tilt; below
             `ess_threshold`. None holds back nothing. See `fktext.smc.tempering`.
-        resampler: a name of `fktext.smc.RESAMPLERS`.
+        resampler: a name of `fktext.smc.RESAMPLERS`, or a `fktext.smc.Resampler`.
         look_ahead: what unfinished particles are thought to become: "predictions" asks the rewards about guesses of x0; "value"
             asks the values that are installed for model and rewards, "value:DIR" (or several, with commas) those of folders (see
             `fktext.values`), "value:fit" fits them first, to 500 texts of the model, which the run pays for; "none" says nothing.
-            None takes "value" where every reward has one installed, else "predictions".
+            None takes "value" where every reward has one installed, else "predictions". Or a `fktext.smc.lookahead.LookAhead`.
         x0_samples: predictions of x0 per particle and weighing.
         x0_average: "tilt" averages exp(lambda r) over the predictions, "reward" averages exp(r).
         pseudo_count: how much a prediction of reward -inf is doubted before the end, in predictions; see
@@ -87,14 +143,15 @@ class Settings:
     length: int | None = _bounded(None, 1, 100_000)
     stride: int | None = _bounded(None, 1, 100_000)
     steps: int | None = _bounded(None, 1, 100_000)
-    kernel: str | None = None
-    potential: str = "difference"
+    kernel: str | KernelLike | Part | None = None
+    potential: PotentialName | Potential | Part = "difference"
     lam: float = _bounded(10.0, 0, math.inf)
     resample_every: int | None = _bounded(None, 1, 100_000)
+    schedule: Schedule | Part | None = None
     ess_threshold: float = _bounded(0.9, 0, 1000)
     temper: float | None = _bounded(None, 1e-9, 1)
-    resampler: str = "systematic"
-    look_ahead: str | None = None
+    resampler: ResamplerName | Resampler | Part = "systematic"
+    look_ahead: str | LookAhead | Part | None = None
     x0_samples: int = _bounded(4, 1, 1000)
     x0_average: Average = "tilt"
     pseudo_count: float = _bounded(0.1, 1e-9, 1000)
@@ -114,15 +171,28 @@ class Settings:
             if (value is None and default is None) or (name == "temperature" and value == 0):
                 continue
             _check_number(name, value, least, most, whole=name in WHOLE)
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name.replace("_", " "), getattr(self, name), known)
+        self._check_names()
         if self.temper is not None and self.temper >= min(self.ess_threshold, 1):
             why = f"ess_threshold, {self.ess_threshold:g}, or no population would ever resample"
             raise UsageError(f"temper must be below 1 and below {why}; got {self.temper:g}")
-        if self.look_ahead is not None and not self.look_ahead.startswith("value:") and self.look_ahead not in LOOK_AHEADS:
-            raise unknown_name("look-ahead", self.look_ahead, [*LOOK_AHEADS, "value:DIR", "value:fit"])
         self._check_method()
+
+    def _check_names(self) -> None:
+        """Refuse names that nobody knows, and objects that cannot be what they are given for."""
+        for name, attributes in PARTS.items():
+            part = given(getattr(self, name))
+            absent = [each for each in attributes if not hasattr(part, each)]
+            if part is not None and not isinstance(part, str) and absent:
+                raise UsageError(f"{name} is a {type(part).__name__}, which has no {absent[0]}: {part!r:.60}")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if (isinstance(value, str) or name not in PARTS) and value not in known:
+                raise unknown_name(name.replace("_", " "), str(value), known)
+        if isinstance(self.schedule, str):
+            raise unknown_name("schedule", self.schedule, ())
+        ahead = self.look_ahead
+        if isinstance(ahead, str) and not ahead.startswith("value:") and ahead not in LOOK_AHEADS:
+            raise unknown_name("look-ahead", ahead, [*LOOK_AHEADS, "value:DIR", "value:fit"])
 
     def _check_method(self) -> None:
         """Refuse what a method has no use for."""
@@ -176,13 +246,14 @@ class Run:
     particles: int
     samples: int
     steps: int
-    potential: str
+    potential: PotentialName | Potential | Part
     lam: float
     resample_every: int
+    schedule: Schedule | Part | None
     ess_threshold: float
     temper: float | None
-    resampler: str
-    look_ahead: str | None
+    resampler: ResamplerName | Resampler | Part
+    look_ahead: str | LookAhead | Part | None
     x0_samples: int
     x0_average: Average
     pseudo_count: float
@@ -203,8 +274,7 @@ class Run:
             "candidates": _candidates(asked),
             **more,
         }
-        every = {**asdict(asked), **named}
-        return cls(**{item.name: every[item.name] for item in fields(cls)})
+        return cls(**{item.name: named[item.name] if item.name in named else getattr(asked, item.name) for item in fields(cls)})
 
     def plan(self) -> Plan:
         """Return what the engine is told; learned values, which belong to a model, are put in by whoever has them.
@@ -218,18 +288,21 @@ class Run:
 
         steered = self.method in STEERING
         threshold = 1.0 if self.method in SELECTING else self.ess_threshold
-        predictions = Predictions(self.x0_samples, self.x0_average, self.pseudo_count)
+        ahead: LookAhead = Predictions(self.x0_samples, self.x0_average, self.pseudo_count)
+        if self.look_ahead is not None and not isinstance(self.look_ahead, str):
+            ahead = given(self.look_ahead)
         lam = 0.0 if self.method == "base" else self.lam
-        schedule: Schedule = Every(self.resample_every) if steered else At(())
+        schedule: Schedule = given(self.schedule) or Every(self.resample_every)
+        potential = self.potential if steered else "terminal"
         return Plan(
             particles=self.particles,
-            schedule=schedule,
-            potential=POTENTIALS[self.potential if steered else "terminal"],
+            schedule=schedule if steered else At(()),
+            potential=POTENTIALS[potential] if isinstance(potential, str) else given(potential),
             resampler=self._resampler(),
             lam=lam,
             ess_threshold=threshold if lam else 0.0,
             temper=self.temper,
-            look_ahead=predictions if self.look_ahead != "none" else Nothing(),
+            look_ahead=ahead if self.look_ahead != "none" else Nothing(),
         )
 
     def _resampler(self) -> Resampler:
@@ -240,7 +313,8 @@ class Run:
 
         if self.method in SELECTING:
             return {"svdd": best_candidate, "beam": beam}[self.method](self.candidates)
-        return candidates(RESAMPLERS[self.resampler], self.candidates if self.method == "fk" else 1)
+        scheme = RESAMPLERS[self.resampler] if isinstance(self.resampler, str) else given(self.resampler)
+        return candidates(scheme, self.candidates if self.method == "fk" else 1)
 
     def stepper(self) -> Stepper:
         """Return what runs the plan: the engine's loop, or what the method wraps around it."""
@@ -251,6 +325,11 @@ class Run:
         if self.method == "particle-gibbs":
             return partial(particle_gibbs_steps, sweeps=self.sweeps)
         return selection_steps if self.method in SELECTING else steer_steps
+
+    @property
+    def by_value(self) -> bool:
+        """Whether particles are looked at by a learned value that is named."""
+        return self.method in STEERING and isinstance(self.look_ahead, str) and self.look_ahead.startswith("value")
 
     @property
     def rounds(self) -> int:
@@ -264,6 +343,6 @@ class TextRun(Run):
 
     length: int
     stride: int | None
-    kernel: str
+    kernel: str | KernelLike | Part
     temperature: float
     top_p: float

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,8 +24,12 @@ if TYPE_CHECKING:  # imported when a command runs, so that --help is fast
     from fktext.settings import Method, Run
 
 Form = Annotated[Literal["text", "jsonl"], typer.Option("--format", "-f", help="jsonl has one object per line.")]
+WholeForm = Annotated[
+    Literal["text", "json", "jsonl"],
+    typer.Option("--format", "-f", help="json is one document, jsonl has one object per line."),
+]
 Rows = Sequence[Mapping[str, Any]]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+Json = Annotated[bool, typer.Option("--json", hidden=True, help="The same as --format json.")]  # its older spelling
 
 
 def group(about: str) -> typer.Typer:
@@ -51,22 +57,27 @@ def listing(about: str, each: str, rows: Callable[[], Rows], show: Callable[[Row
     app = typer.Typer(add_completion=False, invoke_without_command=True, help=about)
 
     @app.callback()
-    def root(context: typer.Context, form: Form = "text") -> None:
+    def root(context: typer.Context, form: WholeForm = "text") -> None:
         if context.invoked_subcommand is None:
             list_all(form)
 
     @app.command("list", help=each)
-    def list_all(form: Form = "text", as_json: Json = False) -> None:
+    def list_all(form: WholeForm = "text", as_json: Json = False) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # plugins may print
             found = rows()
-        if as_json:
-            print(json.dumps(found, indent=1))
-        elif form == "jsonl":
-            print("".join(json.dumps(row) + "\n" for row in found), end="")
+        if as_json or form != "text":
+            print(in_json(found, form), end="")
         else:
             show(found)
 
     return app
+
+
+def in_json(found: Mapping[str, Any] | Rows, form: str) -> str:
+    """Return what is listed or shown, whole lines: with "jsonl" one for each object, else one document."""
+    if form == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in ([found] if isinstance(found, Mapping) else found))
+    return json.dumps(found, indent=1) + "\n"
 
 
 def load_registry() -> Registry:
@@ -126,11 +137,13 @@ def steering(terms: Sequence[Weighted], settings: Run) -> Iterator[str]:
 
 def provenance(model: dict[str, Any], terms: Sequence[Weighted], settings: Run, more: dict[str, Any]) -> dict[str, Any]:
     """Return what every row of a run has in common: enough to run it again."""
+    from fktext.settings import described
+
     run = {
         "seed": settings.seed,
         "model": model,
         "reward_models": {term.name: term.provenance() for term in terms},
-        "settings": {"fktext": fktext.__version__, **asdict(settings), **more},
+        "settings": {"fktext": fktext.__version__, **described(settings), **more},
     }
     return cast(dict[str, Any], json.loads(json.dumps(run)))
 
@@ -141,6 +154,15 @@ def print_columns(rows: Rows) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_wrapped(text: str, indent: str = "") -> None:
+    """Print a text, on a terminal in lines of its width: all but the first are indented."""
+    lines = [visible(text)]
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = textwrap.wrap(lines[0], width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines))
 
 
 def _cell(value: Any) -> str:

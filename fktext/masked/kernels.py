@@ -12,6 +12,7 @@ from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.remdm import ReMDM
 from fktext.masked.sedd import AnalyticSEDD
+from fktext.settings import KernelLike, Part, given
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,12 @@ KERNELS: Mapping[str, Kernel] = {
         ),
     )
 }
+
+
+def kernel_of(kernel: str | KernelLike | Part) -> Kernel:
+    """Return the kernel of a name, or the one that is given."""
+    if isinstance(kernel, str):
+        return KERNELS[kernel]
+    own = given(kernel)
+    assert isinstance(own, Kernel), own  # `MaskedModel.takes` no other
+    return own

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fktext.masked.denoiser import Denoiser
-    from fktext.settings import TextRun
+    from fktext.settings import KernelLike, TextRun
     from fktext.smc.process import ReverseProcess
     from fktext.text import Text
 
@@ -49,12 +49,18 @@ class MaskedModel(TextModel):
 
         return replace(self, denoiser=Compiled(cast("Denoiser", self.denoiser)))
 
-    def guidable(self, kernel: str) -> bool:
+    def takes(self, kernel: str | KernelLike) -> bool:
+        """See `TextModel`: its own by name, and any kernel of masked models as an object."""
+        from fktext.masked.kernels import Kernel
+
+        return super().takes(kernel) or isinstance(kernel, Kernel)
+
+    def guidable(self, kernel: str | KernelLike) -> bool:
         """See `TextModel`."""
         from fktext.masked.denoiser import Embedding
-        from fktext.masked.kernels import KERNELS
+        from fktext.masked.kernels import kernel_of
 
-        return KERNELS[kernel].guidable and isinstance(self.denoiser, Embedding)
+        return kernel_of(kernel).guidable and isinstance(self.denoiser, Embedding)
 
     def guided(
         self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
@@ -65,11 +71,11 @@ class MaskedModel(TextModel):
         scores = Gradient(cast("Denoiser", self.denoiser), values, weights, run.lam)
         return Guided(process, scores, run.guidance, corrected=run.proposal == "guided")
 
-    def steerable(self, kernel: str) -> bool:
-        """Tell whether one of the model's kernels can be steered."""
-        from fktext.masked.kernels import KERNELS
+    def steerable(self, kernel: str | KernelLike) -> bool:
+        """Tell whether a kernel can be steered."""
+        from fktext.masked.kernels import kernel_of
 
-        return KERNELS[kernel].steerable
+        return kernel_of(kernel).steerable
 
     def num_steps(self, template: Tensor, run: TextRun) -> int:
         """Count the reverse steps of a run from this template."""
@@ -79,7 +85,7 @@ class MaskedModel(TextModel):
         """Make the process of the run's kernel, in strides where texts are longer than the network; see `TextModel.process`."""
         import torch
 
-        from fktext.masked.kernels import KERNELS
+        from fktext.masked.kernels import kernel_of
 
         self._check_memory(templates, run)
         denoiser = cast("Denoiser", self.denoiser)
@@ -87,7 +93,7 @@ class MaskedModel(TextModel):
         ids = ids.to(torch.device(str(denoiser.device)))
         starts = [self.start(prompt) for prompt in prompts]
         infilling = [start for start in starts if isinstance(start.prompt, Template)]
-        process = KERNELS[run.kernel].build(
+        process = kernel_of(run.kernel).build(
             denoiser,
             ids[:, columns[0].to(ids.device)],
             run.particles,

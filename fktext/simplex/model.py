@@ -12,7 +12,7 @@ from fktext.texts.model import Asked, TextModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fktext.settings import TextRun
+    from fktext.settings import KernelLike, TextRun
     from fktext.simplex.guidance import Guidance
     from fktext.simplex.ssdlm import SimplexLM
     from fktext.smc.process import ReverseProcess
@@ -76,7 +76,7 @@ class SimplexModel(TextModel):
             return texts
         return [Text(text.removeprefix(" "), prompt=text.prompt.removeprefix(" ")) for text in texts]
 
-    def steerable(self, kernel: str) -> bool:
+    def steerable(self, kernel: str | KernelLike) -> bool:
         """Return True: every projection can be steered."""
         return True
 
@@ -101,7 +101,7 @@ class SimplexModel(TextModel):
             run.particles,
             run.steps,
             self._decoder(prompts),
-            projection=PROJECTIONS[run.kernel.removeprefix("simplex-")],
+            projection=PROJECTIONS[cast(str, run.kernel).removeprefix("simplex-")],
             temperature=run.temperature,
             top_p=run.top_p,
             guidance=self.guidance,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from fktext.settings import Settings, TextRun
+    from fktext.settings import KernelLike, Settings, TextRun
     from fktext.smc.process import ReverseProcess
     from fktext.text import Text
     from fktext.texts.chat import Chat
@@ -118,8 +118,12 @@ class TextModel(ABC):
         """
 
     @abstractmethod
-    def steerable(self, kernel: str) -> bool:
+    def steerable(self, kernel: str | KernelLike) -> bool:
         """Tell whether one of the model's kernels can be steered."""
+
+    def takes(self, kernel: str | KernelLike) -> bool:
+        """Tell whether the model can be run with a kernel."""
+        return kernel in self.kernels
 
     @abstractmethod
     def num_steps(self, template: Tensor, run: TextRun) -> int:
@@ -139,7 +143,7 @@ class TextModel(ABC):
             UsageError: the whole memory would not hold the particles' tokens, let alone the network's states.
         """
 
-    def guidable(self, kernel: str) -> bool:
+    def guidable(self, kernel: str | KernelLike) -> bool:
         """Tell whether texts of one window can be drawn by guided proposals with this kernel; see `Settings.proposal`."""
         return False
 
@@ -170,35 +174,36 @@ class TextModel(ABC):
         Raises:
             UsageError: the model has no such kernel, or no use for the stride; or the kernel cannot be steered or guided.
         """
-        from fktext.settings import STEERING, TextRun
+        from fktext.settings import STEERING, TextRun, given
 
-        kernel = asked.kernel or self.kernels[0]
-        if kernel not in self.kernels:
-            raise unknown_name(f"kernel of model {self.name!r}:", kernel, self.kernels)
+        kernel = given(asked.kernel) or self.kernels[0]
+        name = kernel if isinstance(kernel, str) else kernel.name
+        if not self.takes(kernel):
+            raise unknown_name(f"kernel of model {self.name!r}:", name, self.kernels)
         temperature = self.default_temperature if asked.temperature is None else asked.temperature
         steerable = self.steerable(kernel)
         if not steerable and asked.method in STEERING:
             raise UsageError(
-                f"kernel {kernel!r} cannot be steered by method {asked.method!r}: which positions stay masked depends on the "
+                f"kernel {name!r} cannot be steered by method {asked.method!r}: which positions stay masked depends on the "
                 "model's own guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions "
                 "drawn from p(x0 | x_t) say nothing of how it goes on. "
                 f"Use kernel {self.kernels[0]!r}, or method 'best-of-n' or 'base'"
             )
         if temperature == 0 and steerable:
-            raise UsageError(f"temperature 0 leaves kernel {kernel!r} nothing to draw: only the confidence kernels take it")
+            raise UsageError(f"temperature 0 leaves kernel {name!r} nothing to draw: only the confidence kernels take it")
         length = asked.length or self.default_length
         stride = self.stride(length, asked.stride)
         if asked.proposal != "base" and (stride or not self.guidable(kernel)):
             raise UsageError(
                 f"proposal {asked.proposal!r} goes with kernels that reveal by a clock of their own, texts that fit one window, "
-                f"and networks that take embeddings; not with kernel {kernel!r} of model {self.name!r} at length {length}"
+                f"and networks that take embeddings; not with kernel {name!r} of model {self.name!r} at length {length}"
             )
         return TextRun.of(
             asked,
             asked.steps or self.default_steps,
             length=length,
             stride=stride,
-            kernel=kernel,
+            kernel=asked.kernel or kernel,
             temperature=temperature,
             top_p=asked.top_p or self.default_top_p,
         )

@@ -52,11 +52,10 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     from fktext.smc.lookahead import Values
 
     plan = run.plan()
-    by_value = (run.look_ahead or "").startswith("value")
-    if run.proposal != "base" and not by_value:
+    if run.proposal != "base" and not run.by_value:
         why = "takes its gradient from a learned value, and there is none: see `fktext value`, or look ahead by 'value:fit'"
         raise UsageError(f"proposal {run.proposal!r} {why}")
-    if run.method not in STEERING or pilots(run) or not by_value:
+    if pilots(run) or not run.by_value:
         return plan
     _, _, given = str(run.look_ahead).partition(":")
     if given:
