@@ -69,16 +69,17 @@ class Beside:
 
     def _line(self, name: str, text: str, reward: float) -> str:
         steered = name == "steered"
-        head, shown = f"{name:>9}  {self._worth(reward):>9}", visible(text)
+        head, shown = f"{name:>9}  {worth(self.terms, reward):>9}", visible(text)
         if "NO_COLOR" in os.environ:
             return f"{head}  {shown}"
         return f"{typer.style(head, bold=True)}  {shown}" if steered else typer.style(f"{head}  {shown}", dim=True)
 
-    def _worth(self, reward: float) -> str:
-        """Return a reward as it is read most easily: one log-probability as the probability."""
-        from fktext.rewards import LogProbability
 
-        alone = self.terms[0] if len(self.terms) == 1 else None
-        if alone and alone.weight == 1 and isinstance(alone.bare, LogProbability):
-            return f"p = {math.exp(reward):.3f}"
-        return f"{reward:.3g}"
+def worth(terms: Sequence[Weighted], reward: float) -> str:
+    """Return a reward as it is read most easily: one log-probability as the probability."""
+    from fktext.rewards import LogProbability
+
+    alone = terms[0] if len(terms) == 1 else None
+    if alone and alone.weight == 1 and (isinstance(alone.bare, LogProbability) or getattr(alone.bare, "log_probability", False)):
+        return f"p = {math.exp(reward):.3f}"
+    return f"{reward:.3g}"
