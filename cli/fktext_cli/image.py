@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fktext.errors import UsageError
-from fktext.settings import Settings
-from fktext_cli import output, tracing
+from fktext.settings import STEERING, Settings
+from fktext.texts.prompts import read_prompts
+from fktext_cli import output
 from fktext_cli.common import create_rewards, group, method_for, provenance, steering
+from fktext_cli.image_files import Files, Out
 from fktext_cli.options import (
     MOST_BATCH,
     Dtype,
     RewardSpecs,
     Where,
-    Which,
-    out_option,
     run_option,
     sample_option,
     steer_option,
@@ -37,7 +35,6 @@ if TYPE_CHECKING:  # these import torch
     from fktext.settings import Method, Run
     from fktext_evals.image_comparison import ImageJudge
 
-COMPARED: tuple[Method, ...] = ("best-of-n", "fk")  # best-of-n chooses from unsteered images, which are base
 MOST_PIXELS = 16_384
 MOST_SCALE = 1_000
 Pixels = Annotated[int | None, sample_option(min=1, max=MOST_PIXELS, help="In pixels.", show_default="the model's")]
@@ -88,7 +85,7 @@ class Comparison:
         bool | None,
         steer_option(
             "--compare/--no-compare",
-            help="Also run best-of-n, and let a judge measure base, best-of-n and fk.",
+            help="Also run best-of-n, and let a judge measure base, best-of-n and fk; --no-compare runs nothing unsteered.",
             show_default="where a reward has its own second opinion, as digit",
         ),
     ] = None
@@ -130,25 +127,29 @@ class Comparison:
             raise UsageError("--compare needs a --judge: these rewards have no second opinion of their own")
         return None
 
+    def runs(self, settings: Run, *, judged: bool) -> list[Run]:
+        """Return what to run: first what is unsteered, to be shown beside, last what is asked for.
+
+        Best-of-n chooses from unsteered images. Where nothing is judged, the pipeline's own image by the same seed will do.
+        """
+        if judged:
+            return [replace(settings, method="best-of-n"), settings]
+        if settings.method in STEERING and self.compare is not False:
+            return [replace(settings, method="base", particles=1), settings]
+        return [settings]
+
 
 @dataclass(frozen=True)
-class Out:
-    """Options of what is written, and where."""
+class Given:
+    """Options that say what to show."""
 
-    which: Which = "best"
-    folder: Annotated[Path, out_option("--output", "-o", metavar="DIR", help="The folder to write to.")] = Path("images")
-    overwrite: Annotated[bool, out_option("--overwrite", help="Replace what an earlier run left in --output.")] = False
+    prompts: Annotated[Path | None, sample_option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False)] = None
 
-    def check(self) -> None:
-        """Refuse what cannot or should not be written, before anything is computed."""
-        named = f"--output {str(self.folder)!r}"
-        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise UsageError(f"{named}: {str(there)!r} is not a folder")
-        if not os.access(there, os.W_OK):
-            raise UsageError(f"{named}: {str(there)!r} cannot be written to")
-        if _left(self.folder) and not self.overwrite:
-            raise UsageError(f"{named} has images of another run; --overwrite replaces them")
+    def read(self, arguments: list[str]) -> list[str]:
+        """Return the prompts, one of nothing where none is given."""
+        if arguments and self.prompts is not None:
+            raise UsageError("give prompts as arguments or --prompts, not both")
+        return [prompt.text for prompt in read_prompts(self.prompts)] if self.prompts else arguments or [""]
 
 
 @app.command()
@@ -163,10 +164,11 @@ class Out:
 )
 def generate(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to show; leave it out for a pipeline that takes none.", show_default=False)
-    ] = "",
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to show; none for a pipeline that takes none.")
+    ] = None,
     *,
     network: Network,
+    given: Given,
     call: Call,
     reward: RewardSpecs = None,
     asked: Settings,
@@ -183,8 +185,8 @@ def generate(
 
     Draws from the tilted law p(image) exp(lambda reward(image)) with a population of particles per image.
 
-    Beside each image there is a sheet of its whole population, the heaviest first.
-    rows.jsonl has a row per image; trace.html and trace.json show which particle descends from which.
+    Beside each image there is a sheet of its whole population with rewards, the unsteered on its left.
+    rows.jsonl has a row per image; trace.html shows which particle descends from which, and what each was thought to become.
     With the embedded digits, stderr ends with the share of base, best-of-n and fk that a second classifier reads as the digit.
 
     Example: fktext image generate --model tiny-digits --reward digit:label=7 --particles 16
@@ -192,105 +194,51 @@ def generate(
     asked = replace(asked, method=method_for(reward, asked.method))
     comparison.check(asked.method)
     out.check()
+    prompts = given.read(prompt or [])
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.images import generate as images
+        from fktext_evals import image_comparison, trace
 
-        pipeline, named = network.load(device, dtype, offline=where.offline)
         settings = images.resolve(asked)
-        options = images.call_options(pipeline, **asdict(call))
-        terms = create_rewards(reward or [], device, where.offline, batch_size, "image")
+        terms = create_rewards(reward or [], device, where.offline, batch_size, "image")  # before a large pipeline is loaded
         opinion = comparison.by(terms, settings.method, device, where.offline)
+        pipeline, named = network.load(device, dtype, offline=where.offline)
+        options = images.call_options(pipeline, **asdict(call))
         for line in steering(terms, settings):
             print(line, file=sys.stderr)
-        more = {**options, "dtype": dtype, "return": out.which, "rewards": reward or []}
-        found: dict[str, list[Population]] = {}
-        with _Files(out, provenance(named, terms, settings, more), stdout) as files:
-            for method in COMPARED if opinion else [settings.method]:
-                each = replace(settings, method=method)
-                populations = images.generate(pipeline, terms, [prompt], each, batch_size=batch_size, **options)
-                found[method] = _made(populations, each, files if method == settings.method else None)
+        more = {**options, "dtype": dtype, "return": out.which, "enlarge": out.enlarge, "rewards": reward or []}
+        compared: dict[str, list[Population]] = {}
+        with Files(out, provenance(named, terms, settings, more), terms, len(prompts), stdout) as files:
+            for each in comparison.runs(settings, judged=opinion is not None):
+                last = each is settings
+                small = {**options, "guess_side": trace.SIDE}
+                found = images.generate(pipeline, terms, prompts, each, batch_size=batch_size, guesses=last, **small)
+                keep = compared.setdefault(each.method, []) if opinion is not None else None
+                dead = _run(found, each, len(prompts), files.add if last else files.keep_unsteered, keep)
         if opinion is not None:
-            from fktext_evals import image_comparison
-
-            verdicts = image_comparison.compare(found, opinion, lambda population: output.chosen(population, out.which))
+            verdicts = image_comparison.compare(compared, opinion, lambda population: output.chosen(population, out.which))
             print(*image_comparison.lines(verdicts, opinion), sep="\n", file=sys.stderr)
-        if dead := sum(population.dead for population in found[settings.method]):
-            raise output.the_dead(dead, len(found[settings.method]), "image")
+        if dead:
+            raise output.the_dead(dead, len(prompts) * settings.samples, "image")
 
 
-def _made(found: Iterable[Any], settings: Run, files: _Files | None) -> list[Population]:
-    """Return the populations of one method, written if there are files for them; progress and cost go to stderr."""
-    made: list[Population] = []
+def _run(
+    found: Iterable[Any], settings: Run, prompts: int, write: Callable[[Population], None], keep: list[Population] | None
+) -> int:
+    """Write the populations of one method, and keep them if there is where; return how many are dead.
+
+    Progress and cost go to stderr.
+    """
 
     def take(population: Population) -> Population:
-        made.append(population)
-        if files is not None:
-            files.add(population)
+        write(population)
+        if keep is not None:
+            keep.append(replace(population, guesses=()))
         return population
 
-    tally = follow(found, take, settings.samples, "made")
+    tally = follow(found, take, prompts * settings.samples, "made")
     dead = f", {tally.dead} dead: every image has a reward of -inf" * (tally.dead > 0)
     size = settings.particles
     print(f"{settings.method}: {tally.size(size)}, {tally.cost(size, decimals=0)}{dead}", file=sys.stderr)
-    return made
-
-
-class _Files:
-    """Write what a run leaves in its folder.
-
-    Args:
-        out: the folder, which is made when the first population comes, and of each population the images to keep.
-        run: what all images have in common.
-        stdout: where the names of the images go.
-    """
-
-    def __init__(self, out: Out, run: dict[str, Any], stdout: Any) -> None:
-        self._folder, self._which, self._run, self._stdout = out.folder, out.which, run, stdout
-        self._rows: list[str] = []
-        self._traces = [tracing.Trace(out.folder / f"trace{suffix}", run, out.which) for suffix in (".html", ".json")]
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._rows:
-            output.write(self._folder / "rows.jsonl", "".join(self._rows).encode())
-            for trace in self._traces:
-                trace.write()
-
-    def add(self, population: Population) -> None:
-        """Write one population's images and its sheet."""
-        from fktext.images.pictures import png
-        from fktext_cli import pictures
-
-        if not self._rows:
-            self._prepare()
-        name = f"sample-{population.sample_index:03d}"
-        weights = population.log_w.exp().tolist()
-        sheet = pictures.sheet([image.pixels for image in population.samples], weights)
-        output.write(self._folder / f"{name}-population.png", png(sheet, self._run))
-        for row in output.rows(population, self._which, self._run):
-            path = self._folder / f"{name}-particle-{row['particle']}.png"
-            row = {"file": None if population.dead else path.name, **row}
-            if not population.dead:
-                output.write(path, png(population.samples[row["particle"]].pixels, row))
-                print(path, file=self._stdout, flush=True)
-            self._rows.append(json.dumps(row, allow_nan=False) + "\n")
-        for trace in self._traces:
-            trace.add(population)
-
-    def _prepare(self) -> None:
-        """Make the folder, and delete what an earlier run left in it, so that all files are of one run."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for old in _left(self._folder):
-                old.unlink()
-        except OSError as error:
-            raise output.OutputError(f"cannot make room in the folder {str(self._folder)!r}: {error.strerror}") from error
-
-
-def _left(folder: Path) -> list[Path]:
-    """Find the files of a run."""
-    patterns = ("sample-*-particle-*.png", "sample-*-population.png", "rows.jsonl", "trace.html", "trace.json")
-    return [file for pattern in patterns for file in folder.glob(pattern)]
+    return tally.dead

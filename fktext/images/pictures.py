@@ -23,6 +23,12 @@ def picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray((values[0] if len(values) == 1 else values.permute(1, 2, 0)).contiguous().numpy())
 
 
+def enlarged(pixels: Tensor, factor: int) -> Image.Image:
+    """Draw each pixel as a square of factor x factor; see `picture`."""
+    image = picture(pixels)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
 def png(image: Image.Image | Tensor, row: Mapping[str, Any]) -> bytes:
     """Make a PNG with `row` as JSON in its text chunk `fktext`; the image may be pixels as for `picture`."""
     about = PngInfo()

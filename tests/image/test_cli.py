@@ -80,16 +80,116 @@ def test_files(call, noise_folder, tmp_path):
     assert "<html" in (out / "trace.html").read_text()
 
 
-def test_the_sheet_shows_the_heaviest_first(call, noise_folder, tmp_path):
+def tiles(sheet, places):
+    """The pixels of the images on a sheet, by their (column, row) in a panel that begins at so many pixels from the left."""
+    return [sheet[30 + row * 124 :, 12 + left + column * 108 :][:96:12, :96:12, 0].tolist() for left, column, row in places]
+
+
+def test_the_sheet_shows_the_heaviest_first_beside_the_pipelines_own_image(call, noise_folder, tmp_path):
     result = call("--model", noise_folder, *SMALL, "--return", "all", "--lambda", 5, "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
+    assert "base: 1 population of 1 particle, 4 denoiser rows per particle, 1 reward calls" in result.stderr
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     order = sorted(range(4), key=lambda index: -rows[index]["log_weight"])
     assert order != list(range(4)), "or this seed shows nothing"
     sheet = numpy.asarray(Image.open(tmp_path / "sample-000-population.png"))
-    for place, index in enumerate(order):
-        tile = sheet[8 + place // 2 * 76 :, 8 + place % 2 * 72 :][:64:8, :64:8, 0]
-        assert (tile == numpy.asarray(Image.open(tmp_path / rows[index]["file"]))).all()
+    steered = tiles(sheet, [(144, place % 2, place // 2) for place in range(4)])
+    assert steered == [numpy.asarray(Image.open(tmp_path / rows[index]["file"])).tolist() for index in order]
+
+    (alone,) = call("--model", noise_folder, "--steps", 4, "--method", "base", "-o", tmp_path / "base").stdout.splitlines()
+    assert tiles(sheet, [(0, 0, 0)]) == [numpy.asarray(Image.open(alone)).tolist()]
+    for left, name in ((0, "unsteered"), (144, "steered")):
+        words = sheet[:26, left : left + 100]
+        assert words.min() < 100, f"a title says {name}"
+    assert sheet[126 + 12 : 152, 12:108].min() < 100, "a label says what it is worth"
+
+
+def test_a_sheet_without_what_is_unsteered(call, noise_folder, tmp_path):
+    assert call("--model", noise_folder, *SMALL, "--no-compare", "-o", tmp_path / "a").exit_code == 0
+    assert call("--model", noise_folder, *SMALL, "--method", "best-of-n", "-o", tmp_path / "b").exit_code == 0
+    for name in ("a", "b"):
+        with Image.open(tmp_path / name / "sample-000-population.png") as sheet:
+            assert sheet.size == (12 + 2 * 108, 30 + 2 * 124), "one panel"
+
+
+def test_images_are_enlarged_where_that_is_asked_for(call, noise_folder, tmp_path):
+    def returned(name, *more):
+        result = call("--model", noise_folder, *SMALL, *more, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+        return Image.open(result.stdout.strip())
+
+    plain, large = returned("a"), returned("b", "--enlarge", 16)
+    assert (plain.size, large.size) == ((8, 8), (128, 128))
+    assert large.resize((8, 8), Image.Resampling.NEAREST).tobytes() == plain.tobytes()
+    assert json.loads(large.text["fktext"])["settings"]["enlarge"] == 16
+
+
+def test_several_prompts(call, prompted_folder, tmp_path):
+    command = ("--model", prompted_folder, *SMALL, "--scheduler", "ddim", "--height", 16, "--width", 16, "--samples", 2)
+    (tmp_path / "prompts.csv").write_text('id,prompt\n1,a cat\n2,"a dog, asleep"\n')
+    result = call(*command, "--prompts", tmp_path / "prompts.csv", "-o", tmp_path / "file")
+    assert result.exit_code == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "file" / "rows.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a cat"] * 2 + ["a dog, asleep"] * 2
+    begins = [f"prompt-{prompt:03d}-sample-{sample:03d}-" for prompt in range(2) for sample in range(2)]
+    for row, begin, printed in zip(rows, begins, result.stdout.splitlines(), strict=True):
+        assert row["file"].startswith(begin)
+        assert printed == str(tmp_path / "file" / row["file"])
+        assert (tmp_path / "file" / f"{begin}population.png").exists()
+    assert len(list((tmp_path / "file").glob("*.png"))) == 8
+    assert "fk: 4 populations of 4 particles" in result.stderr
+
+    same = call(*command, "a cat", "a dog, asleep", "-o", tmp_path / "words")
+    for one, other in zip(result.stdout.splitlines(), same.stdout.splitlines(), strict=True):
+        assert Image.open(one).tobytes() == Image.open(other).tobytes()
+    alone = call(*command, "a cat", "-o", tmp_path / "file", "--overwrite")
+    assert alone.exit_code == 0, alone.stderr
+    assert {file.name[:10] for file in (tmp_path / "file").glob("*.png")} == {"sample-000", "sample-001"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "more", "message"),
+    [
+        ("p.jsonl", '{"prompt": "a cat"}\n{"topic": 1}\n', (), "p.jsonl:2: no key prompt"),
+        ("p.xml", "a cat", (), "expected .txt, .jsonl, .csv"),
+        ("p.txt", "a cat\n", ("a dog",), "give prompts as arguments or --prompts, not both"),
+    ],
+)
+def test_prompts_are_read_before_anything_is_loaded(call, tmp_path, name, text, more, message):
+    (tmp_path / name).write_text(text)
+    result = call(*more, "--prompts", tmp_path / name, "--model", "no/model", "-r", "brightness", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (("-r", "digit:lable=7"), "did you mean 'label'"),
+        (("-r", "brightnes"), "did you mean 'brightness'"),
+        (("-r", "digit:label=seven"), "seven"),
+        (("-r", "brightness", "--judge", "brightnes"), "did you mean 'brightness'"),
+        (("-r", "brightness", "--compare"), "--compare needs a --judge"),
+    ],
+)
+def test_rewards_are_made_before_a_pipeline_is_loaded(call, monkeypatch, tmp_path, reward, message):
+    monkeypatch.setattr("fktext.images.pipelines.load", lambda *_, **__: pytest.fail("the pipeline was loaded"))
+    result = call("--model", "some/large-pipeline", *reward, "-o", tmp_path)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("suffix", [".html", ".json"])
+def test_the_lineage_goes_where_it_is_asked_for(call, noise_folder, tmp_path, suffix):
+    path = tmp_path / f"run{suffix}"
+    command = ("--model", noise_folder, *SMALL, "--trace", path, "-o", tmp_path / "out")
+    assert call(*command).exit_code == 0
+    assert "data:image/png;base64," in path.read_text()
+    assert not list((tmp_path / "out").glob("trace.*"))
+    shutil.rmtree(tmp_path / "out")
+    again = call(*command)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "exists; --overwrite replaces it" in again.stderr
 
 
 def test_the_same_seed_the_same_images_and_the_batch_changes_nothing(call, noise_folder, tmp_path):
