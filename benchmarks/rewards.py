@@ -20,6 +20,7 @@ import fktext_evals
 from fktext.plugins.specs import Spec
 from fktext.settings import Settings
 from fktext_evals import Judge, Method, Results, Suite, measures, report
+from fktext_evals.blocks import markdown_table
 
 PROMPTS = fktext_evals.load("toxicity").prompts
 
@@ -110,7 +111,7 @@ def main() -> None:
         methods = tuple(replace(method, settings=replace(method.settings, **own)) for method in asked.methods)
         lines.append(line(fktext_evals.run(replace(asked, methods=methods), out=args.out / name)))
     header = ["reward", "judged by", "base", "best-of-8", "FK, N = 8", "FK - base", "FK - best-of-8"]
-    print("\n".join(report.table(header, lines)))
+    print("\n".join(markdown_table(header, lines)))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fktext.errors import UsageError, shorten
-from fktext_evals import measures, report
+from fktext_evals import blocks, measures, report
+from fktext_evals.blocks import Report, Table
 from fktext_evals.results import Results, key
 from fktext_evals.statistics import Interval
 from fktext_evals.suite import Judge, Method
@@ -74,11 +76,15 @@ def compare(ours: Results, theirs: Results, method: str | None = None, against: 
 
 def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str:
     """Write the differences as a table in Markdown."""
-    judges = ours.suite.judges
-    header = ["difference", "N", "pairs", *map(report.heading, judges), "reward [95% CI]", "rows", "seconds"]
+    return blocks.markdown(as_report(ours, theirs, found))
+
+
+def as_report(ours: Results, theirs: Results, found: Sequence[Difference]) -> Report:
+    """Put the differences together as a report, in which the two runs are called by their folders."""
+    judges, names = ours.suite.judges, run_names(ours.folder, theirs.folder)
     rows = [
         [
-            *report.pair_name(item.method, item.other),
+            *_pair_name(item),
             str(item.texts),
             *(report.shown(interval, judge, sign="+") for interval, judge in zip(item.judges, judges, strict=True)),
             report.shown(item.reward, None, sign="+"),
@@ -87,21 +93,38 @@ def markdown(ours: Results, theirs: Results, found: Sequence[Difference]) -> str
         ]
         for item in found
     ]
-    lines = [
-        f"# {ours.suite.name}: {ours.folder} - {theirs.folder}",
-        "",
-        *(
-            f"- {side.folder}: model {side.run['model']['name']} ({side.run['model']['digest']}){_died(side)}"
-            for side in (ours, theirs)
-        ),
-        "",
-        *report.table(header, rows),
-        "",
-        f"Paired: the same prompt, seed and sample on both sides; shares in percentage points. {report.INTERVALS} "
-        "Rows and seconds: what the first costs, as a multiple of the second.",
-        "",
-    ]
-    return "\n".join(lines)
+    what = " - ".join(names) if len(names) == 2 else "difference"
+    header = [what, "N", "pairs", *map(report.heading, judges), "reward [95% CI]", "rows", "seconds"]
+    return Report(
+        title=f"{' minus '.join(names)}, suite {ours.suite.name}",
+        verdict="",
+        about=[
+            f"{name}: {side.folder}, model {side.run['model']['name']} ({side.run['model']['digest']}){_died(side)}"
+            for name, side in zip(names, (ours, theirs), strict=False)
+        ],
+        tables=[Table("Paired: the same prompt, seed and sample on both sides; shares in percentage points", header, rows)],
+        notes=f"{report.INTERVALS} Rows and seconds: what the first costs, as a multiple of the second.",
+    )
+
+
+def run_names(ours: Path, theirs: Path) -> list[str]:
+    """Name two runs by their folders, with as many of those above as tell them apart; one name where they are one run.
+
+    Example:
+        >>> run_names(Path("runs/a"), Path("runs/b")), run_names(Path("/x/a"), Path("/y/a"))
+        (['a', 'b'], ['x/a', 'y/a'])
+    """
+    one, other = (folder.resolve().parts for folder in (ours, theirs))
+    if one == other:
+        return [one[-1]]
+    depth = next(depth for depth in range(1, max(len(one), len(other)) + 1) if one[-depth:] != other[-depth:])
+    return ["/".join(parts[-depth:]) for parts in (one, other)]
+
+
+def _pair_name(item: Difference) -> tuple[str, str]:
+    """Name the two methods, once where they are the same, and their numbers of particles."""
+    name, particles = report.pair_name(item.method, item.other)
+    return (item.method.name if item.method.name == item.other.name else name), particles
 
 
 def _died(side: Results) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from fktext.files.writing import from_json
-from fktext_evals import compute, measures, metrics
+from fktext_evals import blocks, compute, measures, metrics
+from fktext_evals.blocks import Report, Table
 from fktext_evals.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
 from fktext_evals.suite import Judge, Method
@@ -24,36 +25,48 @@ def markdown(results: Results, texts: int = 0) -> str:
         results: from `fktext_evals.run` or `fktext_evals.results.read`.
         texts: how many texts to show of each prompt and method.
     """
-    lines = [f"# {results.suite.name}: {results.suite.description}", "", *_about(results), "", *_table(results), ""]
-    if pairs := measures.equal_n(results):
-        title = "Difference between methods at equal N, over the same prompts and seeds (shares in percentage points):"
-        header = ["difference", "N", *map(heading, results.suite.judges)]
-        lines += [title, "", *table(header, _differences(results, pairs)), ""]
-    if costs := equal_costs(results):
-        lines += [EQUAL_COST, "", *table(equal_costs_header(results), costs), ""]
-    lines += [
-        f"{INTERVALS} dist-n: distinct n-grams per word among the texts of a prompt. "
+    return blocks.markdown(report(results, texts))
+
+
+def report(results: Results, texts: int = 0) -> Report:
+    """Put a run's report together, as `fktext_evals.blocks` writes it down; see `markdown`."""
+    from fktext_evals.verdict import verdict
+
+    suite = results.suite
+    return Report(
+        title=f"{suite.name}: {suite.description}",
+        verdict=verdict(results),
+        about=_about(results),
+        tables=[table for table in _tables(results) if table.rows],
+        notes=f"{INTERVALS} dist-n: distinct n-grams per word among the texts of a prompt. "
         "Rows go through the denoiser, reward calls reach the reward models; both, and seconds, are per returned text.",
-        "",
-    ]
-    if texts:
-        lines += [*_texts(results, texts), ""]
-    return "\n".join(lines)
+        texts=list(_texts(results, texts)) if texts else [],
+    )
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    """Yield the tables of a run; one without rows has nothing to show."""
+    judges = list(map(heading, results.suite.judges))
+    yield _means(results)
+    pairs = list(_differences(results, measures.equal_n(results)))
+    title = "Difference between methods at equal N, over the same prompts and seeds (shares in percentage points)"
+    yield Table(title, ["difference", "N", *judges], pairs)
+    yield Table(EQUAL_COST, ["difference", "N", "at equal", "N'", *judges], equal_costs(results))
 
 
 def _about(results: Results) -> list[str]:
     suite, model = results.suite, results.run["model"]
     about = [
-        f"- model {model['name']} ({model['digest']}, {model['dtype']}), steered by {', '.join(suite.rewards)}; "
+        f"model {model['name']} ({model['digest']}, {model['dtype']}), steered by {', '.join(suite.rewards)}; "
         f"fktext {results.run['fktext']}",
-        f"- {counted(len(suite.prompts), 'prompt')} x {counted(suite.samples, suite.modality)} per method and seed "
+        f"{counted(len(suite.prompts), 'prompt')} x {counted(suite.samples, suite.modality)} per method and seed "
         f"({', '.join(map(str, suite.seeds))}); " + returned(suite.methods),
-        *(f"- judge {judge.name}: {judge.reward}; {counts(judge)}" for judge in suite.judges),
+        *(f"judge {judge.name}: {judge.reward}; {counts(judge)}" for judge in suite.judges),
     ]
     if results.missing:
-        about.append(f"- **unfinished**: {results.missing} of {suite.texts} texts are missing")
+        about.append(f"**unfinished**: {results.missing} of {suite.texts} texts are missing")
     if results.died:
-        about.append(f"- **died**: {died(results)}; {DIED}")
+        about.append(f"**died**: {died(results)}; {DIED}")
     return about
 
 
@@ -97,8 +110,7 @@ def counts(judge: Judge) -> str:
     return f"{judge.label}, the mean of {'exp(-value)' if judge.kind == 'perplexity' else 'its values'}"
 
 
-def _table(results: Results) -> Iterator[str]:
-    header = ["method", "N", *map(heading, results.suite.judges)]
+def _means(results: Results) -> Table:
     rows = []
     for method in results.suite.methods:
         if not (found := results.of(method.key)):
@@ -114,7 +126,8 @@ def _table(results: Results) -> Iterator[str]:
                 f"{measures.mean(found, 'seconds'):.2f}",
             ]
         )
-    return table([*header, "dist-1/2/3", "rows/text", "reward calls/text", "seconds/text"], rows)
+    header = ["method", "N", *map(heading, results.suite.judges), "dist-1/2/3", "rows/text", "reward calls/text", "seconds/text"]
+    return Table("What the judges say, and what a text costs", header, rows)
 
 
 COSTS: dict[compute.Axis, str] = {"denoiser_rows": "rows", "reward_calls": "reward calls", "seconds": "seconds"}
@@ -123,13 +136,8 @@ INTERVALS = (
 )
 EQUAL_COST = (
     "The same at equal cost per text. Best-of-n is interpolated between the two N next to that cost, linearly in its logarithm; "
-    "N' is where that is. Where the cost is outside of what was run, nothing is compared:"
+    "N' is where that is. Where the cost is outside of what was run, nothing is compared"
 )
-
-
-def equal_costs_header(results: Results) -> list[str]:
-    """Head the columns of `equal_costs`."""
-    return ["difference", "N", "at equal", "N'", *map(heading, results.suite.judges)]
 
 
 def equal_costs(results: Results) -> list[list[str]]:
@@ -269,9 +277,3 @@ def shown(interval: Interval, judge: Judge | None, sign: str = "") -> str:
 def spread(name: str, interval: Interval) -> dict[str, object]:
     """Spread an interval over columns of a table."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table in Markdown."""
-    for cells in (header, ["---"] * len(header), *rows):
-        yield f"| {' | '.join(cells)} |"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fktext.errors import UsageError
 from fktext_evals import Results
-from fktext_evals.compare import as_csv, compare, markdown
+from fktext_evals.compare import as_csv, compare, markdown, run_names
 
 
 def other(whole: Results, **changes: Any) -> Results:
@@ -124,3 +124,15 @@ def test_cli(whole: Results) -> None:
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == markdown(whole, whole, compare(whole, whole, "fk", "best-of-n"))
     assert CliRunner().invoke(app, [*command, "-f", "csv"]).stdout.startswith("run,run_method,run_particles,other,")
+
+
+def test_runs_are_named_by_their_folders(whole: Results, tmp_path: Path) -> None:
+    mine, theirs = replace(shifted(whole, 0.5), folder=tmp_path / "a" / "run"), replace(whole, folder=tmp_path / "b" / "run")
+    text = markdown(mine, theirs, compare(mine, theirs))
+    assert text.startswith("# a/run minus b/run, suite words\n")
+    assert "| a/run - b/run | N |" in text
+    assert "| best-of-n | 2 |" in text
+    assert "best-of-n - best-of-n" not in text
+    assert f"- b/run: {theirs.folder}, model" in text
+    assert run_names(Path("runs/x"), Path("runs/y")) == ["x", "y"]
+    assert markdown(whole, whole, compare(whole, whole, "fk:2", "fk:3")).startswith(f"# {whole.folder.name}, suite words")

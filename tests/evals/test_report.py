@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fktext_evals import Results, as_csv, markdown, measures, metrics, report
+from fktext_evals.verdict import verdict
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -56,6 +57,11 @@ def test_an_unfinished_run_compares_what_both_methods_have(whole: Results) -> No
     assert measures.difference(steered[:2], best[2:], judge) is None
     text = markdown(replace(whole, rows=whole.rows[:40]))
     assert "**unfinished**: 8 of 48 texts are missing" in text
+
+
+def test_the_verdict_is_on_top(whole: Results) -> None:
+    assert markdown(whole).splitlines()[2] == f"**{verdict(whole)}**"
+    assert markdown(replace(whole, rows=[])).splitlines()[2].startswith("- model")
 
 
 def test_texts_only_when_asked_for_and_after_a_warning(whole: Results) -> None:
@@ -140,7 +146,7 @@ def test_run_and_report(call: Callable[..., Result], suite_file: Path, whole: Re
     assert f"the rows are in {out}" in done.stderr
     assert call("report", out).stdout == done.stdout
     steady, again = (
-        [line.rpartition("|")[0].rpartition("|")[0] for line in text.splitlines() if " seconds | " not in line]
+        [line.rpartition("|")[0].rpartition("|")[0] for line in text.splitlines() if " seconds" not in line]
         for text in (done.stdout, markdown(whole))
     )
     assert steady == again
