@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from fktext.errors import UsageError, one_line
-from fktext_cli import completion
+from fktext_cli import completion, onscreen
 from fktext_cli.common import group, load_registry
 from fktext_cli.options import BatchSize, Compiled, Dtype, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead
@@ -25,6 +25,9 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:
     from fktext.plugins.registry import Registry
     from fktext_evals import Results, Suite
+    from fktext_evals.blocks import Report
+
+ReportFormat = Literal["md", "csv", "latex"]
 
 app = group("Compare steering methods on suites of prompts, judged, with intervals.")
 
@@ -36,14 +39,17 @@ SuiteName = Annotated[
 
 @app.command()
 def ls() -> None:
-    """List the suites, plugins' included."""
+    """List the suites; those of plugins are marked."""
     from fktext_evals import catalogue
 
     registry, embedded = load_registry(), catalogue.names()
     taken = Counter([*embedded, *(entry.name for entry in registry.suites)])
-    others = [entry.name if taken[entry.name] == 1 else f"{entry.distribution}:{entry.name}" for entry in registry.suites]
+    brought = {
+        (entry.name if taken[entry.name] == 1 else f"{entry.distribution}:{entry.name}"): entry.distribution
+        for entry in registry.suites
+    }
     found = []
-    for name in [*embedded, *others]:
+    for name in [*embedded, *brought]:
         try:
             found.append(catalogue.summary(name, registry))
         except UsageError as error:  # a plugin's file; it hides no other
@@ -51,7 +57,8 @@ def ls() -> None:
     width = max(len(item["name"]) for item in found)
     for item in found:
         texts = "?" if item["texts"] is None else item["texts"]
-        print(visible(f"{item['name']:{width}}  {texts:>6} texts  {item['description']}"))
+        whose = f"  (of plugin {brought[item['name']]})" if item["name"] in brought else ""
+        print(visible(f"{item['name']:{width}}  {texts:>6} texts  {item['description']}{whose}"))
 
 
 @app.command()
@@ -234,7 +241,7 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
 
 def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, loading: Loading, registry: Registry) -> None:
     """Run a suite, and print its report if all its texts are there."""
-    import fktext_evals
+    from fktext_evals import report as reports
     from fktext_evals import runner
 
     device = where.ready()
@@ -260,7 +267,7 @@ def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, load
     if results.missing:
         print(f"{results.missing} of {suite.texts} texts are missing: other shards make them", file=sys.stderr)
     else:
-        print(fktext_evals.markdown(results), end="")
+        _print(reports.report(results))
     if results.died:
         raise the_dead(results.died, len(results.rows), suite.modality)
 
@@ -269,9 +276,12 @@ def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, load
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
     form: Annotated[
-        Literal["md", "csv"] | None,
+        ReportFormat | None,
         typer.Option(
-            "--format", "-f", help="Print Markdown, or every metric as CSV.", show_default="md, or none with --html, --plots"
+            "--format",
+            "-f",
+            help="Print Markdown, every metric as CSV, or tables for LaTeX's booktabs.",
+            show_default="md, on a terminal tables; none with --html, --plots",
         ),
     ] = None,
     html: Annotated[
@@ -288,9 +298,9 @@ def report(
     lineages: Annotated[int, typer.Option(min=0, help="Prompts to draw lineages of on the page.")] = 2,
 ) -> None:
     """Print tables of runs, or write a page with tables, figures, lineages and texts."""
-    import fktext_evals
+    from fktext_evals import report as reports
 
-    if form == "csv" and texts and html is None:
+    if form in ("csv", "latex") and texts and html is None:
         raise UsageError("--texts is for --format md and --html; the texts are in the rows-*.jsonl files of the run")
     found = [_read(folder) for folder in runs]
     if html is not None:
@@ -305,9 +315,9 @@ def report(
         for file in drawing.write(found, plots):
             print(f"wrote {file}", file=sys.stderr)
     if form == "csv":
-        print(fktext_evals.as_csv(found), end="")
-    elif form == "md" or (html is None and plots is None):
-        print("\n".join(fktext_evals.markdown(results, texts or 0) for results in found), end="")
+        print(reports.as_csv(found), end="")
+    elif form is not None or (html is None and plots is None):
+        _print(*(reports.report(results, 0 if form == "latex" else texts or 0) for results in found), form=form)
 
 
 @app.command()
@@ -318,7 +328,12 @@ def compare(
         str | None, typer.Option(metavar="NAME[:N]", help="A method of RUN.", show_default="all that both have")
     ] = None,
     against: Annotated[str | None, typer.Option(metavar="NAME[:N]", help="A method of OTHER.", show_default="the same")] = None,
-    form: Annotated[Literal["md", "csv"], typer.Option("--format", "-f", help="Markdown or CSV.")] = "md",
+    form: Annotated[
+        ReportFormat | None,
+        typer.Option(
+            "--format", "-f", help="Markdown, CSV, or a table for LaTeX's booktabs.", show_default="md, on a terminal tables"
+        ),
+    ] = None,
 ) -> None:
     """Print RUN minus OTHER: paired differences over the same prompts, seeds and samples, with intervals.
 
@@ -329,7 +344,24 @@ def compare(
     ours = _read(run)
     theirs = ours if other is None else _read(other)
     found = comparison.compare(ours, theirs, method, against)
-    print((comparison.as_csv if form == "csv" else comparison.markdown)(ours, theirs, found), end="")
+    if form == "csv":
+        print(comparison.as_csv(ours, theirs, found), end="")
+    else:
+        _print(comparison.as_report(ours, theirs, found), form=form)
+
+
+def _print(*reports: Report, form: ReportFormat | None = None) -> None:
+    """Print reports as Markdown or LaTeX; on a terminal, unless one of these is asked for, as tables to look at."""
+    from fktext_evals import blocks
+
+    if form is None and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console(file=sys.stdout, highlight=False)
+        for report in reports:
+            onscreen.show(report, console)
+        return
+    print("\n".join((blocks.latex if form == "latex" else blocks.markdown)(report) for report in reports), end="")
 
 
 def _read(folder: Path) -> Results:

@@ -347,9 +347,9 @@ def test_ls_lists_suites_of_plugins_and_those_that_cannot_be_read(brings: Callab
     brings("fk-three", "far.toml", text=hub)
     result = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["eval", "ls"], prog_name="fktext")
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert lines["mine"].endswith("48 texts  of fk-one")
+    assert lines["mine"].endswith("48 texts  of fk-one  (of plugin fk-one)")
     assert "cannot be read: suite" in lines["bad"]
-    assert lines["far"].endswith("? texts  of fk-three")  # nothing is fetched for a list
+    assert lines["far"].endswith("? texts  of fk-three  (of plugin fk-three)")  # nothing is fetched for a list
     assert set(catalogue.names()) < set(lines)
 
 
