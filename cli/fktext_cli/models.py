@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 
 from fktext.errors import UsageError
 from fktext_cli import completion
-from fktext_cli.common import Form, Json, listing, load_registry, print_columns, report
+from fktext_cli.common import Form, Json, WholeForm, in_json, listing, load_registry, print_columns, report
 from fktext_cli.options import Device, Dtype, Offline, resolve_device
 from fktext_cli.streams import visible
 
@@ -48,7 +47,7 @@ app = listing(
     "List, describe, check and fetch models.",
     """List the models by name: embedded ones, aliases of public ones, and what plugins bring.
 
-    Example: fktext models list --json
+    Example: fktext models list --format json
     """,
     models,
     print_columns,
@@ -56,7 +55,7 @@ app = listing(
 
 
 @app.command()
-def show(name: Name, as_json: Json = False) -> None:
+def show(name: Name, form: WholeForm = "text", as_json: Json = False) -> None:
     """Describe a model without loading it or touching a network.
 
     Example: fktext models show tiny-mdlm
@@ -67,8 +66,8 @@ def show(name: Name, as_json: Json = False) -> None:
         from fktext.models.facts import facts
 
         found = facts(name)
-    if as_json:
-        print(json.dumps({**asdict(found), "files": str(found.files) if found.files else None}, indent=1))
+    if as_json or form != "text":
+        print(in_json({**asdict(found), "files": str(found.files) if found.files else None}, form), end="")
         return
     lines = {"family": found.family or "not known before its files are here", "source": found.source, "licence": found.licence}
     if found.files is None:

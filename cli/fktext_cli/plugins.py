@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fktext_cli.common import listing, print_columns
+from fktext_cli.common import Rows, listing, print_wrapped
 
 
 def plugins() -> list[dict[str, Any]]:
@@ -20,18 +20,28 @@ def plugins() -> list[dict[str, Any]]:
             "hooks": list(plugin.hooks),
             "rewards": list(plugin.rewards),
             "models": list(plugin.models),
+            "suites": list(plugin.suites),
             "error": plugin.error,
         }
         for plugin in load_plugins().plugins
     ]
 
 
+def _print_all(rows: Rows) -> None:
+    for row in rows:
+        print_wrapped(f"{row['plugin']}  {row['version']}  {row['status']}")
+        for name in ("error", "rewards", "models", "suites"):
+            if row[name]:
+                said = row[name] if isinstance(row[name], str) else ", ".join(row[name])
+                print_wrapped(f"    {name + ':':<9}{said}", "             ")
+
+
 app = listing(
     "List the installed plugins, the broken ones too.",
-    """List the installed plugins: status, version, hooks, and what is wrong with the broken ones.
+    """List the installed plugins: status, version, what they bring, and what is wrong with the broken ones.
 
-    Example: fktext plugins list --json
+    Example: fktext plugins list --format json
     """,
     plugins,
-    print_columns,
+    _print_all,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 
 from fktext.errors import FktextError
 from fktext_cli import completion
-from fktext_cli.common import Json, Rows, listing, load_registry
+from fktext_cli.common import Json, Rows, WholeForm, in_json, listing, load_registry, print_wrapped
 from fktext_cli.streams import visible
 
 if TYPE_CHECKING:  # imported when a command runs, so that --help is fast
@@ -29,7 +28,9 @@ def _print_all(rows: Rows) -> None:
 
     for row in rows:
         _print_reward(row)
-    print("\nEvery reward of texts also takes " + ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values()))
+    print()
+    common = ", ".join(f"{option.name}=<{option.expects}>" for option in WINDOW.values())
+    print_wrapped(f"Every reward of texts also takes {common}")
     print("`fktext rewards show NAME` says more about one")
 
 
@@ -37,7 +38,7 @@ app = listing(
     "List the rewards and their options, those of images marked, or `show` one of them.",
     """List the rewards and their options, those of images marked.
 
-    Example: fktext rewards list --json
+    Example: fktext rewards list --format json
     """,
     rewards,
     _print_all,
@@ -49,6 +50,7 @@ def show(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A reward, or distribution:reward.", autocompletion=completion.rewards)
     ],
+    form: WholeForm = "text",
     as_json: Json = False,
 ) -> None:
     """Describe one reward: its options, the range of its values, and the models it uses.
@@ -67,33 +69,33 @@ def show(
         "models": dict(entry.models),
         "text_options": [_option(option) for option in entry.common.values() if option.name not in own],
     }
-    if as_json:
-        print(json.dumps(row, indent=1))
+    if as_json or form != "text":
+        print(in_json(row, form), end="")
         return
     _print_reward(row)
     if row["text_options"]:
         print("    of texts also:")
     for option in row["text_options"]:
-        print(f"        {_option_line(option)}")
-    print(visible(f"    values: {entry.values or 'not said'}"))
+        print_wrapped(f"        {_option_line(option)}", "            ")
+    print_wrapped(f"    values: {entry.values or 'not said'}", "        ")
     for model, source in entry.models.items():
-        print(visible(f"    model {model}: {source}"))
+        print_wrapped(f"    model {model}: {source}", "        ")
 
 
 def _print_reward(row: Mapping[str, Any]) -> None:
     version = f" {row['version']}" if "version" in row else ""
     images = ", of images" * (row["modality"] == "image")
     print(visible(f"{row['name']}  ({row['distribution']}{version}{images})"))
-    print(visible(f"    {row['summary']}"))
+    print_wrapped(f"    {row['summary']}", "    ")
     for option in row["options"]:
-        print(f"    {_option_line(option)}")
+        print_wrapped(f"    {_option_line(option)}", "        ")
     if row["error"]:
-        print(visible(f"    cannot be used: {row['error']}"))
+        print_wrapped(f"    cannot be used: {row['error']}", "        ")
 
 
 def _option_line(option: Mapping[str, Any]) -> str:
     default = "required" if option["required"] else f"default {option['default'] or 'not set'}"
-    return visible(f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]")
+    return f"{option['name']}=<{option['type']}>  {option['help']}{' ' * bool(option['help'])}[{default}]"
 
 
 def _describe(name: str, entry: RewardEntry) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import typer
 from fktext.errors import UsageError
 from fktext.settings import Settings
 from fktext_cli import completion
-from fktext_cli.common import Json, create_rewards, listing, print_columns
+from fktext_cli.common import Json, WholeForm, create_rewards, in_json, listing, print_columns
 from fktext_cli.options import MOST_SAMPLES, Where, run_option, unfolded
 from fktext_cli.progress import Bar
 
@@ -95,7 +94,7 @@ app = listing(
     "Fit, list, show and check learned values, which steer without asking the reward on the way.",
     """List the values that are installed; `fktext generate` takes the one that belongs to its model and rewards.
 
-    Example: fktext value list --json
+    Example: fktext value list --format json
     """,
     values,
     print_columns,
@@ -103,16 +102,16 @@ app = listing(
 
 
 @app.command()
-def show(value: Value, as_json: Json = False) -> None:
+def show(value: Value, form: WholeForm = "text", as_json: Json = False) -> None:
     """Show what a value belongs to, what it was fitted on, and how good it was.
 
-    Example: fktext value show tiny-mdlm-toxicity
+    Example: fktext value show tiny-mdlm-toxic
     """
     from fktext.values import card
 
     about = card(_folder(value))
-    if as_json:
-        print(about.model_dump_json(indent=1))
+    if as_json or form != "text":
+        print(in_json(about.model_dump(mode="json"), form), end="")
         return
     facts = {
         "model": f"{about.model}, digest {about.model_digest}",
@@ -173,6 +172,7 @@ def check(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw how good it is: a .png, .svg or .pdf.")] = None,
     where: Where,
     batch_size: Annotated[int, run_option(min=1, help="Texts judged at once.")] = 64,
+    form: WholeForm = "text",
     as_json: Json = False,
 ) -> None:
     """Compare a value with the reward on new texts; exit code 1 says that it is no better than a constant.
@@ -180,7 +180,7 @@ def check(
     A value fails where texts are unlike those it was fitted to: other prompts, another temperature. This shows it. Then log Z
     of the first prompts is estimated twice with 8 particles: by the value, and by the reward of 4 guesses per weighing.
 
-    Example: fktext value check tiny-mdlm-toxicity --own 200 --populations 4
+    Example: fktext value check tiny-mdlm-toxic --own 200 --populations 4
     """
     from fktext.values import card, heads
 
@@ -201,9 +201,10 @@ def check(
         compared = _compared(loaded, terms[0], folder, populations, asked) if populations else []
         if plot:
             _draw(found, plot)
-    if as_json:
+    if as_json or form != "text":
         shown = {"levels": [level.model_dump() for level in found.levels], "loss": found.loss, "chance": found.chance}
-        print(json.dumps({**shown, "passed": found.passed, "log_z": [asdict(each) for each in compared]}, indent=1), file=stdout)
+        shown |= {"passed": found.passed, "log_z": [asdict(each) for each in compared]}
+        print(in_json(shown, form), end="", file=stdout)
     else:
         _print_levels(found)
         print(f"loss {found.loss:.4f}, of the best constant {found.chance:.4f}: {'better' if found.passed else 'NOT better'}")

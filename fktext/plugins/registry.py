@@ -24,7 +24,6 @@ BUILTIN = "fktext"  # the distribution whose rewards no other can shadow
 Factory = Callable[..., "Reward"]
 Modality = Literal["text", "image"]
 Status = Literal["ok", "disabled", "import-error", "timeout", "invalid", "hook-error", "conflict"]
-
 _STATUS: dict[Status, str] = {
     "ok": "works",
     "disabled": "is disabled",
@@ -34,6 +33,7 @@ _STATUS: dict[Status, str] = {
     "hook-error": "failed to register what it brings",
     "conflict": "is in conflict with another",
 }
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -86,7 +86,7 @@ class Option:
 
     @property
     def expects(self) -> str:
-        """The type as a user reads it: `float`, or `toxic|nontoxic`."""
+        """The type as a user reads it: `text`, `toxic|nontoxic`, or with its bounds `int 1..5`."""
         return _expected(self.type)
 
 
@@ -194,9 +194,9 @@ class SuiteEntry:
 
 
 Entry = TypeVar("Entry", RewardEntry, SuiteEntry, ModelEntry)
-
-
 _NUMBER = re.compile(r"[-+]?[0-9.]+")
+
+
 @dataclass(frozen=True)
 class Registry:
     """Hold what the installed plugins brought.
@@ -356,6 +356,8 @@ def _listed(given: Mapping[str, str], name: str) -> str:
         return "|".join(map(str, parts))
     if origin in (typing.Union, types.UnionType):  # None is what an option is that was left out; nobody writes it
         return "|".join(_expected(part) for part in parts if part is not type(None))
+    if kind is str:
+        return "text"
     return kind.__name__.lower() if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 

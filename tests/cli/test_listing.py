@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,12 +25,12 @@ def test_rewards(call: Call) -> None:
         "name": "letters",
         "distribution": "fk-test",
         "summary": "how often a letter occurs",
-        "options": [{"name": "letter", "type": "str", "required": False, "default": "e", "help": "which"}],
+        "options": [{"name": "letter", "type": "text", "required": False, "default": "e", "help": "which"}],
         "error": "",
         "modality": "text",
     }
     text = call("rewards")
-    assert "letters  (fk-test)\n    how often a letter occurs\n    letter=<str>  which [default e]\n" in text.stdout
+    assert "letters  (fk-test)\n    how often a letter occurs\n    letter=<text>  which [default e]\n" in text.stdout
     assert text.stderr == "a plugin may print\n"
     assert "Every reward of texts also takes part=<text|continuation>, trim=<int>, empty=<float>" in text.stdout
 
@@ -78,27 +79,48 @@ def test_plugins(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         "hooks": ["fktext_register_rewards"],
         "rewards": ["letters", "fails"],
         "models": [],
+        "suites": [],
         "error": "",
     }
     assert found["fk-broken:main"]["status"] == "import-error"
     text = call("plugins")
     assert text.exit_code == 0
-    assert text.stdout.splitlines()[0].split() == [
-        "plugin",
-        "distribution",
-        "version",
-        "status",
-        "hooks",
-        "rewards",
-        "models",
-        "error",
-    ]
-    assert "letters, fails" in text.stdout
+    assert "fk-test:main  1.0  ok\n    rewards: letters, fails\n" in text.stdout
+    assert "fk-broken:main  1.0  import-error\n    error:   ModuleNotFoundError: No module named" in text.stdout
     assert call("plugins", "list").stdout == text.stdout
     assert call("plugins", "list", "--format", "jsonl").stdout == call("plugins", "--format", "jsonl").stdout
     document = call("plugins", "list", "--json")
     assert document.exit_code == 0, document.stderr
     assert {row["plugin"]: row for row in json.loads(document.stdout)} == found
+    assert call("plugins", "--format", "json").stdout == document.stdout
+
+
+def test_on_a_terminal_lists_fit_its_width(call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from fktext_cli import plugins, rewards
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    plugins._print_all(plugins.plugins())
+    rewards._print_all(rewards.rewards())
+    lines = capsys.readouterr().out.splitlines()
+    assert "fktext:builtin  " in "\n".join(lines)
+    assert len(lines) > 60
+    assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("command", ["rewards", "models", "plugins", "value"])
+def test_every_list_is_one_document_or_a_line_each(call: Call, command: str) -> None:
+    document = json.loads(call(command, "--format", "json").stdout)
+    assert document == rows(call(command, "list", "-f", "jsonl"))
+    assert document == json.loads(call(command, "list", "--json").stdout), "the older spelling"
+    assert "--json" not in call(command, "list", "--help").stdout
+
+
+def test_what_is_shown_is_one_document_or_a_line(call: Call) -> None:
+    for command in (("rewards", "show", "letters"), ("models", "show", "tiny-mdlm"), ("value", "show", "tiny-mdlm-toxic")):
+        document = json.loads(call(*command, "--format", "json").stdout)
+        assert rows(call(*command, "--format", "jsonl")) == [document]
+        assert json.loads(call(*command, "--json").stdout) == document
 
 
 def test_models(call: Call) -> None:

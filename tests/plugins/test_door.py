@@ -327,7 +327,8 @@ def test_option_types_are_printed_as_a_user_reads_them(fake_dist: Make) -> None:
         from typing import Optional, Union
 
         def factory(context, *, a: Optional[Annotated[int, Field(ge=4)]] = None, b: Annotated[int, Field(ge=4)] | None = None,
-                    c: Literal["x", "y"] | None = None, d: Union[int, str] = 1, e: Annotated[float | None, Field(gt=0)] = None):
+                    c: Literal["x", "y"] | None = None, d: Union[int, str] = 1, e: Annotated[float | None, Field(gt=0)] = None,
+                    f: Annotated[int, Field(ge=1, le=5)] = 1):
             return Constant()
 
         @hookimpl
@@ -336,7 +337,8 @@ def test_option_types_are_printed_as_a_user_reads_them(fake_dist: Make) -> None:
         """,
     )
     printed = CliRunner().invoke(app, ["rewards", "show", "good"]).stdout
-    assert [line.split()[0] for line in printed.splitlines()[2:7]] == ["a=<int>", "b=<int>", "c=<x|y>", "d=<int|str>", "e=<float>"]
+    expected = ["a=<int from 4>", "b=<int from 4>", "c=<x|y>", "d=<int|text>", "e=<float above 0>", "f=<int 1..5>"]
+    assert [line.split("  ")[2] for line in printed.splitlines()[2:8]] == expected
 
 
 def test_a_clash_of_two_strangers_is_refused_by_its_bare_name(fake_dist: Make) -> None:
@@ -465,9 +467,9 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
         "target": ("toxic|nontoxic", "toxic"),
         "words": ("int", 20),
         "strict": ("bool", False),
-        "share": ("float", 0.5),
-        "model": ("str", None),
-        "plain": ("str", "x"),
+        "share": ("float above 0 to 1", 0.5),
+        "model": ("text", None),
+        "plain": ("text", "x"),
     }
     assert options["target"].help == "which way"
     context = RewardContext(device="cpu", offline=True)
@@ -495,8 +497,8 @@ def test_options_are_read_from_the_factory_and_converted(fake_dist: Make) -> Non
         ("toxicity:words=2.5", ["reward 'toxicity' option 'words' came as '2.5'", "integer"]),
         ("toxicity:strict=perhaps", ["option 'strict' came as 'perhaps'", "boolean"]),
         ("toxicity:share=2", ["option 'share' came as '2'", "less than or equal to 1"]),
-        ("needy:n=3", ["reward 'needy' needs path=<str>: write needy:path=<str>"]),
-        ("needy", ["write needy:path=<str>,n=<int>"]),
+        ("needy:n=3", ["reward 'needy' needs path=<text>: write needy:path=<text>"]),
+        ("needy", ["write needy:path=<text>,n=<int>"]),
     ],
 )
 def test_bad_options_are_usage_errors(fake_dist: Make, spec: str, parts: list[str]) -> None:

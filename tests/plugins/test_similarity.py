@@ -65,7 +65,7 @@ def test_it_is_the_cosine_of_the_means(encoder: Path) -> None:
 
 
 def test_refusals(encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs to=<str>"):
+    with pytest.raises(UsageError, match="needs to=<text>"):
         create("similarity")
     with pytest.raises(UsageError, match="needs a text to be similar to"):
         create('similarity:to=" "')

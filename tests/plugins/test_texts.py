@@ -122,8 +122,8 @@ def test_json() -> None:
 
 def test_options_that_may_be_left_out_are_shown_by_their_type() -> None:
     shown = {name: option.expects for name, option in load_plugins().resolve("length").options().items()}
-    assert shown == {"words": "int", "min": "int", "max": "int", "penalty": "float"}
-    assert load_plugins().resolve("toxicity").options()["max_tokens"].expects == "int"
+    assert shown == {"words": "int from 0", "min": "int from 0", "max": "int from 0", "penalty": "float above 0"}
+    assert load_plugins().resolve("toxicity").options()["max_tokens"].expects == "int from 4"
 
 
 def write(file: Path, schema: object) -> str:
