@@ -1,4 +1,4 @@
-"""Keep what plugins have registered, rewards, suites and models by name, and build a reward from its spec."""
+"""Keep what plugins have registered, rewards, suites, models and parts by name, and build a reward from its spec."""
 
 from __future__ import annotations
 
@@ -340,10 +340,6 @@ class Registry:
         return term
 
 
-def _expected(kind: Any) -> str:
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return _expected(parts[0])
 def _listed(given: Mapping[str, str], name: str) -> str:
     """Say how a list is written whose last item has been read as an option, because a weight came after it: `words=sun,sea=2`."""
     names = list(given)
@@ -352,6 +348,10 @@ def _listed(given: Mapping[str, str], name: str) -> str:
     return f" (if {name!r} is of the list {before!r}, write {whole})" if before and _NUMBER.fullmatch(given[name]) else ""
 
 
+def _expected(kind: Any) -> str:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return f"{_expected(parts[0])}{_range(parts[1:])}"
     if origin is Literal:
         return "|".join(map(str, parts))
     if origin in (typing.Union, types.UnionType):  # None is what an option is that was left out; nobody writes it
@@ -359,6 +359,16 @@ def _listed(given: Mapping[str, str], name: str) -> str:
     if kind is str:
         return "text"
     return kind.__name__.lower() if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def _range(metadata: Sequence[Any]) -> str:
+    """Return the bounds of a number, of `annotated_types` or inside pydantic's `Field`: " 1..5", " from 0", " above 0 to 1"."""
+    parts = [part for item in metadata for part in (getattr(item, "metadata", None) or [item])]
+    bounds = {name: getattr(part, name) for name in ("ge", "gt", "le", "lt") for part in parts if hasattr(part, name)}
+    if bounds.keys() == {"ge", "le"}:
+        return f" {bounds['ge']:g}..{bounds['le']:g}"
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    return f" {' '.join(f'{words[name]} {bound:g}' for name, bound in bounds.items())}" if bounds else ""
 
 
 def _annotations(factory: Any, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
