@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging as stdlib_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,12 +96,25 @@ def _quiet() -> Iterator[None]:
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
     logging.disable_progress_bar()
+    imports = stdlib_logging.getLogger("transformers.utils.import_utils")
+    imports.addFilter(_not_of_torchvision)
     try:
         yield
     finally:
+        imports.removeFilter(_not_of_torchvision)
         diffusers.logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def _not_of_torchvision(record: stdlib_logging.LogRecord) -> bool:
+    """Tell whether a log record is something else than that transformers takes an image processor that needs no torchvision.
+
+    diffusers imports image processors by the names of those that need torchvision. Without it transformers gives diffusers those
+    that need Pillow alone, which is what fktext asks to be installed, and tells whoever runs diffusers to change its imports.
+    """
+    text = record.getMessage()
+    return not ("requires torchvision (not installed); falling back to" in text and text.startswith("`"))
 
 
 def _scheduler(wanted: str, pipeline: Any, name: str) -> Any:

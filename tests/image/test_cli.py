@@ -327,6 +327,22 @@ def test_ddim_steers_the_embedded_digits(call, tmp_path):
     assert (row["model"]["scheduler"], row["settings"]["eta"]) == ("DDIMScheduler", 1.0)
 
 
+def test_nothing_is_said_of_torchvision_and_other_warnings_are(prompted_folder, tmp_path):
+    """In a process of its own: transformers says it once, when diffusers imports an image processor."""
+    code = """
+import logging, sys
+from fktext.images.pipelines import load
+load(sys.argv[1], scheduler="ddim")
+logging.getLogger("transformers.utils.import_utils").warning("`X` requires torchvision (not installed); falling back to `XPil`")
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(prompted_folder)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line for line in done.stderr.splitlines() if "torchvision" in line] == [
+        "[transformers] `X` requires torchvision (not installed); falling back to `XPil`"
+    ], "what is said outside of loading a pipeline is left alone"
+
+
 def test_a_full_disk_leaves_no_half_image(noise_folder, tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
