@@ -88,16 +88,22 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def best_device() -> str:
+    """Return what "auto" means: "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def usable_device(name: str) -> torch.device:
-    """Return the device of a name, after trying that tensors can be put and read there.
+    """Return the device of a name, or of "auto", after trying that tensors can be put and read there.
 
     Raises:
         UsageError: torch does not know it or was not built for it, it is not there, or it is "meta", which holds no numbers.
     """
     try:
-        device = torch.zeros(1, device=name).device
+        device = torch.zeros(1, device=best_device() if name == "auto" else name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was compiled with CUDA
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        absent = isinstance(error, NotImplementedError)  # torch lists every kernel there is
+        reason = "this build of torch has no such device" if absent else (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {name!r} cannot be used here: {reason}") from error
     if device.type == "meta":
         raise UsageError(f"device {name!r} cannot be used here: its tensors have shapes and no numbers")

@@ -38,15 +38,14 @@ class Words:
 
     Args:
         tokenizer: the model's.
-        folder: with its files, for `tokenizer_config.json` and errors.
+        folder: with its files, for errors.
         section: what config.json says to fktext.
+        names: tokens by their use, such as "mask_token", as tokenizer_config.json has them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, folder: Path, section: Mapping[str, Any]) -> None:
-        from fktext.files.weights import read_json
-
+    def __init__(self, tokenizer: Tokenizer, folder: Path, section: Mapping[str, Any], names: Mapping[str, Any]) -> None:
         self.tokenizer, self.folder, self.section = tokenizer, folder, section
-        self._names = read_json(folder / "tokenizer_config.json")
+        self._names = names
 
     @property
     def mask(self) -> int:

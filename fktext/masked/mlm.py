@@ -35,6 +35,7 @@ class MaskedLM(nn.Module):
     Args:
         model: the whole model.
         mask_id: its mask token.
+        freeze: take its parameters out of training; a model that is somebody else's keeps what it has.
 
     Raises:
         ModelError: the model does not split, or does not say how many positions it takes.
@@ -42,9 +43,11 @@ class MaskedLM(nn.Module):
 
     time_dependent = False
 
-    def __init__(self, model: Any, mask_id: int) -> None:
+    def __init__(self, model: Any, mask_id: int, *, freeze: bool = True) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()
+        if freeze:
+            self.model.requires_grad_(False)
         prefix = model.base_model_prefix
         if not isinstance(getattr(model, prefix, None), nn.Module):
             raise ModelError(f"{type(model).__name__} has no encoder of its own to split from its head")
