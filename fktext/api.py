@@ -11,7 +11,20 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from fktext.errors import UsageError, unknown_name
-from fktext.settings import Average, Method, Proposal, Settings
+from fktext.settings import (
+    Average,
+    KernelLike,
+    LookAhead,
+    Method,
+    Part,
+    Potential,
+    PotentialName,
+    Proposal,
+    Resampler,
+    ResamplerName,
+    Schedule,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,14 +48,15 @@ class Asked(TypedDict, total=False):
     length: int | None
     stride: int | None
     steps: int | None
-    kernel: str | None
-    potential: str
+    kernel: str | KernelLike | Part | None
+    potential: PotentialName | Potential | Part
     lam: float
     resample_every: int | None
+    schedule: Schedule | Part | None
     ess_threshold: float
     temper: float | None
-    resampler: str
-    look_ahead: str | None
+    resampler: ResamplerName | Resampler | Part
+    look_ahead: str | LookAhead | Part | None
     x0_samples: int
     x0_average: Average
     pseudo_count: float
@@ -78,7 +92,8 @@ def generate(
         device: of a model and rewards that are named here: "auto" is CUDA where there is a GPU, else the CPU.
         offline: never touch a network.
         batch_size: most particles computed at once; it changes no result.
-        **asked: fields of `Settings`, such as `particles=8, lam=5, seed=1`.
+        **asked: fields of `Settings`, such as `particles=8, lam=5, seed=1`. Kernel, potential, schedule, resampler and look-ahead
+            may be objects, or names of what a plugin brings.
 
     Returns:
         `samples` populations for each prompt, in the order of the prompts.
@@ -138,21 +153,22 @@ def stream(
 
 def _settings(settings: Settings | None, asked: Asked, *, steered: bool) -> Settings:
     """Put together what is asked for; without rewards it is the model alone, unless a method is named."""
+    from fktext.plugins.parts import with_parts
+
     known = [item.name for item in fields(Settings)]
     if strange := [name for name in asked if name not in known]:
         raise unknown_name("setting", strange[0], known)
+    given = with_parts(asked)
     if settings is None:
-        return Settings(**{**({} if steered else {"method": "base"}), **asked})  # type: ignore[arg-type]
-    return replace(settings, **asked)
+        return Settings(**{**({} if steered else {"method": "base"}), **given})
+    return replace(settings, **given)
 
 
 def _device(name: str) -> str:
     """Return the device of "auto"."""
-    if name != "auto":
-        return name
-    import torch
+    from fktext.batches import best_device
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return best_device() if name == "auto" else name
 
 
 def _term(reward: Any, device: str, offline: bool) -> Weighted:

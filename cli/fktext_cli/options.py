@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import typer
 
-from fktext.settings import BOUNDS, CANDIDATES, CHOICES, WEIGHINGS, Settings
+from fktext.settings import BOUNDS, CANDIDATES, CHOICES, PARTS, WEIGHINGS, Settings
 from fktext_cli import completion
 from fktext_cli.output import Return
 
@@ -49,11 +49,12 @@ SETTINGS = {
     "proposal": Words(STEER, "Draw tokens from the model, or guided by the learned value's gradient: exactly, or as d-cbg does."),
     "guidance": Words(STEER, "How far guided tokens are tilted."),
     "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),
-    "potential": Words(STEER, "How rewards on the way become weights."),
+    "potential": Words(STEER, "How rewards on the way become weights; a plugin may bring more."),
     "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),
+    "schedule": Words(STEER, "When to weigh: a plugin's schedule.", "by --resample-every"),
     "ess_threshold": Words(STEER, "Resample below this share of effective particles; above 1 always."),
     "temper": Words(STEER, "Weigh little by little: leave this share of particles effective, below the threshold.", "no"),
-    "resampler": Words(STEER, "How offspring are drawn."),
+    "resampler": Words(STEER, "How offspring are drawn; a plugin may bring more."),
     "look_ahead": Words(
         STEER,
         "What particles are thought to become: predictions, value, value:DIR, value:fit or none.",
@@ -90,9 +91,11 @@ def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Ca
                 parameters.append(_parameter(parameter.name, annotation=hint, default=parameter.default))
 
         def run(**values: Any) -> None:
+            from fktext.plugins.parts import with_parts
+
             for name, (kind, inside) in made.items():
                 given = {each: values.pop(each) for each in inside}
-                values[name] = kind(**(defaults | given if kind is Settings else given))
+                values[name] = Settings(**with_parts(defaults | given)) if kind is Settings else kind(**given)
             command(**values)
 
         functools.update_wrapper(run, command)
@@ -122,6 +125,7 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         option = typer.Option(
             *words.flags,
+            metavar="|".join(CHOICES[name]) if name in PARTS and name in CHOICES else None,
             min=_round(least),
             max=_round(most),
             help=words.help,
@@ -129,7 +133,7 @@ def _settings(names: tuple[str, ...], defaults: dict[str, Any]) -> list[inspect.
             show_default=words.unset if default is None else True,
             rich_help_panel=words.panel,
         )
-        hint = literal[CHOICES[name]] if name in CHOICES else hints[name]
+        hint = (str if default else str | None) if name in PARTS else literal[CHOICES[name]] if name in CHOICES else hints[name]
         found.append(_parameter(name, annotation=Annotated[hint, option], default=default))
     return found
 
@@ -145,12 +149,10 @@ def resolve_device(name: str) -> str:
     Raises:
         UsageError: torch does not know it, or cannot use it here.
     """
-    import torch
-
-    from fktext.batches import usable_device
+    from fktext.batches import best_device, usable_device
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return best_device()
     usable_device(name)
     return name
 

@@ -29,8 +29,9 @@ from typing import Any, Literal
 import pydantic
 
 from fktext.errors import UsageError
+from fktext.plugins.parts import with_parts
 from fktext.plugins.specs import parse_spec
-from fktext.settings import Run, Settings
+from fktext.settings import PARTS, Run, Settings, described
 from fktext_evals.prompts import prompts_of
 from fktext_evals.tables import STRICT, Table, checked
 
@@ -198,7 +199,7 @@ class Suite:
 
 def _spelled(settings: Settings | Run) -> dict[str, Any]:
     """Return the settings that a method's table has, but for None, which TOML cannot say."""
-    return {name: value for name, value in asdict(settings).items() if name in _SETTINGS and value is not None}
+    return {name: value for name, value in described(settings).items() if name in _SETTINGS and value is not None}
 
 
 def _whatever_part(reward: str) -> tuple[str, Mapping[str, str]]:
@@ -230,7 +231,9 @@ class _File(Table):
 
 # What `fktext.settings` declares, but for what a suite gives in other places
 _SETTINGS: dict[str, Any] = {
-    name: (kind, None) for name, kind in typing.get_type_hints(Settings).items() if name not in ("particles", "samples", "seed")
+    name: (str if name in PARTS else kind, None)  # a file has names, where Python may have objects
+    for name, kind in typing.get_type_hints(Settings).items()
+    if name not in ("particles", "samples", "seed")
 }
 _Shared = pydantic.create_model("_Shared", __base__=Table, **{name: kind for name, kind in _SETTINGS.items() if name != "method"})
 _Method = pydantic.create_model(
@@ -263,7 +266,7 @@ def parse(table: Mapping[str, Any], where: str, folder: Path = Path()) -> Suite:
     prompts = prompts_of(file.prompts, where, folder)
     shared = checked(_Shared, file.settings, f"{where} [settings]").given()
     with _said_of(f"{where} [settings]"):
-        Settings(**shared)
+        Settings(**with_parts(shared))
     if file.modality == "image":
         shared = {"x0_samples": 1, **shared}  # a pipeline has one guess of x0
     methods = [
@@ -292,7 +295,7 @@ def _methods(item: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> 
         raise UsageError(f"{where}: particles is missing; expected a number, or a list of them")
     for number in particles if isinstance(particles, list) else [particles]:
         with _said_of(where):
-            yield Method(name, Settings(particles=number, **settings), returns)
+            yield Method(name, Settings(particles=number, **with_parts(settings)), returns)
 
 
 @contextmanager

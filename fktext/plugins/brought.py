@@ -1,4 +1,4 @@
-"""Collect what a plugin brings: the rewards, suites and models that its hooks register, each checked as it comes."""
+"""Collect what a plugin brings: the rewards, suites, models and parts that its hooks register, each checked as it comes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fktext.plugins.entries import ModelEntry
+from fktext.plugins.parts import Kind, PartEntry
 from fktext.plugins.registry import Factory, Modality, RewardEntry, SuiteEntry
 from fktext.plugins.specs import NAME
 
@@ -32,6 +33,7 @@ class Brought:
     rewards: list[RewardEntry] = field(default_factory=list)
     suites: list[SuiteEntry] = field(default_factory=list)
     models: list[ModelEntry] = field(default_factory=list)
+    parts: list[PartEntry] = field(default_factory=list)
 
     def add_reward(
         self,
@@ -70,6 +72,12 @@ class Brought:
         entry = ModelEntry(name, self.distribution, **what)
         self._check_new("model", name, lambda brought: brought.models)
         self.models.append(entry)
+
+    def add_part(self, kind: Kind, name: str, factory: Callable[[], Any] | str, *, summary: str) -> None:
+        """Take a part of the engine: this is what `fktext_register_parts` is given; see `fktext.plugins.parts.RegisterPart`."""
+        entry = PartEntry(kind, name, self.distribution, factory, summary)
+        self._check_new(kind, name, lambda brought: [part for part in brought.parts if part.kind == kind])
+        self.parts.append(entry)
 
     def _check_new(self, kind: str, name: str, of: Callable[[Brought], Sequence[Any]]) -> None:
         if any(entry.name == name for brought in (*self.earlier, self) for entry in of(brought)):

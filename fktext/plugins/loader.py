@@ -19,6 +19,7 @@ from fktext.errors import PluginError, UsageError, unknown_name
 from fktext.files.catalogue import catalogue
 from fktext.plugins.brought import Brought
 from fktext.plugins.entries import ModelEntry, RegisterModel
+from fktext.plugins.parts import RegisterPart
 from fktext.plugins.registry import BUILTIN, Factory, Modality, Plugin, Registry, RewardEntry, Status, normal, one_line
 
 GROUP = "fktext"
@@ -73,6 +74,10 @@ class Hooks:
     def fktext_register_models(self, register: RegisterModel) -> None:
         """Call `register` for each model the plugin brings; see `fktext.plugins.entries`."""
 
+    @hookspec
+    def fktext_register_parts(self, register: RegisterPart) -> None:
+        """Call `register` for each part of the engine the plugin brings, such as a potential; see `fktext.plugins.parts`."""
+
 
 def load_plugins() -> Registry:
     """Find the installed plugins and let each register what it brings; a broken one is recorded, not raised.
@@ -99,7 +104,8 @@ def load_plugins() -> Registry:
     rewards = [entry for brought in everything for entry in brought.rewards]
     models = [entry for brought in everything for entry in brought.models]
     suites = tuple(entry for brought in everything for entry in brought.suites)
-    registry = replace(_registry(plugins, rewards, models), suites=suites)
+    parts = tuple(entry for brought in everything for entry in brought.parts)
+    registry = replace(_registry(plugins, rewards, models), suites=suites, parts=parts)
     for plugin in registry.plugins:
         if strict and (plugin.broken or plugin.status == "conflict"):
             raise PluginError(f"{plugin} (FKTEXT_STRICT_PLUGINS is set)") from plugin.cause
@@ -185,10 +191,11 @@ def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, brought: Brought
         manager.hook.fktext_register_rewards(register=brought.add_reward)
         manager.hook.fktext_register_suites(register=brought.add_suite)
         manager.hook.fktext_register_models(register=brought.add_model)
+        manager.hook.fktext_register_parts(register=brought.add_part)
     except BaseException as error:
         return failed("hook-error", error)
-    names = [tuple(entry.name for entry in found) for found in (brought.rewards, brought.suites, brought.models)]
-    return replace(plugin, rewards=names[0], suites=names[1], models=names[2], hooks=tuple(sorted(hooks)))
+    names = [tuple(entry.name for entry in found) for found in (brought.rewards, brought.suites, brought.models, brought.parts)]
+    return replace(plugin, rewards=names[0], suites=names[1], models=names[2], parts=names[3], hooks=tuple(sorted(hooks)))
 
 
 def _wrong_hooks(module: object, hooks: set[str]) -> str:

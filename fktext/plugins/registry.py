@@ -14,6 +14,7 @@ import pluggy
 
 from fktext.errors import FktextError, PluginError, RewardError, UsageError, explain, raised_at, unknown_name
 from fktext.plugins.entries import ModelEntry, imported
+from fktext.plugins.parts import PartEntry
 from fktext.plugins.specs import Spec, parse_spec
 
 if TYPE_CHECKING:  # these import torch
@@ -47,7 +48,7 @@ class Plugin:
             distribution has a reward or model of the same name, so that this one answers to `distribution:name` only).
         error: one line, "" when all is well.
         hooks: those it implements.
-        rewards, suites, models: what it registered; usable when the status is "ok" or "conflict".
+        rewards, suites, models, parts: what it registered; usable when the status is "ok" or "conflict".
     """
 
     distribution: str
@@ -58,6 +59,7 @@ class Plugin:
     rewards: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     cause: BaseException | None = field(default=None, repr=False, compare=False)
 
@@ -205,12 +207,14 @@ class Registry:
         rewards: every reward under the name to write: its own where that is enough, else `distribution:name`.
         plugins: every plugin found, working or not.
         suites: every suite of a plugin.
+        parts: every part of the engine that a plugin brings.
         models: every model of a plugin, named as the rewards are; the names of fktext's own are taken.
     """
 
     rewards: Mapping[str, RewardEntry]
     plugins: tuple[Plugin, ...]
     suites: tuple[SuiteEntry, ...] = ()
+    parts: tuple[PartEntry, ...] = ()
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
