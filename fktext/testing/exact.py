@@ -19,7 +19,7 @@ from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc.lookahead import LookAhead, Predictions
 from fktext.smc.noise import Noise, population_key
-from fktext.smc.potentials import POTENTIALS
+from fktext.smc.potentials import POTENTIALS, Potential
 from fktext.smc.resamplers import Resampler
 from fktext.smc.schedules import At, Every, Schedule
 from fktext.smc.steer import Plan, Result, steer
@@ -83,7 +83,7 @@ def check_law(model: Enumerable, result: Result, lam: float, *, rarest: float = 
 
 def run_case(
     model: Enumerable,
-    potential: str,
+    potential: str | Potential,
     resampler: Resampler,
     threshold: float,
     *,
@@ -101,7 +101,7 @@ def run_case(
     plan = Plan(
         particles=particles,
         schedule=schedule or Every(1),
-        potential=POTENTIALS[potential],
+        potential=POTENTIALS[potential] if isinstance(potential, str) else potential,
         resampler=resampler,
         lam=lam,
         ess_threshold=threshold,
