@@ -10,11 +10,13 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from fktext_evals.figures import Figure, Line
+from fktext_evals.labels import Box, place
 from fktext_evals.statistics import Interval
 
 SERIES = 8  # as many colours and markers
 _WIDTH, _HEIGHT = 460, 310
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 26, 14, 46
+_LETTER, _LINE = 8.0, 13.0  # room for a label: the widest letter on a phone, where labels are larger, and a line
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ def chart(figure: Figure) -> Markup:
     points = [point for line in figure.lines for point in line.points]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     if figure.curve:  # from step 0 to the last one, with room for names at the ends
-        x, y = Axis(0, max(point.x.mean for point in points), _LEFT, right - 44), Axis(0, 1, bottom, _TOP)
+        room = max(len(line.name) for line in figure.lines) * _LETTER - _RIGHT + 6
+        x, y = Axis(0, max(point.x.mean for point in points), _LEFT, right - room), Axis(0, 1, bottom, _TOP)
     else:
         x = axis(_ends(point.x for point in points), _LEFT, right, figure.log_x)
         y = axis(_ends(point.y for point in points), bottom, _TOP)
     parts = [*_frame(figure, x, y), *(_curve(line, x, y) if figure.curve else _marks(line, x, y) for line in figure.lines)]
-    if figure.curve:
-        parts += _end_labels(figure.lines, x, y)
+    parts += (_end_labels if figure.curve else _point_labels)(figure.lines, x, y)
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
         _WIDTH, _HEIGHT, _in_words(figure), figure.title, Markup("").join(parts)
     )
@@ -150,7 +152,6 @@ def _marks(line: Line, x: Axis, y: Axis) -> Markup:
             parts.append(_line("ci", x(point.x.low), up, x(point.x.high), up))
         title = f"{line.name}, N = {point.label}: {_said(point.x)}, {_said(point.y)}"
         parts.append(Markup("<g>{}<title>{}</title></g>").format(marker(line.series, across, up), title))
-        parts.append(_text(across + 7, up - 6, point.label, "start", "label"))
     return Markup('<g class="s{}">{}</g>').format(line.series % SERIES, Markup("").join(parts))
 
 
@@ -160,15 +161,29 @@ def _curve(line: Line, x: Axis, y: Axis) -> Markup:
     return Markup(form).format(line.series % SERIES, line.variant % 4, path, line.name)
 
 
+def _point_labels(lines: Sequence[Line], x: Axis, y: Axis) -> list[Markup]:
+    """Write the labels of points beside them, where they cover neither each other nor points."""
+    drawn = [(line, point) for line in lines for point in line.points]
+    where = [(x(point.x.mean), y(point.y.mean)) for _, point in drawn]
+    boxes = place(where, [_LETTER * len(point.label) for _, point in drawn], _LINE, Box(_LEFT, 0, _WIDTH, y.start), 5)
+    return [
+        _text((box.left + box.right) / 2, box.bottom - 3, point.label, "middle", f"label s{line.series % SERIES}")
+        for (line, point), box in zip(drawn, boxes, strict=True)
+    ]
+
+
 def _end_labels(lines: Sequence[Line], x: Axis, y: Axis) -> list[Markup]:
-    """Write the names of curves at their ends, moved apart where they would overlap."""
-    placed: list[Markup] = []
-    above = math.inf
-    for line in sorted(lines, key=lambda line: line.points[-1].y.mean):
-        height = min(y(line.points[-1].y.mean) + 4, above - 12)
-        above = height
-        placed.append(_text(x.end + 6, height, line.name, "start", f"label s{line.series % SERIES}"))
-    return placed
+    """Write the names of curves at their ends, moved apart where they would overlap, as little as the room allows."""
+    order = sorted(lines, key=lambda line: line.points[-1].y.mean)
+    wanted = [y(line.points[-1].y.mean) + 4 for line in order]  # downwards in pixels, so the lowest curve has the largest
+    for at in range(1, len(order)):
+        wanted[at] = min(wanted[at], wanted[at - 1] - _LINE)
+    for above, at in enumerate(reversed(range(len(order)))):  # what stands out at the top moves back down
+        wanted[at] = max(wanted[at], y.end + 4 + above * _LINE)
+    return [
+        _text(x.end + 6, height, line.name, "start", f"label s{line.series % SERIES}")
+        for line, height in zip(order, wanted, strict=True)
+    ]
 
 
 def _in_words(figure: Figure) -> str:

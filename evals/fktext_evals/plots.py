@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fktext.errors import UsageError
 from fktext_evals.charts import axis
 from fktext_evals.figures import Figure, Line, figures
+from fktext_evals.labels import Box, place
 from fktext_evals.results import Results, RunError
 
 if TYPE_CHECKING:
@@ -88,8 +89,13 @@ def sheet(panels: Sequence[Figure], paths: Sequence[Path]) -> None:
 
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(4.6 * len(panels), 3.2), layout="constrained")
-        for place, figure in enumerate(panels, 1):
-            draw(canvas.add_subplot(1, len(panels), place), figure)
+        drawn = [(canvas.add_subplot(1, len(panels), at), figure) for at, figure in enumerate(panels, 1)]
+        for axes, figure in drawn:
+            draw(axes, figure)
+        canvas.draw_without_rendering()  # from here on it is known where points are
+        for axes, figure in drawn:
+            if not figure.curve:
+                _label(axes, figure)
         for path in paths:
             no_date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
             try:
@@ -118,8 +124,6 @@ def draw(axes: Axes, figure: Figure) -> None:
             elinewidth=0.7,
             label=line.name,
         )
-        for point in line.points:
-            axes.annotate(point.label, (point.x.mean, point.y.mean), (4, 4), textcoords="offset points", color=colour, fontsize=8)
     if figure.log_x:
         axes.set_xscale("log")
         ticks = axis([*axes.get_xlim()], 0, 1, log=True).ticks()
@@ -131,6 +135,30 @@ def draw(axes: Axes, figure: Figure) -> None:
     axes.set_ylabel(figure.y_title)
     axes.set_title(figure.title, fontsize=10, loc="left")
     axes.legend(fontsize=8)
+
+
+def _label(axes: Axes, figure: Figure) -> None:
+    """Write the labels of points beside them, where they cover neither each other nor points."""
+    drawn = [(line, point) for line in figure.lines for point in line.points]
+    where = axes.transData.transform([(point.x.mean, point.y.mean) for _, point in drawn])
+    pixels = axes.figure.dpi / 72  # of a point of the font
+    left, bottom, right, top = axes.bbox.extents
+    flipped = [(x, -y) for x, y in where]  # pixels of matplotlib go up
+    boxes = place(
+        flipped, [5.2 * pixels * len(point.label) for _, point in drawn], 9 * pixels, Box(left, -top, right, -bottom), 3.5 * pixels
+    )
+    for (line, point), box, (x, y) in zip(drawn, boxes, flipped, strict=True):
+        offset = ((box.left + box.right) / 2 - x) / pixels, (y - (box.top + box.bottom) / 2) / pixels
+        axes.annotate(
+            point.label,
+            (point.x.mean, point.y.mean),
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=_COLOURS[line.series % len(_COLOURS)],
+            fontsize=8,
+        ).set_in_layout(False)
 
 
 def _reach(line: Line, of: Literal["x", "y"]) -> Any:
