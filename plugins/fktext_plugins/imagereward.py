@@ -116,12 +116,14 @@ class ImageReward(Judged):
     """
 
     def __init__(self, network: Network, tokenizer: Any, model: str, weights: Path, batch_size: int) -> None:
-        from transformers import CLIPImageProcessor
+        import transformers
 
         super().__init__(model, "towards images that people rate high for their prompt", weights)
         self._network, self._tokenizer, self._batches = network, tokenizer, Batches(batch_size)
         size = {"height": network.side, "width": network.side}
-        self._images = CLIPImageProcessor(size={"shortest_edge": network.side}, crop_size=size)  # CLIP's mean and deviation
+        # In transformers 5 the plain name is of one that needs torchvision; Pillow is what images were resized by in training.
+        kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+        self._images = kind(size={"shortest_edge": network.side}, crop_size=size)  # CLIP's mean and deviation
 
     def score(self, samples: Sequence[Any]) -> Tensor:
         """Return (M,) float64; about 0 on average over images that were rated, with deviation 1.
