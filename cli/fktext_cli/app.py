@@ -33,6 +33,17 @@ COMMANDS = {
     "bench": "Time this sampler against two dense ones.",
 }
 
+# What other programs call an option: ours, and what to know of it.
+ELSEWHERE = {
+    "--max-new-tokens": ("--length", "it counts the tokens of the whole text, prompt included"),
+    "--max-length": ("--length", "it counts the tokens of the whole text, prompt included"),
+    "--top-k": ("--top-p", "there is no top-k"),
+    "--num-return-sequences": ("--samples", "texts per prompt, each the best of its own particles"),
+    "--num-samples": ("--samples", "texts per prompt, each the best of its own particles"),
+    "--lam": ("--lambda", ""),
+    "--num-inference-steps": ("--steps", ""),
+}
+
 
 class Commands(TyperGroup):
     """Import a command when it is asked for, and turn every failure into a line on stderr and an exit code.
@@ -89,6 +100,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):  # from the argument parser, whatever this Typer calls it
         wrong: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # pydantic's, where a value had the wrong type
         message = error.format_message().replace("Value error, ", "").removesuffix(".")
+        if instead := _instead(error):
+            return instead, 2
         came = repr(wrong[0]["input"]) if wrong else ""
         return (f"{message}, got {shorten(came, 80)}" if came not in message else message), 2
     if isinstance(error, OSError):
@@ -98,6 +111,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     if _out_of_memory(error):
         return "memory does not hold this: give fewer particles, a smaller batch size or a shorter length", 1
     return f"{type(error).__name__}: {error} (FKTEXT_DEBUG=1 shows where)", 1
+
+
+def _instead(error: Any) -> str:
+    """Say which option of the command is meant by one that other programs have; "" where none is."""
+    name = getattr(error, "option_name", "")
+    ours, about = ELSEWHERE.get(name, ("", ""))
+    known = [each for parameter in error.ctx.command.params for each in parameter.opts] if ours and error.ctx else []
+    return f"No such option: {name}; use {ours}{f' ({about})' * bool(about)}" if ours in known else ""
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -194,6 +195,7 @@ def generate(
         values.plan(loaded, terms, settings)  # a value that is not theirs is told of before anything else
         _check_prompts(loaded, prompts, settings)
         _announce(loaded, terms, settings)
+        _warn(prompts, settings)
         named = {"name": loaded.name, "digest": loaded.digest, **({"chat": True} if chat else {})}
         run = provenance(named, terms, settings, {"dtype": network.dtype, "return": out.which, "rewards": reward or []})
         requests = [each.request for each in prompts]
@@ -218,7 +220,7 @@ def _conclude(tally: Tally, particles: int, beside: Beside | None, verbose: bool
     if not beside or verbose:
         print(f"{tally.size(particles)}: {tally.cost(particles, decimals=1)}", file=sys.stderr)
     if tally.dead:
-        raise output.the_dead(tally.dead, tally.done)
+        raise output.the_dead(tally.dead, tally.done, hard=tally.hard)
 
 
 def _unsteered(found: Iterable[Any], wanted: int) -> dict[tuple[int, int], Population]:
@@ -266,6 +268,20 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
     if settings.stride:
         most, each = model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
         print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
+
+
+def _warn(prompts: Sequence[Prompt], settings: TextRun) -> None:
+    """Say on stderr what is allowed and seldom meant: gaps in what is no template, and steering that cannot choose."""
+    gap = next((found[0] for each in prompts if not each.is_template and (found := re.search(r"\{[1-9][0-9]*\}", each.text))), "")
+    if gap:
+        print(f"{gap} is written as it stands; --template {prompts[0].text!r} would fill it", file=sys.stderr)
+    if settings.method != "fk" or settings.proposal != "base":
+        return
+    if settings.particles == 1:
+        print("1 particle: there is nothing to choose from, so this is the model alone; try -n 16", file=sys.stderr)
+    elif settings.ess_threshold * settings.particles <= 1:
+        why = f"{settings.particles} particles never fall below --ess-threshold {settings.ess_threshold:g}"
+        print(f"{why}: none is resampled, the best is chosen at the end", file=sys.stderr)
 
 
 def _check_prompts(model: TextModel, prompts: Sequence[Prompt], settings: TextRun) -> None:

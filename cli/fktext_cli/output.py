@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # this imports torch
     from fktext.population import Population
 
 Return = Literal["best", "draw", "all"]
+HARD = ("regex", "json", "keywords", "length")  # rewards that are constraints while their penalty is infinite
 Format = Literal["text", "jsonl"]
 
 
@@ -79,12 +80,32 @@ def _row(population: Population, index: int | None, run: Mapping[str, Any]) -> d
     }
 
 
-def the_dead(number: int, of: int, noun: str = "text") -> FktextError:
-    """Make the error that ends a run with dead populations; all others have been written."""
+def the_dead(number: int, of: int, noun: str = "text", hard: Sequence[str] = ()) -> FktextError:
+    """Make the error that ends a run with dead populations; all others have been written.
+
+    Args:
+        number, of: how many, of how many.
+        noun: what a population is made of.
+        hard: the rewards that were -inf, as they were written.
+    """
+    softer = next(filter(None, map(_softer, hard)), "")
     return FktextError(
         f"{number} of {of} populations {'is' if number == 1 else 'are'} dead: every {noun} has a reward of -inf. "
-        f"Use more particles, or a reward that is finite for more {noun}s"
+        f"Use more particles, or {f'a finite penalty: {softer}' if softer else f'a reward that is finite for more {noun}s'}"
     )
+
+
+def _softer(spec: str) -> str:
+    """Return a built-in hard constraint with a finite penalty, as it is written; "" for another reward."""
+    from fktext.plugins.specs import parse_spec
+
+    try:
+        found = parse_spec(spec)
+    except UsageError:  # a name that Python gave
+        return ""
+    if found.name.removeprefix("fktext:") not in HARD:
+        return ""
+    return str(replace(found, options=(*(pair for pair in found.options if pair[0] != "penalty"), ("penalty", "2"))))
 
 
 def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:

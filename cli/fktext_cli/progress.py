@@ -22,11 +22,15 @@ class Tally:
     ledger: Ledger
     done: int = 0
     dead: int = 0
+    hard: tuple[str, ...] = ()  # the rewards that were -inf in a dead one
     _started: float = field(default_factory=time.perf_counter)
 
     def add(self, population: Population) -> None:
         """Count one more."""
         self.done, self.dead, self.ledger = self.done + 1, self.dead + population.dead, self.ledger + population.ledger
+        if population.dead:
+            never = population.values.isneginf().all(0).tolist()
+            self.hard = (*self.hard, *(name for name, each in zip(population.names, never, strict=True) if each))
 
     def size(self, particles: int) -> str:
         """Say how many populations there are, of so many particles each."""

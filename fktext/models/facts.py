@@ -10,9 +10,8 @@ from fktext.families import Checkpoint
 from fktext.files import hub
 from fktext.files.catalogue import catalogue
 from fktext.files.weights import digest
-from fktext.models.find import HUB_ID, family_of, find
+from fktext.models.find import HUB_ID, family_of, find, plugin_entry
 from fktext.models.loading import DTYPES, weighed
-from fktext.plugins import load_plugins
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -99,7 +98,8 @@ def _listed(name: str) -> Facts:
         return Facts(name, "", "", "folder", "not stated")
     if HUB_ID.fullmatch(name):
         return Facts(name, "", "", name, "not stated")
-    own = load_plugins().model(name, [entry.name for entry in catalogue()])
+    own = plugin_entry(name)
+    assert own is not None  # else it would be one of the others
     source = own.source or f"plugin {own.distribution}"
     return Facts(name, own.summary, own.family, source, own.licence, why="" if own.source else "made by its plugin")
 

@@ -105,3 +105,33 @@ def test_the_library_says_what_it_takes(asked: dict[str, Any], said: str) -> Non
 
 def test_the_command_line_takes_no_lambda_that_the_library_refuses(call: Call) -> None:
     assert_refused(call("generate", "--lambda", "-1"), "'--lambda'", "greater than or equal to 0, got '-1'")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--max-new-tokens", "use --length (it counts the tokens of the whole text, prompt included)"),
+        ("--top-k", "use --top-p (there is no top-k)"),
+        ("--num-return-sequences", "use --samples (texts per prompt, each the best of its own particles)"),
+        ("--lam", "use --lambda"),
+    ],
+)
+def test_an_option_of_other_programs_is_told_as_ours(call: Call, option: str, said: str) -> None:
+    assert_refused(call("generate", "the", option, "4"), f"No such option: {option}; {said}")
+    assert "use --" not in call("score", "a.txt", option, "4").stderr  # which has none of them
+
+
+def test_an_unknown_path_is_no_misspelt_name(call: Call) -> None:
+    shown, checked = (call("models", command, "./nothere") for command in ("show", "check"))
+    assert_refused(shown, "model './nothere': there is no such file or folder")
+    assert shown.stderr == checked.stderr
+
+
+def test_a_device_that_torch_was_not_built_for_is_a_short_line(call: Call) -> None:
+    import torch
+
+    if torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    wrong = call("generate", "the", "--method", "base", "--device", "mps")
+    assert_refused(wrong, "device 'mps' cannot be used here: this build of torch has no such device")
+    assert len(wrong.stderr) < 200

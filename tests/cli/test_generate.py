@@ -476,3 +476,28 @@ def test_a_broken_plugin_is_one_warning(call: Call, tiny: Path, monkeypatch: pyt
     strict = call("generate", "--model", tiny, "-r", "letters", "-n", 2)
     assert strict.exit_code == 1
     assert "FKTEXT_STRICT_PLUGINS" in strict.stderr
+
+
+def test_what_is_seldom_meant_is_said(call: Call, tiny: Path) -> None:
+    command = ("generate", "--model", tiny, "-r", "letters")
+    gap = "{2} is written as it stands; --template 'the {2}' would fill it"
+    assert gap in call("generate", "the {2}", "--method", "base", "--length", 12, "--steps", 2).stderr  # tiny has no braces
+    assert "{2}" not in call("generate", "--template", "the {2}", "--model", tiny, "--method", "base").stderr
+    assert "1 particle: there is nothing to choose from" in call(*command, "-n", 1).stderr
+    never = "2 particles never fall below --ess-threshold 0.5: none is resampled, the best is chosen at the end"
+    assert never in call(*command, "-n", 2, "--ess-threshold", "0.5").stderr
+    assert "never fall" not in call(*command, "-n", 2).stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "softer"),
+    [
+        ("regex:pattern=zebra", "a finite penalty: regex:pattern=zebra,penalty=2"),
+        ("keywords:words=a b,penalty=inf", "a finite penalty: keywords:words=a b,penalty=2"),
+        ("fails:value=-inf", "a reward that is finite for more texts"),
+    ],
+)
+def test_a_run_that_dies_of_a_hard_constraint_says_how_to_soften_it(call: Call, tiny: Path, spec: str, softer: str) -> None:
+    result = call("generate", "--model", tiny, "-r", spec, "-n", 2)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith(f"Use more particles, or {softer}")
