@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import fktext
 from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
+from fktext_evals import compute, measures, report
 from fktext_evals import lineage as lineages
-from fktext_evals import measures, report
 from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
 from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
@@ -28,6 +28,7 @@ from fktext_evals.results import Results, Row, RunError, writing
 from fktext_evals.statistics import Interval
 from fktext_evals.suite import Judge, Method
 from fktext_evals.tree import in_words, reward_range, tree
+from fktext_evals.verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -102,6 +103,7 @@ def _run(results: Results, name: str, texts: int, lineages: int) -> dict[str, An
     series = series_names(results)
     there = [method for method in suite.methods if results.of(method.key)]
     warning = suite.warning or warning_for(suite.rewards)
+    matched = list(measures.against_best_of_n(results, measures.rewards))
     return {
         "id": name,
         "name": suite.name,
@@ -110,17 +112,19 @@ def _run(results: Results, name: str, texts: int, lineages: int) -> dict[str, An
         "folder": str(results.folder),
         "missing": results.missing,
         "texts": suite.texts,
+        "verdict": verdict(results),
         "warning": warning,
         "facts": list(_facts(results)),
         "columns": [*(report.heading(judge, "") for judge in suite.judges), "steering reward"],
         "methods": list(_methods(results, there, series)),
         "cost_columns": ["N", "rows / text", "reward calls / text", "seconds / text", "dist-1", "dist-2", "dist-3", "ancestors"],
-        "differences": list(_differences(results)),
+        "differences": list(_differences(results, matched)),
+        "beyond": _beyond(matched),
         "figures": [
             {"title": figure.title, "about": figure.about, "chart": chart(figure)} for figure in figures(results) if results.rows
         ],
         "legend": [{"name": item, "series": place % SERIES, "marker": marker(place)} for place, item in enumerate(series)],
-        "lineages": list(_lineages(results, there, lineages, bool(texts))),
+        "lineages": _opened(list(_lineages(results, there, lineages, bool(texts)))),
         "lineage_prompts": "the first prompt" if lineages == 1 else f"the first {lineages} prompts",
         "judges": [f"{judge.name}: {'p(' + judge.label + ')' if judge.kind == 'share' else judge.label}" for judge in suite.judges],
         "samples": list(_samples(results, there, texts)) if texts else [],
@@ -183,27 +187,41 @@ def _methods(results: Results, there: Sequence[Method], series: Sequence[str]) -
 Compared = tuple[str, str, list[Interval | None]]  # a difference's name, its numbers of particles, and of each judge and the reward
 
 
-def _differences(results: Results) -> Iterator[dict[str, Any]]:
+Matched = Sequence[tuple[Method, str, list[compute.Matched]]]  # what `measures.against_best_of_n` yields
+
+
+def _differences(results: Results, matched: Matched) -> Iterator[dict[str, Any]]:
+    """Yield the tables of differences that have lines."""
     paired = (
         "Paired: the same prompt, seed and sample on both sides; shares in percentage points. The dashed line is no difference."
     )
     if lines := list(_at_equal_n(results)):
         yield _difference_table(results, "Steering against best-of-n, at equal N", lines, paired)
-    found = list(measures.against_best_of_n(results, measures.rewards))
+    how = f"{paired} The other side is interpolated between the two N next to the cost, in its logarithm: the second number."
     for axis, unit in report.COSTS.items():
-        lines, outside = [], []
-        for method, other, items in (each for each in found if each[-1][0].axis == axis):
-            name = f"{method.name} \u2212 {other}"
-            if items[0].difference is None:
-                times = f"{number(items[0].share)} times the {unit} of {other} at N = {items[0].particles:.0f}"
-                outside.append(f"{method.name} at N = {method.settings.particles} costs {times}: nothing there to compare it with.")
-            else:
-                particles = f"{method.settings.particles} \u2212 {items[0].particles:.1f}"
-                lines.append((name, particles, [item.difference for item in items]))
-        how = f"{paired} The other side is interpolated between the two N next to the cost, in its logarithm: the second number."
-        title = f"Steering against best-of-n, at equal {'denoiser rows' if unit == 'rows' else unit}"
-        if lines or outside:
-            yield _difference_table(results, title, lines, " ".join([how] * bool(lines) + outside))
+        lines = [
+            (
+                f"{method.name} \u2212 {other}",
+                f"{method.settings.particles} \u2212 {items[0].particles:.1f}",
+                [item.difference for item in items],
+            )
+            for method, other, items in matched
+            if items[0].axis == axis and items[0].difference is not None
+        ]
+        if lines:
+            title = f"Steering against best-of-n, at equal {'denoiser rows' if unit == 'rows' else unit}"
+            yield _difference_table(results, title, lines, how)
+
+
+def _beyond(matched: Matched) -> str:
+    """Say which methods cost more or less than any best-of-n that was run, "" if none does."""
+    said = [
+        f"{method.name} at N = {method.settings.particles} costs {number(items[0].share)} times the {report.COSTS[items[0].axis]} "
+        f"of {other} at N = {items[0].particles:.0f}"
+        for method, other, items in matched
+        if items[0].difference is None
+    ]
+    return f"Nothing was run at such a cost, so there is no comparison: {'; '.join(said)}." if said else ""
 
 
 def _at_equal_n(results: Results) -> Iterator[Compared]:
@@ -259,9 +277,16 @@ def _lineages(results: Results, there: Sequence[Method], prompts: int, texts: bo
             name = f"{method.name}, N = {method.settings.particles}"
             yield {
                 "name": name,
+                "resamplings": sum(row["lineage"]["resampled"]),
                 "prompt": visible(row["prompt"]),
                 **_lineage(row["lineage"], f"{name}, prompt “{row['prompt']}”", texts),
             }
+
+
+def _opened(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mark the lineage that is open at first: the first that resampled, so that there is something to see."""
+    first = next((place for place, item in enumerate(found) if item["resamplings"]), 0)
+    return [{**item, "open": place == first} for place, item in enumerate(found)]
 
 
 def _lineage(lineage: Lineage, title: str, texts: bool = True) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from browser import Browser, find
 from fktext_evals import Results, page, read
 from fktext_evals.figures import figures, held_out
 from fktext_evals.results import RunError
+from fktext_evals.verdict import verdict
 
 ATTACK = "</script></textarea><script>document.title = 'hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -174,6 +176,59 @@ def test_tables_say_what_markdown_says(whole: Results) -> None:
     assert line.count('<svg class="strip') == 3
 
 
+def headings(text: str) -> list[str]:
+    return [tag for tag, _ in Page(text).tags if re.fullmatch("h[1-6]", tag)]
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_headings_go_down_a_level_at_a_time_and_have_content(whole: Results, runs: int) -> None:
+    text = page.html([whole] * runs)
+    levels = [int(tag[1]) for tag in headings(text)]
+    assert levels[:2] == [1, 2]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert not re.search(r"</h(\d)>\s*(<h\1|</section)", text), "a heading without content"
+
+
+def test_what_no_best_of_n_cost_has_no_table(whole: Results) -> None:
+    """One best-of-n is no curve to interpolate; two that cost less than FK have nothing at its cost."""
+    assert "at equal seconds" not in page.html([whole])
+    best = next(method for method in whole.suite.methods if method.name == "best-of-n")
+    more = replace(best, settings=replace(best.settings, particles=3))
+    rows = [{**row, "particles": 3, "seconds": 1.01 * row["seconds"]} for row in whole.of(best.key)]
+    dear = [{**row, "seconds": 99.0} if row["method"] == "fk" else row for row in whole.rows]
+    found = replace(whole, suite=replace(whole.suite, methods=(*whole.suite.methods, more)), rows=[*dear, *rows])
+    text = page.html([found])
+    assert "Steering against best-of-n, at equal seconds" not in text
+    assert re.search(
+        r"Nothing was run at such a cost, so there is no comparison: .*fk at N = 2 costs [\d\u2009]+ times the seconds", text
+    )
+
+
+def test_the_verdict_is_on_top_and_tables_have_captions(whole: Results) -> None:
+    text = page.html([whole])
+    assert f'<p class="verdict">{verdict(whole)}</p>' in text
+    found = Page(text)
+    assert len(found.of("caption")) == len(found.of("table")) > 3
+    for svg in found.of("svg"):
+        assert svg.get("aria-hidden") == "true" or svg.get("aria-label"), svg
+
+
+def with_resamplings(whole: Results, particles: int | None) -> Results:
+    """Let FK at so many particles alone have resampled."""
+
+    def lineage(row: dict[str, Any]) -> dict[str, Any] | None:
+        resampled = (row["method"], row["particles"]) == ("fk", particles)
+        return row["lineage"] and {**row["lineage"], "resampled": [resampled] * len(row["lineage"]["resampled"])}
+
+    return replace(whole, rows=[{**row, "lineage": lineage(row)} for row in whole.rows])
+
+
+@pytest.mark.parametrize(("particles", "opened"), [(2, 2), (3, 3), (None, 2)])
+def test_the_lineage_that_is_open_has_resampled(whole: Results, particles: int | None, opened: int) -> None:
+    text = page.html([with_resamplings(whole, particles)])
+    assert re.findall(r'<details class="one" open><summary>(.*?) <', text) == [f"fk, N = {opened}"]
+
+
 def test_figures_have_the_numbers(whole: Results) -> None:
     found = {figure.name: figure for figure in figures(whole)}
     assert list(found) == ["reward-rows", "reward-calls", "reward-seconds", "reward-held-out", "ess", "roots"]
@@ -307,13 +362,13 @@ def test_report_in_a_browser(browser: Browser, whole: Results, tmp_path: Path) -
 
     # nothing generated is on the page, nor does walking in the tree show any, until somebody asks for it
     assert not seen(browser, "quite unlikely")
-    browser.run("document.querySelector('.stage').focus()")
+    browser.run("document.querySelector('details.one[open] .stage').focus()")
     for key in ("ArrowLeft", "ArrowLeft", "ArrowUp"):
         browser.key(key)
     assert seen(browser, "Step 4, particle ")
     assert seen(browser, "Show texts in spite of the content warning")
     assert not seen(browser, "quite unlikely")
-    browser.run("document.querySelector('.detail button').click()")
+    browser.run("document.querySelector('details.one[open] .detail button').click()")
     assert seen(browser, "quite unlikely")
     browser.open(path)
     assert not seen(browser, "quite unlikely"), "a consent is for one visit"
