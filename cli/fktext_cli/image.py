@@ -45,7 +45,7 @@ app = group("Steer diffusers pipelines of images.")
 class Network:
     """Options of how the pipeline is loaded."""
 
-    model: Annotated[str, sample_option("--model", "-m", help="tiny-digits (embedded), or a folder or hub id of diffusers.")] = (
+    model: Annotated[str, sample_option("--model", "-m", help="An embedded pipeline, a folder, an alias or a hub id of diffusers.")] = (
         "tiny-digits"
     )
     scheduler: Annotated[

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,10 @@ from fktext_cli import completion
 from fktext_cli.common import Form, Json, WholeForm, in_json, listing, load_registry, print_columns, report
 from fktext_cli.options import Device, Dtype, Offline, resolve_device
 from fktext_cli.streams import visible
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.images.facts import PipelineFacts
+    from fktext.models.facts import Facts
 
 Name = Annotated[
     str,
@@ -28,7 +33,7 @@ Name = Annotated[
 
 def models() -> list[dict[str, Any]]:
     """Return a row for each model that has a name."""
-    from fktext.files.catalogue import catalogue
+    from fktext.files.catalogue import catalogue, image_catalogue
 
     own = [
         {
@@ -40,12 +45,12 @@ def models() -> list[dict[str, Any]]:
         }
         for name, entry in load_registry().models.items()
     ]
-    return [entry._asdict() for entry in catalogue()] + own
+    return [entry._asdict() for entry in (*catalogue(), *image_catalogue())] + own
 
 
 app = listing(
     "List, describe, check and fetch models.",
-    """List the models by name: embedded ones, aliases of public ones, and what plugins bring.
+    """List the models by name: embedded ones, aliases of public ones, and what plugins bring. Those of diffusers make images.
 
     Example: fktext models list --format json
     """,
@@ -61,31 +66,64 @@ def show(name: Name, form: WholeForm = "text", as_json: Json = False) -> None:
     Example: fktext models show tiny-mdlm
     """
     with contextlib.redirect_stdout(sys.stderr):
-        from rich.filesize import decimal
+        from fktext.images.names import is_pipeline
 
-        from fktext.models.facts import facts
-
-        found = facts(name)
+        found, lines = _pipeline(name) if is_pipeline(name) else _texts(name)
     if as_json or form != "text":
         print(in_json({**asdict(found), "files": str(found.files) if found.files else None}, form), end="")
         return
-    lines = {"family": found.family or "not known before its files are here", "source": found.source, "licence": found.licence}
-    if found.files is None:
-        lines["files"] = found.why
-    else:
-        lines |= {
-            "files": str(found.files),
-            "size": f"{decimal(found.size)} of weights, digest {found.digest}",
-            "parameters": f"{found.parameters:,}",
-            "memory": ", ".join(f"{dtype} {decimal(size)}" for dtype, size in found.memory.items()) + " for the weights",
-            "length": f"{found.defaults['length']:g} tokens by default, at most {found.most} at once",
-            "defaults": ", ".join(f"{key} {value:g}" for key, value in found.defaults.items() if key != "length"),
-            "kernels": ", ".join(found.kernels),
-        }
     for line in [found.name, *([f"    {found.summary}"] if found.summary else [])]:
         print(visible(line))
     for key, value in lines.items():
         print(visible(f"    {key + ':':<12}{value}"))
+
+
+def _texts(name: str) -> tuple[Facts, dict[str, str]]:
+    """Return what is known of a model of texts, and how it is told."""
+    from rich.filesize import decimal
+
+    from fktext.models.facts import facts
+
+    found = facts(name)
+    lines = {"family": found.family or "not known before its files are here", "source": found.source, "licence": found.licence}
+    if found.files is None:
+        return found, {**lines, "files": found.why}
+    return found, lines | {
+        "files": str(found.files),
+        "size": f"{decimal(found.size)} of weights, digest {found.digest}",
+        "parameters": f"{found.parameters:,}",
+        "memory": _memory(found.memory),
+        "length": f"{found.defaults['length']:g} tokens by default, at most {found.most} at once",
+        "defaults": ", ".join(f"{key} {value:g}" for key, value in found.defaults.items() if key != "length"),
+        "kernels": ", ".join(found.kernels),
+    }
+
+
+def _pipeline(name: str) -> tuple[PipelineFacts, dict[str, str]]:
+    """Return what is known of a pipeline of images, and how it is told."""
+    from rich.filesize import decimal
+
+    from fktext.images.facts import facts
+
+    found = facts(name)
+    lines = {"family": found.family, "source": found.source, "licence": found.licence}
+    if found.files is None:
+        return found, {**lines, "files": found.why}
+    return found, lines | {
+        "files": str(found.files),
+        "pipeline": found.pipeline,
+        "scheduler": found.scheduler,
+        "size": f"{decimal(found.size)} of weights, digest {found.digest}",
+        "parameters": ", ".join(f"{part} {number:,}" for part, number in found.parameters.items()),
+        "memory": _memory(found.memory),
+        "use": f"fktext image generate --model {name}",
+    }
+
+
+def _memory(sizes: Mapping[str, int]) -> str:
+    from rich.filesize import decimal
+
+    return ", ".join(f"{dtype} {decimal(size)}" for dtype, size in sizes.items()) + " for the weights"
 
 
 @app.command()

@@ -45,8 +45,50 @@ _ALIASES = (
 )
 
 
+_IMAGE_ALIASES = (
+    Entry(
+        "sd-1.5",
+        "diffusers",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "CreativeML Open RAIL-M",
+        "Stable Diffusion 1.5: images of 512 x 512 pixels; steer it with --scheduler ddim",
+    ),
+    Entry(
+        "sdxl",
+        "diffusers",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "CreativeML Open RAIL++-M",
+        "Stable Diffusion XL: images of 1024 x 1024 pixels; steer it with --scheduler ddim",
+    ),
+    Entry(
+        "sd-3.5-medium",
+        "diffusers",
+        "stabilityai/stable-diffusion-3.5-medium",
+        "Stability AI Community",
+        "Stable Diffusion 3.5 medium, flow matching; steer it with --scheduler flow-sde",
+    ),
+    Entry(
+        "flux-dev",
+        "diffusers",
+        "black-forest-labs/FLUX.1-dev",
+        "FLUX.1 [dev] Non-Commercial",
+        "FLUX.1, flow matching, 12 B parameters; steer it with --scheduler flow-sde",
+    ),
+)
+
+
+def image_catalogue() -> list[Entry]:
+    """List the pipelines of images known by a name of their own: the embedded ones and aliases of hub ids."""
+    own = (
+        Entry(name, "diffusers", "embedded", entry.licence, entry.summary)
+        for name, entry in embedded.found()[0].items()
+        if entry.kind == "pipeline"
+    )
+    return [*own, *_IMAGE_ALIASES]
+
+
 def catalogue() -> list[Entry]:
-    """List the models known by a name of their own: the embedded ones and aliases of hub ids."""
+    """List the models of texts known by a name of their own: the embedded ones and aliases of hub ids."""
     own = (
         Entry(name, entry.family, "embedded", entry.licence, entry.summary)
         for name, entry in embedded.found()[0].items()

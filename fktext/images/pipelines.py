@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from fktext import embedded
 from fktext.batches import usable_device
 from fktext.errors import ModelError, UsageError, unknown_name
 from fktext.files import hub
+from fktext.files.catalogue import image_catalogue
 from fktext.images import schedulers
+from fktext.images.names import INDEX, place
 
 INSTALL = "images need diffusers and Pillow: pip install 'fktext[image]'"
 # name -> the scheduler's class and what its configuration must say
@@ -26,12 +27,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sde-dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "flow-sde": ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
 }
-INDEX = "model_index.json"  # what makes a folder a pipeline
-
-
-def is_pipeline(name: str) -> bool:
-    """Tell whether a name is that of an embedded pipeline or of a folder that holds one."""
-    return name in embedded.names("pipeline") or (Path(name).expanduser() / INDEX).is_file()
 
 
 def load(
@@ -40,7 +35,7 @@ def load(
     """Load a pipeline.
 
     Args:
-        name: an embedded pipeline, a folder that holds one, or a hub id.
+        name: an embedded pipeline, a folder that holds one, an alias (`fktext models`) or a hub id.
         device: where to put it.
         dtype: of its weights.
         offline: when true, never touch a network.
@@ -60,22 +55,22 @@ def load(
         raise UsageError(f"{INSTALL} ({error})") from error
     from safetensors import SafetensorError
 
-    place = usable_device(device)
+    where = usable_device(device)
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown_name("scheduler", scheduler, SCHEDULERS)
-    folder = Path(embedded.path(name) if name in embedded.names("pipeline") else name).expanduser()
-    if not folder.exists() and "/" not in name:
-        raise unknown_name("image model", name, [*embedded.names("pipeline"), "a folder", "a hub id"])
+    source = place(name)
+    folder = Path(source)
+    if not folder.exists() and "/" not in source:
+        raise unknown_name("image model", name, [*(entry.name for entry in image_catalogue()), "a folder", "a hub id"])
     if folder.is_dir() and not (folder / INDEX).is_file():
         raise ModelError(f"{str(folder)!r} has no {INDEX}: expected a pipeline as diffusers saves it")
     local = offline or hub.is_offline()
     try:
-        source = str(folder) if folder.is_dir() else name
         with _quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), local_files_only=local)
     except (OSError, ValueError, SafetensorError) as error:
-        where = " (the run is offline: only folders and the local hub cache count)" if local else ""
-        raise ModelError(f"cannot load the pipeline {name!r}{where}: {str(error).strip().splitlines()[0]}") from error
+        why = " (the run is offline: only folders and the local hub cache count)" if local else ""
+        raise ModelError(f"cannot load the pipeline {name!r}{why}: {str(error).strip().splitlines()[0]}") from error
     for part, network in pipeline.components.items():
         tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
         if missing := [key for key, tensor in tensors if tensor.is_meta]:
@@ -83,7 +78,7 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipeline.scheduler = _scheduler(scheduler, pipeline, name)
-    return pipeline.to(place), _digest(folder)
+    return pipeline.to(where), digest_of(folder)
 
 
 @contextmanager
@@ -173,7 +168,8 @@ def _of_one_kind(scheduler: Any) -> list[str]:
     return [name for name, (kind, _) in SCHEDULERS.items() if kind in known or (flow and "FlowMatch" in kind)]
 
 
-def _digest(folder: Path) -> str | None:
+def digest_of(folder: Path) -> str | None:
+    """Return the digest of a folder's weights, None where there is none with weights."""
     from fktext.files.weights import digest
 
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []

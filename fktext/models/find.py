@@ -14,6 +14,7 @@ from fktext.families import FAMILIES, Checkpoint, Family, recognise
 from fktext.families.tokenizer import tokenizer_file
 from fktext.files import hub
 from fktext.files.catalogue import catalogue
+from fktext.images.names import is_pipeline
 
 if TYPE_CHECKING:
     from fktext.plugins.entries import ModelEntry
@@ -76,6 +77,8 @@ def plugin_entry(name: str) -> ModelEntry | None:
         embedded.path(name)  # says that the weights are not installed
     if not name:
         raise UsageError("the model's name is empty: give a listed name (`fktext models`), a folder or a hub id")
+    if is_pipeline(name):
+        raise UsageError(f"model {name!r} makes images, not texts: `fktext image generate --model {name}` takes it")
     if name in known or Path(name).expanduser().exists() or HUB_ID.fullmatch(name):
         return None
     if name.startswith((".", "~", os.sep)) or name.endswith((".ckpt", ".safetensors", ".bin")):
