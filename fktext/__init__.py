@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fktext.api import generate, stream
     from fktext.errors import FktextError
+    from fktext.masked.kernels import Kernel
     from fktext.masked.model import MaskedModel
     from fktext.models import load
     from fktext.plugins import hookimpl, load_plugins
@@ -38,6 +39,7 @@ _HOMES = {
     "population": ("Population",),
     "runs": ("Progress",),
     "plugins.entries": ("ModelContext",),
+    "masked.kernels": ("Kernel",),
     "masked.model": ("MaskedModel",),
     "models": ("load",),
     "plugins": ("hookimpl", "load_plugins"),
@@ -53,6 +55,7 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 
 __all__ = [
     "FktextError",
+    "Kernel",
     "MaskedModel",
     "ModelContext",
     "Plan",

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from fktext.errors import PopulationError, UsageError
-from fktext.smc import log_mean_exp
 from fktext.smc.noise import Noise
 from fktext.smc.process import Featured, Features, ReverseProcess, Scorer
+from fktext.smc.weights import log_mean_exp
 
 PSEUDO_COUNT = 0.1
 
