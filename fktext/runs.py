@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,10 +22,16 @@ from fktext.smc.steer import Plan, Result, Step, collect
 
 @dataclass(frozen=True)
 class Progress:
-    """Tell how far the run is: `done` of `total` units, one unit a population's weighing."""
+    """Tell how far the run is: `done` of `total` units, one unit a population's weighing.
+
+    Attributes:
+        done, total: of this.
+        step: the weighing itself, of the populations that are made together; None while a value is fitted before the run.
+    """
 
     done: int
     total: int
+    step: Step | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def populations(
                     if guesses:
                         best = _best_guesses(step, scorer)
                         predicted.append([small(guess) for guess in best] if small else best)
-                    yield Progress(done + count * len(batch.members), total)
+                    yield Progress(done + count * len(batch.members), total, step)
         except PopulationError as error:
             raise FktextError(f"{batch.members[error.population]}: {error.message}") from error
         except (RuntimeError, MemoryError) as error:

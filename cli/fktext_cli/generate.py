@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from fktext.errors import UsageError
-from fktext.settings import STEERING, Settings
+from fktext.settings import Settings
 from fktext.texts.prompts import Prompt, read_prompts
 from fktext_cli import output, ranks, tracing
 from fktext_cli.beside import MOST, Beside, unsteered
@@ -31,7 +31,7 @@ from fktext_cli.options import (
     sample_option,
     unfolded,
 )
-from fktext_cli.progress import Tally, follow
+from fktext_cli.progress import Tally, follow, stage
 
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population
@@ -186,11 +186,13 @@ def generate(
     if network.device_map and (network.compiled or spread):
         raise UsageError(f"--device-map does not go with --{'compile' if network.compiled else 'spread'}")
     with ranks.together(spread, where.ready()) as device, contextlib.redirect_stdout(sys.stderr):
-        from fktext import values
-        from fktext.texts.generate import generate as texts_of
+        with stage("loading rewards"):
+            from fktext import values
+            from fktext.texts.generate import generate as texts_of
 
-        terms = create_rewards(reward or [], device, where.offline, batch_size)
-        loaded = network.load(model, device, offline=where.offline, chat=chat)
+            terms = create_rewards(reward or [], device, where.offline, batch_size)
+        with stage(f"loading {Path(model).name}"):
+            loaded = network.load(model, device, offline=where.offline, chat=chat)
         settings = values.named(loaded, terms, loaded.resolve(asked))
         values.plan(loaded, terms, settings)  # a value that is not theirs is told of before anything else
         _check_prompts(loaded, prompts, settings)
@@ -231,7 +233,7 @@ def _unsteered(found: Iterable[Any], wanted: int) -> dict[tuple[int, int], Popul
         texts[population.prompt_index, population.sample_index] = population
         return population
 
-    follow(found, keep, wanted, "written")
+    follow(found, keep, wanted, "written", "unsteered, to compare")
     return texts
 
 
@@ -260,7 +262,7 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
 
     for line in steering(terms, settings):
         print(line, file=sys.stderr)
-    if settings.method in STEERING and (settings.look_ahead or "").startswith("value"):
+    if settings.by_value:
         print("looking ahead by a learned value: the reward is asked about finished texts only", file=sys.stderr)
         if values.pilots(settings):
             cost = f"{PILOT} texts of the model are drawn and judged, which is counted in what the run cost"

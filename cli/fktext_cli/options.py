@@ -16,6 +16,7 @@ import typer
 from fktext.settings import BOUNDS, CANDIDATES, CHOICES, PARTS, WEIGHINGS, Settings
 from fktext_cli import completion
 from fktext_cli.output import Return
+from fktext_cli.progress import stage
 
 SAMPLE, STEER, RUN, OUT = "What to generate", "How to steer", "Where to run", "What to print"  # panels of the help
 sample_option, steer_option, run_option, out_option = (
@@ -219,9 +220,10 @@ class Where:
 
         if self.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"  # for the libraries that rewards use, which read it when they are imported
-        why = settle(self.threads).why
-        if self.verbose:
-            import torch
+        with stage("loading torch"):
+            why = settle(self.threads).why
+            if self.verbose:
+                import torch
 
-            print(f"threads: {torch.get_num_threads()} ({why})", file=sys.stderr)
-        return resolve_device(self.device)
+                print(f"threads: {torch.get_num_threads()} ({why})", file=sys.stderr)
+            return resolve_device(self.device)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population
     from fktext.smc.ledger import Ledger
+    from fktext.smc.steer import Step
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Tally:
         )
 
 
-def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int, verb: str) -> Tally:
+def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int, verb: str, name: str = "generating") -> Tally:
     """Take the populations of a run as they come, and show how far it is.
 
     Args:
@@ -53,16 +54,17 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
         take: writes or keeps one, and returns it to be counted.
         wanted: how many there will be.
         verb: what was done to those taken, for the line that is printed when the run is stopped.
+        name: of the run, on a terminal.
     """
     from fktext.runs import Progress
     from fktext.smc.ledger import Ledger
 
     tally = Tally(Ledger())
     try:
-        with Bar("generating") as bar:
+        with Bar(name) as bar:
             for item in found:
                 if isinstance(item, Progress):
-                    bar.show(item.done, item.total)
+                    bar.show(item.done, item.total, _state(item.step) if bar.live and item.step else "")
                     continue
                 with bar.away():
                     tally.add(take(item))
@@ -74,24 +76,47 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
     return tally
 
 
+def _state(step: Step) -> str:
+    """Say how populations are after a weighing: the highest reward, or what a value takes for it, and the smallest ESS."""
+    best, size = float(step.reward.max()), float(step.ess.min())
+    return f"best reward {best:.3g}, ESS {size:.3g}/{step.log_w.shape[-1]}"
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Show on a terminal what is being done, such as loading; what is printed meanwhile appears above it."""
+    with Bar(name, printing=True):
+        yield
+
+
 class Bar:
     """Show how far a run is: by a bar on a terminal, elsewhere by a line now and then, or not at all.
 
     Args:
         name: of what runs.
         lines: whether to print lines where there is no terminal.
+        printing: whether others print meanwhile.
     """
 
-    def __init__(self, name: str, *, lines: bool = False) -> None:
+    def __init__(self, name: str, *, lines: bool = False, printing: bool = False) -> None:
         self._name, self._lines = name, lines
         self._started = self._shown = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            # stdout stays as it is: rich would send it to the bar's console
-            self._bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+            # results stay as they are: rich would send them to the bar's console
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=printing,
+                redirect_stderr=printing,
+            )
             self._task = self._bar.add_task(name, total=None)
 
     def __enter__(self) -> Bar:
@@ -103,11 +128,16 @@ class Bar:
         if self._bar:
             self._bar.stop()
 
-    def show(self, done: float, total: int) -> None:
-        """Say how far it is."""
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal."""
+        return self._bar is not None
+
+    def show(self, done: float, total: int, state: str = "") -> None:
+        """Say how far it is, and on a terminal how it goes."""
         now = time.monotonic()
         if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=f"{self._name}{': ' * bool(state)}{state}")
         elif self._lines and done and now - self._shown >= 30:
             self._shown, left = now, (now - self._started) * (total - done) / done
             print(

@@ -19,6 +19,7 @@ from fktext.texts.prompts import csv_rows
 from fktext_cli import completion, output
 from fktext_cli.common import create_rewards
 from fktext_cli.options import MOST_BATCH, Where, run_option, unfolded
+from fktext_cli.progress import stage
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.rewards import Scorer
@@ -70,9 +71,10 @@ def score(
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what rewards and plugins may print is no result
         source = sys.stdin.buffer if file == "-" else stack.enter_context(_open(file))
-        from fktext.rewards import Scorer
+        with stage("loading rewards"):
+            from fktext.rewards import Scorer
 
-        scorer = Scorer(create_rewards(reward, device, where.offline, batch_size))
+            scorer = Scorer(create_rewards(reward, device, where.offline, batch_size))
         models = {term.name: term.provenance() for term in scorer.terms}
         name = "stdin" if file == "-" else file
         lines = _lines(source, name, read or _input(file))

@@ -140,7 +140,10 @@ def test_a_terminal_gets_a_bar_and_stdout_does_not(start: Start, tiny: Path) -> 
     shown = _all_of(main)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert "generating" in shown
+    stages = ["loading torch", "loading rewards", f"loading {tiny.name}", "generating", "generating: best reward ", ", ESS "]
+    places = [shown.find(stage) for stage in stages]
+    assert -1 not in places
+    assert places == sorted(places)
     assert len(out.splitlines()) == 5
     assert "\x1b" not in out
 
