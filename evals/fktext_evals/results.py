@@ -85,7 +85,8 @@ class Results:
     def to_pandas(self) -> DataFrame:
         """Make a `pandas.DataFrame`, a line per population: columns `judge:NAME` with -inf for null, `tokens:NAME`, no lineage.
 
-        The judges of a population that died are nan.
+        A column `judge:NAME` has what the judge gave: of the kind "share" a log-probability in nats, of "perplexity" the mean
+        log-likelihood per token in nats, of "mean" its value. The judges of a population that died are nan.
         """
         from pandas import DataFrame
 
