@@ -12,7 +12,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import fktext
 from fktext.errors import FktextError, RewardError, shorten
@@ -59,7 +59,6 @@ class Commands(TyperGroup):
         """Put the command itself in the place of its name."""
         if (name := args[0]) in COMMANDS:
             self.commands[name] = typer.main.get_command(importlib.import_module(f"fktext_cli.{name}").app)
-            _without_types(self.commands[name])
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -83,13 +82,19 @@ class Commands(TyperGroup):
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _without_types(command: Any) -> None:
-    """Keep Python's types out of the help: Typer prints list[Path] after the name of an argument."""
-    for parameter in command.params:
-        if isinstance(parameter, TyperArgument):
-            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
-    for each in getattr(command, "commands", {}).values():
-        _without_types(each)
+def _type_of(option: TyperOption, ctx: Any) -> str | None:
+    """Return what the help says an option takes: nothing for a flag, and choices so that they wrap between words."""
+    if option.is_flag:
+        return None
+    if option.metavar is not None:
+        return option.metavar.replace("|", " | ")
+    kind = str(option.display_type(ctx) or "").strip("<>").removesuffix(" range")
+    return {"str": "text"}.get(kind, kind).replace("|", " | ")
+
+
+# Typer prints Python's types; an argument is told by its name
+setattr(TyperOption, "display_type_rich", _type_of)  # noqa: B010
+setattr(TyperArgument, "display_type_rich", lambda argument, ctx: None)  # noqa: B010
 
 
 def _explain(error: Exception) -> tuple[str, int]:

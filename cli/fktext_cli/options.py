@@ -35,35 +35,42 @@ class Words(NamedTuple):
 
 
 SETTINGS = {
-    "samples": Words(SAMPLE, "Populations per prompt."),
+    "samples": Words(SAMPLE, "Populations per prompt; each gives one text unless --return says otherwise."),
     "length": Words(SAMPLE, "Tokens per text, prompt included.", "the model's"),
-    "stride": Words(SAMPLE, "How far the window moves in a text longer than the model takes.", "half the model's length"),
+    "stride": Words(SAMPLE, "Tokens by which the window moves in a text longer than the model takes.", "half the model's length"),
     "steps": Words(SAMPLE, "Reverse diffusion steps.", "the model's"),
-    "temperature": Words(SAMPLE, "Temperature of the model's p(x0).", "the model's"),
-    "top_p": Words(SAMPLE, "Nucleus of the model's p(x0).", "the model's"),
-    "kernel": Words(SAMPLE, "The reverse process, such as ancestral or remdm-cap.", "the model's"),
-    "seed": Words(SAMPLE, "The same seed gives the same results."),
+    "temperature": Words(SAMPLE, "Sampling temperature.", "the model's"),
+    "top_p": Words(SAMPLE, "Nucleus sampling: the probability mass that tokens are drawn from.", "the model's"),
+    "kernel": Words(SAMPLE, "Reverse process, such as ancestral or remdm-cap.", "the model's"),
+    "seed": Words(SAMPLE, "Random seed; the same seed gives the same results."),
     "particles": Words(STEER, "Particles per population.", flags=("--particles", "-n")),
-    "method": Words(STEER, "Steer on the way (fk, particle-gibbs; baselines svdd, beam), choose at the end, or neither."),
-    "candidates": Words(STEER, "Particles that start from one parent.", f"1, or {CANDIDATES} of svdd and beam"),
-    "sweeps": Words(STEER, "Sweeps of particle-gibbs."),
-    "proposal": Words(STEER, "Draw tokens from the model, or guided by the learned value's gradient: exactly, or as d-cbg does."),
-    "guidance": Words(STEER, "How far guided tokens are tilted."),
+    "method": Words(
+        STEER, "fk and particle-gibbs steer, best-of-n chooses at the end, base does neither; svdd and beam are baselines."
+    ),
+    "candidates": Words(STEER, "Particles that continue one parent.", f"1, or {CANDIDATES} of svdd and beam"),
+    "sweeps": Words(STEER, "Sweeps of particle Gibbs."),
+    "proposal": Words(
+        STEER,
+        "Draw tokens from the model, or guided by a learned value's gradient; d-cbg leaves out the correction.",
+    ),
+    "guidance": Words(STEER, "Strength of the guidance."),
     "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),
-    "potential": Words(STEER, "How rewards on the way become weights; a plugin may bring more."),
-    "resample_every": Words(STEER, "Steps between weighings.", f"{WEIGHINGS} weighings in all"),
+    "potential": Words(STEER, "How intermediate rewards become weights; plugins may bring more."),
+    "resample_every": Words(STEER, "Steps from one weighing to the next.", f"{WEIGHINGS} weighings in all"),
     "schedule": Words(STEER, "When to weigh: a plugin's schedule.", "by --resample-every"),
-    "ess_threshold": Words(STEER, "Resample below this share of effective particles; above 1 always."),
-    "temper": Words(STEER, "Weigh little by little: leave this share of particles effective, below the threshold.", "no"),
-    "resampler": Words(STEER, "How offspring are drawn; a plugin may bring more."),
+    "ess_threshold": Words(
+        STEER, "Resample when the effective sample size falls below this share of the particles; above 1 always."
+    ),
+    "temper": Words(STEER, "Temper: the share of the particles that a weighing leaves effective; below the threshold.", "no"),
+    "resampler": Words(STEER, "Resampling scheme; plugins may bring more."),
     "look_ahead": Words(
         STEER,
-        "What particles are thought to become: predictions, value, value:DIR, value:fit or none.",
+        "How unfinished texts are judged: by predictions, value, value:DIR, value:fit or none.",
         "value where installed, else predictions",
     ),
-    "x0_samples": Words(STEER, "Finished samples guessed per weighing."),
-    "x0_average": Words(STEER, "Of these guesses, average exp(lambda reward), or exp(reward)."),
-    "pseudo_count": Words(STEER, "How many more guesses, of finite reward, a guess of -inf is doubted by. Above 0."),
+    "x0_samples": Words(STEER, "Predictions of the finished text per particle and weighing."),
+    "x0_average": Words(STEER, "Average over these predictions: of exp(lambda reward), or of exp(reward)."),
+    "pseudo_count": Words(STEER, "How much a prediction of reward -inf is doubted, counted in predictions; above 0."),
 }
 
 
@@ -172,8 +179,8 @@ RewardSpecs = Annotated[
     steer_option(
         "--reward",
         "-r",
-        metavar="NAME[:option=value,...][=weight]",
-        help="What to steer by; repeatable.",
+        metavar="REWARD",
+        help="What to steer by: NAME, NAME:option=value or NAME=weight; repeatable.",
         autocompletion=completion.rewards,
     ),
 ]
@@ -181,7 +188,7 @@ Model = Annotated[
     str,
     sample_option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.", autocompletion=completion.models),
 ]
-Device = Annotated[str, run_option(help="auto, cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, run_option(help="Device: auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], run_option(help="Type of the model's weights.")]
 Compiled = Annotated[bool, run_option("--compile", help="Let torch compile the network: minutes first, faster then.")]
 BatchSize = Annotated[
@@ -193,7 +200,7 @@ BatchSize = Annotated[
         show_default="auto",
     ),
 ]
-Offline = Annotated[bool, run_option("--offline", envvar="HF_HUB_OFFLINE", help="Touch no network.")]
+Offline = Annotated[bool, run_option("--offline", envvar="HF_HUB_OFFLINE", help="Use no network.")]
 Which = Annotated[Return, out_option("--return", help="Of each population: the best, one drawn by weight, or all.")]
 
 
@@ -207,7 +214,7 @@ class Where:
     ] = None
     offline: Offline = False
     verbose: Annotated[
-        bool, run_option("--verbose", "-v", help="Say how many threads there are and why, and on a terminal what the run cost.")
+        bool, run_option("--verbose", "-v", help="Also print the number of threads and, on a terminal, what the run cost.")
     ] = False
 
     def ready(self) -> str:

@@ -48,8 +48,8 @@ def score(
         typer.Option(
             "--reward",
             "-r",
-            metavar="NAME[:option=value,...][=weight]",
-            help="What to score by; repeatable.",
+            metavar="REWARD",
+            help="What to score by: NAME, NAME:option=value or NAME=weight; repeatable.",
             autocompletion=completion.rewards,
         ),
     ],

@@ -41,8 +41,8 @@ Rewards = Annotated[
     typer.Option(
         "--reward",
         "-r",
-        metavar="NAME[:option=value,...]",
-        help="What the value foresees; repeatable.",
+        metavar="REWARD",
+        help="What the value foresees: NAME or NAME:option=value; repeatable.",
         autocompletion=completion.rewards,
     ),
 ]

@@ -18,7 +18,7 @@ import typer
 from typer.models import OptionInfo
 from typer.testing import Result
 
-from fktext.settings import Settings
+from fktext.settings import CHOICES, PARTS, Settings
 from fktext_cli.app import COMMANDS, app
 from fktext_cli.options import Where, unfolded
 
@@ -96,6 +96,18 @@ def test_types_print_as_a_user_reads_them(call: Callable[..., Result], command: 
     assert ("rewards" in command) == bool(types)
     assert [kind for kind in types if not re.fullmatch(r"[a-z][a-z0-9|-]*( (\d+\.\.\d+|(from|above|to|below) \d+))?", kind)] == []
     assert not re.search(r"\bNone\b|\(\)|typing", text)
+
+
+def test_help_shows_no_type_of_a_flag_and_breaks_no_word(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    for name in dict(every_command()):
+        text = call(*name.split(), "--help").stdout
+        assert not re.search(r"<(bool|str|int|path|text)\b", text), name
+        assert "--help" in text
+    text = call("generate", "--help").stdout
+    words = {word for choices in CHOICES.values() for word in choices} | {"NAME:option=value"}
+    shown = " ".join(text.replace("│", " ").split())
+    assert [word for word in words if word not in shown] == []
 
 
 def test_brackets_are_no_markup(call: Callable[..., Result]) -> None:
@@ -217,12 +229,14 @@ def test_settings_name_what_the_engine_has() -> None:
 
 
 def test_the_choices_of_the_options_are_those_of_the_library() -> None:
-    from fktext.settings import CHOICES
     from fktext_cli import generate, image
 
     for command in (generate, image):
         hints = get_type_hints(command.generate)
         found = {name: get_args(hint) for name, hint in hints.items() if name in CHOICES}
+        for name, hint in get_type_hints(command.generate, include_extras=True).items():
+            if name in PARTS and name in CHOICES:  # plugins bring more, so the help alone has them
+                found[name] = tuple(get_args(hint)[1].metavar.split("|"))
         assert found == {name: known for name, known in CHOICES.items() if name in hints}
         assert {"potential", "resampler", "method"} <= set(found)
 
