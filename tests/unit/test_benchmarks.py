@@ -5,8 +5,11 @@ import math
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+import fktext
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -92,3 +95,17 @@ def test_an_interval_of_twenty_trials(hits, interval):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.wilson(hits, 20) == pytest.approx(interval, abs=1e-4)
+
+
+def test_the_picture_is_of_the_run_that_it_names(command):
+    asked = {"particles": 3, "length": 9, "seed": 5, "resample_every": 32}
+    given = ("--prompt", "the sea", "--reward", "length:words=5", "--particles", 3, "--length", 9, "--seed", 5, "--every", 32)
+    drawn = command("picture", *given)
+    root = ElementTree.fromstring(drawn)
+    space = "{http://www.w3.org/2000/svg}"
+    groups = [group for group in root.iter(f"{space}g") if group.get("class", "").startswith("frame")]
+    [population] = fktext.generate("tiny-mdlm", "length:words=5", "the sea", **asked)
+    assert len(groups) == len(population.steps) + sum(bool(step.resampled) for step in population.steps)
+    lines = ["".join(item.itertext()) for item in groups[-1].iter(f"{space}text") if item.find(f"{space}tspan") is not None]
+    assert lines == [text.replace(" ", "") for text in population.texts]
+    assert "mask" in drawn
