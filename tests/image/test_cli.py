@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from fktext.images.process import Image as Sample
 from fktext.plugins import load_plugins
 from fktext.rewards import RewardContext
-from fktext_cli import app
+from fktext_cli import app, pictures
 
 from .conftest import LATENT, pixels, sd15
 
@@ -110,6 +110,14 @@ def test_a_sheet_without_what_is_unsteered(call, noise_folder, tmp_path):
     for name in ("a", "b"):
         with Image.open(tmp_path / name / "sample-000-population.png") as sheet:
             assert sheet.size == (12 + 2 * 108, 30 + 2 * 124), "one panel"
+
+
+def test_a_sheet_of_a_dead_population_shows_no_weight_and_returns_nothing():
+    tile = pictures.Tile(Image.new("L", (8, 8), 255), "reward -inf", 0.0)
+    sheet = numpy.asarray(pictures.sheet([pictures.Panel("steered (fk)", [tile] * 3)]))
+    assert sheet.shape == (30 + 2 * 124, 12 + 2 * 108, 3)
+    for colour in (pictures.INK, pictures.RETURNED):
+        assert not (sheet == colour).all(-1).any()
 
 
 def test_images_are_enlarged_where_that_is_asked_for(call, noise_folder, tmp_path):
