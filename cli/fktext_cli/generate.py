@@ -52,7 +52,12 @@ class Out:
     path: Annotated[Path | None, out_option("--output", "-o", help="Write here.", show_default="stdout")] = None
     form: Annotated[
         output.Format | None,
-        out_option("--format", "-f", help="Texts, or a JSON object per line.", show_default="jsonl if --output ends so, else text"),
+        out_option(
+            "--format",
+            "-f",
+            help="Texts; a JSON object per line with all there is to know; or a table of the numbers.",
+            show_default="jsonl or csv if --output ends so, else text",
+        ),
     ] = None
     overwrite: Annotated[bool, out_option("--overwrite", help="Replace the --output file.")] = False
     resume: Annotated[bool, out_option("--resume", help="Resume an interrupted run from its --output file.")] = False
@@ -66,18 +71,18 @@ class Out:
     ] = None
 
     @property
-    def jsonl(self) -> bool:
-        """Whether rows are written instead of texts."""
-        named = self.path is not None and self.path.suffix == ".jsonl"
-        return self.form == "jsonl" or (self.form is None and named)
+    def kind(self) -> output.Format:
+        """What is written: what was asked for, or else what the file's name says."""
+        kinds: dict[str, output.Format] = {".jsonl": "jsonl", ".csv": "csv"}
+        return self.form or kinds.get(self.path.suffix if self.path else "", "text")
 
     def seen(self, stdout: TextIO) -> bool:
         """Tell whether a person reads the texts on a terminal."""
-        return stdout.isatty() and self.path is None and not self.jsonl
+        return stdout.isatty() and self.path is None and self.kind == "text"
 
     def check(self) -> None:
         """Refuse what cannot or should not be written, before anything is computed."""
-        if self.resume and (self.path is None or not self.jsonl or self.overwrite):
+        if self.resume and (self.path is None or self.kind != "jsonl" or self.overwrite):
             raise UsageError("--resume needs --output FILE and --format jsonl, and no --overwrite")
         if self.path is not None:
             again = "" if self.overwrite or self.resume else "--overwrite replaces it, --resume goes on with it"
@@ -95,18 +100,28 @@ class Out:
         print(f"resuming: {len(found)} populations are in {self.path}", file=sys.stderr)
         return found, keep
 
-    def render(self, population: Population, run: dict[str, Any]) -> str:
-        """Return the lines to write for a population."""
-        if self.jsonl:
-            return output.as_jsonl(output.rows(population, self.which, run))
-        return output.as_text([population.texts[index] for index in output.chosen(population, self.which)])
+    def renderer(self, run: dict[str, Any], prompts: Sequence[Prompt]) -> Callable[[Population], str]:
+        """Return what makes the lines to write for a population."""
+        if self.kind == "text":
+            return lambda found: output.as_text([found.texts[index] for index in output.chosen(found, self.which)])
+        names = dict.fromkeys(name for prompt in prompts for name in prompt.extra)
+        lines = output.as_jsonl if self.kind == "jsonl" else output.Csv(tuple(names))
+
+        def render(population: Population) -> str:
+            extra = prompts[population.prompt_index].extra
+            return lines(output.rows(population, self.which, {**run, "extra": extra} if extra else run))
+
+        return render
 
 
 @dataclass(frozen=True)
 class Given:
     """Options that give texts to continue or fill."""
 
-    prompts: Annotated[Path | None, sample_option(help="A file of prompts: .txt, .jsonl or .csv.", show_default=False)] = None
+    prompts: Annotated[
+        Path | None,
+        sample_option(metavar="FILE", help="A file of prompts, .txt, .jsonl or .csv; - is standard input.", show_default=False),
+    ] = None
     template: Annotated[
         list[str] | None,
         sample_option(
@@ -210,7 +225,8 @@ def generate(
         if leads and out.seen(stdout) and settings.method != "base" and wanted <= MOST:
             alone = texts_of(loaded, terms, requests, unsteered(asked), batch_size=batch_size)
             beside = Beside(terms, _unsteered(alone, wanted), out.which)
-        with _writer(out, run, keep, stdout, beside) if leads else contextlib.nullcontext(lambda each: each) as take:
+        render = beside.render if beside else out.renderer(run, prompts)
+        with _writer(out, run, keep, stdout, render) if leads else contextlib.nullcontext(lambda each: each) as take:
             tally = follow(found, take, wanted, "written")
         _conclude(tally, settings.particles, beside, where.verbose)
 
@@ -239,14 +255,14 @@ def _unsteered(found: Iterable[Any], wanted: int) -> dict[tuple[int, int], Popul
 
 @contextlib.contextmanager
 def _writer(
-    out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO, beside: Beside | None
+    out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO, render: Callable[[Population], str]
 ) -> Iterator[Callable[[Population], Population]]:
     """Open what populations are written to, as they come."""
     sink = output.Sink(out.path, stdout, overwrite=out.overwrite, keep=keep)
     with tracing.Trace(out.trace, run, out.which) as trace, sink:
 
         def write(population: Population) -> Population:
-            sink.write(beside.render(population) if beside else out.render(population, run))
+            sink.write(render(population))
             trace.add(population)
             if population.dead:
                 print(f"dead: {population.obituary()}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # this imports torch
 
 Return = Literal["best", "draw", "all"]
 HARD = ("regex", "json", "keywords", "length")  # rewards that are constraints while their penalty is infinite
-Format = Literal["text", "jsonl"]
+Format = Literal["text", "jsonl", "csv"]
 
 
 class OutputError(FktextError):
@@ -111,6 +113,36 @@ def _softer(spec: str) -> str:
 def as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write each row as a line of ASCII JSON."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+@dataclass
+class Csv:
+    """Write rows as CSV, the header before the first of them: a column for each value, without what is the same in all rows.
+
+    A value inside another has both names, `rewards.cola`. What JSON has as null is empty.
+
+    Attributes:
+        extra: the names of what prompts say beside themselves, which not all of them need to say.
+    """
+
+    extra: Sequence[str] = ()
+    _header: list[str] = field(default_factory=list, init=False)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Return the lines of rows."""
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        for row in rows:
+            flat = {name: value for name, value in row.items() if not isinstance(value, Mapping)}
+            flat |= {f"rewards.{name}": value for name, value in row["rewards"].items()}
+            for name in self.extra:
+                value = row.get("extra", {}).get(name)
+                flat[f"extra.{name}"] = json.dumps(value) if isinstance(value, dict | list) else value
+            if not self._header:
+                self._header = list(flat)
+                writer.writerow(self._header)
+            writer.writerow(flat[name] for name in self._header)
+        return table.getvalue()
 
 
 def as_text(texts: Sequence[str]) -> str:

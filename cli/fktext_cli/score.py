@@ -78,12 +78,13 @@ def score(
         models = {term.name: term.provenance() for term in scorer.terms}
         name = "stdin" if file == "-" else file
         lines = _lines(source, name, read or _input(file))
+        write = output.Csv() if form == "csv" else output.as_jsonl
         done = missing = 0
         while batch := list(islice(lines, batch_size)):
             there = [line for line in batch if line is not None]
             done, missing = done + len(there), missing + len(batch) - len(there)
             for line, values, total in _scored(scorer, there, name):
-                stdout.write(_render(line, total, values, models, form))
+                stdout.write(_text(line, total) if form == "text" else write([_row(line, total, values, models)]))
             stdout.flush()
         if missing:
             print(f"{missing} row{'s' * (missing != 1)} of {name} without a text: skipped", file=sys.stderr)
@@ -103,10 +104,12 @@ def _scored(scorer: Scorer, lines: Sequence[Line], name: str) -> Iterator[tuple[
         yield line, dict(zip(scorer.names, row, strict=True)), total
 
 
-def _render(line: Line, total: float, values: dict[str, float], models: dict[str, dict[str, str]], form: output.Format) -> str:
-    if form == "text":
-        return f"{total:.6g}\t{' '.join(line.text.split())}\n"
-    row = {
+def _text(line: Line, total: float) -> str:
+    return f"{total:.6g}\t{' '.join(line.text.split())}\n"
+
+
+def _row(line: Line, total: float, values: dict[str, float], models: dict[str, dict[str, str]]) -> dict[str, Any]:
+    return {
         "text": str(line.text),
         "prompt": line.text.prompt,
         "reward": to_json(total),
@@ -114,7 +117,6 @@ def _render(line: Line, total: float, values: dict[str, float], models: dict[str
         "line": line.number,
         "reward_models": models,
     }
-    return output.as_jsonl([row])
 
 
 def _open(file: str) -> BinaryIO:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ TEMPLATE = "template"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, or a template, and where it was written, as `file:line`, or "" on the command line."""
+    """A prompt or a template.
+
+    Attributes:
+        text: as it was written.
+        where: `file:line`, or "" on the command line.
+        is_template: whether it is one.
+        extra: what else its line says, such as an id.
+    """
 
     text: str
     where: str = ""
     is_template: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def request(self) -> str | Template:
@@ -43,10 +52,11 @@ def read_prompts(path: Path, *, templates: bool = False) -> list[Prompt]:
 
     `.txt` has a prompt per line. `.jsonl` has a JSON string or an object per line, and `.csv` has a header; the prompt is under
     "prompt", "text" or "context_string", whichever comes first in this order (in JSON it may be one level down, as in
-    `{"prompt": {"text": ...}}`). Only JSON and CSV can hold an empty prompt or line breaks.
+    `{"prompt": {"text": ...}}`); what else a line says is kept beside it. Only JSON and CSV can hold an empty prompt or line
+    breaks. Standard input has a prompt per line, or JSON if it begins with `{"`.
 
     Args:
-        path: the file.
+        path: the file, or - for standard input.
         templates: whether a line of `.jsonl`, or a `.csv` file, may have "template" in place of a prompt. Lines of `.txt` are
             prompts in any case, so that braces in them are nothing but braces.
 
@@ -54,18 +64,20 @@ def read_prompts(path: Path, *, templates: bool = False) -> list[Prompt]:
         UsageError: the file cannot be read, or a line holds no prompt or a malformed template; names `file:line`.
     """
     readers: dict[str, Callable[[Path, str, bool], Iterator[Prompt]]] = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}
-    if path.suffix not in readers:
-        raise UsageError(f"prompts file {str(path)!r} ends in {path.suffix!r}; expected {', '.join(readers)}")
+    piped = str(path) == "-"
+    if not piped and path.suffix not in readers:
+        raise UsageError(f"prompts file {str(path)!r} ends in {path.suffix!r}; expected {', '.join(readers)}, or - for stdin")
     try:
-        data = path.read_bytes()
+        data = sys.stdin.buffer.read() if piped else path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read prompts file {str(path)!r}: {error.strerror}") from error
+    suffix, path = (".jsonl" if data.startswith(b'{"') else ".txt", Path("stdin")) if piped else (path.suffix, path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}:{line}: not UTF-8: {error.reason} {data[error.start : error.end]!r}") from error
-    prompts = list(readers[path.suffix](path, text, templates))
+    prompts = list(readers[suffix](path, text, templates))
     for prompt in prompts:
         _ = prompt.request  # a malformed template is an error here, not later
     if not prompts:
@@ -89,11 +101,17 @@ def _txt(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
 def _jsonl(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
     for line, where in _lines(path, text):
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: not JSON: {error}") from error
         found = _chosen(value, where, templates, "key") if isinstance(value, dict) else None
-        yield Prompt(_text(value[TEMPLATE], where) if found == TEMPLATE else _pick(value, where), where, found == TEMPLATE)
+        extra = {key: each for key, each in value.items() if key != found} if found else {}
+        said = _text(value[TEMPLATE], where) if found == TEMPLATE else _pick(value, where)
+        yield Prompt(said, where, found == TEMPLATE, extra)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is a number in Python only")
 
 
 def _chosen(names: Collection[str], where: str, templates: bool, kind: str) -> str:
@@ -125,7 +143,8 @@ def _csv(path: Path, text: str, templates: bool) -> Iterator[Prompt]:
     name = _chosen(header, f"{path}:{line}", templates, "column")
     column = header.index(name)
     for line, row in rows:
-        yield Prompt(row[column], f"{path}:{line}", name == TEMPLATE)
+        extra = {key: each for key, each in zip(header, row, strict=True) if key != name}
+        yield Prompt(row[column], f"{path}:{line}", name == TEMPLATE, extra)
 
 
 def csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[int, list[str]]]:

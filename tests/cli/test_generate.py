@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typer.testing import Result
 
 from fktext import embedded
 from fktext.smc.ledger import Ledger
+from fktext.texts.prompts import read_prompts
 
 Call = Callable[..., Result]
 
@@ -501,3 +504,45 @@ def test_a_run_that_dies_of_a_hard_constraint_says_how_to_soften_it(call: Call, 
     result = call("generate", "--model", tiny, "-r", spec, "-n", 2)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith(f"Use more particles, or {softer}")
+
+
+PROMPTS = '{"prompt": "the", "id": 7, "topic": {"a": 1}}\n{"template": "the {2}", "id": 8}\n"he"\n'
+
+
+def test_what_else_a_prompt_s_line_says_stays_with_its_rows(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(PROMPTS)
+    (tmp_path / "p.csv").write_text("id,prompt\n7,the\n")
+    command = ("generate", "--model", tiny, "--method", "base", "--format", "jsonl", "--prompts")
+    first, second, third = rows(call(*command, tmp_path / "p.jsonl"))
+    assert first["extra"] == {"id": 7, "topic": {"a": 1}}
+    assert second["extra"] == {"id": 8}
+    assert "extra" not in third
+    assert rows(call(*command, tmp_path / "p.csv"))[0]["extra"] == {"id": "7"}
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "the", "score": NaN}\n')
+    wrong = call(*command, tmp_path / "bad.jsonl")
+    assert (wrong.exit_code, "bad.jsonl:1: not JSON: NaN" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("given", "prompts"), [(PROMPTS, ["the", "the {2}", "he"]), ("the\nhe\n", ["the", "he"])])
+def test_prompts_from_standard_input(monkeypatch: pytest.MonkeyPatch, given: str, prompts: list[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+    read = read_prompts(Path("-"), templates=True)
+    assert [prompt.text for prompt in read] == prompts
+    assert [prompt.where for prompt in read] == [f"stdin:{number + 1}" for number in range(len(prompts))]
+
+
+def test_csv_is_a_table_of_the_numbers(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(PROMPTS)
+    command = ("generate", "--model", tiny, "--prompts", tmp_path / "p.jsonl", "-r", "letters", "-n", 2, "--return", "all")
+    result = call(*command, "-o", tmp_path / "out.csv")
+    assert result.exit_code == 0, result.stderr
+    table = list(csv.DictReader((tmp_path / "out.csv").open()))
+    objects = rows(call(*command, "--format", "jsonl"))
+    assert [row["text"] for row in table] == [row["text"] for row in objects]
+    assert [float(row["reward"]) for row in table] == [row["reward"] for row in objects]
+    assert [float(row["rewards.letters"]) for row in table] == [row["rewards"]["letters"] for row in objects]
+    assert [row["extra.id"] for row in table] == ["7", "7", "8", "8", "", ""]
+    assert table[0]["extra.topic"] == '{"a": 1}'
+    assert call(*command, "--format", "csv").stdout == (tmp_path / "out.csv").read_text()
+    scored = call("score", tmp_path / "out.csv", "-r", "letters", "--format", "csv").stdout
+    assert [float(row["reward"]) for row in csv.DictReader(scored.splitlines())] == [row["reward"] for row in objects]
