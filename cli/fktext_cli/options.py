@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -103,7 +104,8 @@ def unfolded(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Ca
 
             for name, (kind, inside) in made.items():
                 given = {each: values.pop(each) for each in inside}
-                values[name] = Settings(**with_parts(defaults | given)) if kind is Settings else kind(**given)
+                with contextlib.redirect_stdout(sys.stderr):  # plugins, which bring parts, may print
+                    values[name] = Settings(**with_parts(defaults | given)) if kind is Settings else kind(**given)
             command(**values)
 
         functools.update_wrapper(run, command)
