@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from fktext.errors import UsageError, one_line
 from fktext_cli import completion, onscreen
 from fktext_cli.common import group, load_registry
-from fktext_cli.options import BatchSize, Compiled, Dtype, RewardSpecs, Where, run_option, unfolded
+from fktext_cli.options import BatchSize, Compiled, Dtype, Model, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead
 from fktext_cli.progress import Bar
 from fktext_cli.streams import visible
@@ -156,7 +156,10 @@ def run(
         typer.Option("--out", "-o", help="The folder of the run; an unfinished run in it is resumed.", show_default="runs/SUITE"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A model in place of the suite's.", show_default="the suite's")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A model in place of the suite's.", show_default="the suite's", autocompletion=completion.models
+        ),
     ] = None,
     *,
     change: Change,
@@ -182,11 +185,17 @@ def run(
 @unfolded()
 def quick(
     *,
-    model: Annotated[str, typer.Option("--model", "-m", help="An embedded model, a folder, an alias or a hub id.")] = "tiny-mdlm",
+    model: Model = "tiny-mdlm",
     reward: RewardSpecs = None,
     held_out: Annotated[
         list[str] | None,
-        typer.Option("--held-out", metavar="REWARD", help="Judge by this, too; it does not steer. Repeatable.", show_default=False),
+        typer.Option(
+            "--held-out",
+            metavar="REWARD",
+            help="Judge by this, too; it does not steer. Repeatable.",
+            show_default=False,
+            autocompletion=completion.rewards,
+        ),
     ] = None,
     prompts: Annotated[
         list[str] | None,

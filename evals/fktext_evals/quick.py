@@ -47,7 +47,7 @@ def suite(
         UsageError: no reward, an unknown reward, key or value, or a held-out judge that steers.
     """
     if not rewards:
-        raise UsageError(f"{WHERE}: no reward to steer by; `fktext rewards` lists them")
+        raise UsageError(f"{WHERE}: no reward to steer by: add -r, such as -r sentiment; `fktext rewards` lists them")
     steering, others = ([registry.parse(text) for text in specs] for specs in (rewards, held_out))
     table = {
         "name": _name(steering),

@@ -108,3 +108,19 @@ def test_cli(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len((folder / "rows-1-of-1.jsonl").read_text().splitlines()) == 15
     assert call("--prompts", "p.txt").exit_code == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2, "another suite has another folder"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["-n", "4", "8", "-r", "tox"], ["toxicity"]),
+        (["-r", "cola", "--held-out", "senti"], ["sentiment"]),
+        (["-m", "tiny-s"], ["tiny-ssdlm"]),
+    ],
+)
+def test_a_shell_completes_names(words: list[str], found: list[str]) -> None:
+    from fktext_cli import app
+
+    typed = ["fktext", "eval", "quick", *words]
+    asked = {"_FKTEXT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(typed), "COMP_CWORD": str(len(typed) - 1)}
+    assert CliRunner().invoke(app, prog_name="fktext", env=asked).stdout.split() == found
