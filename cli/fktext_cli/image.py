@@ -45,9 +45,9 @@ app = group("Steer diffusers pipelines of images.")
 class Network:
     """Options of how the pipeline is loaded."""
 
-    model: Annotated[str, sample_option("--model", "-m", help="An embedded pipeline, a folder, an alias or a hub id of diffusers.")] = (
-        "tiny-digits"
-    )
+    model: Annotated[
+        str, sample_option("--model", "-m", help="An embedded pipeline, a folder, an alias or a hub id of diffusers.")
+    ] = "tiny-digits"
     scheduler: Annotated[
         Literal["ddim", "ddpm", "euler-ancestral", "sde-dpmsolver", "flow-sde"] | None,
         sample_option(help="The sampler; it must draw noise at every step.", show_default="the model's"),
