@@ -63,39 +63,44 @@ def load(
         raise unknown_name("dtype", dtype, DTYPES)
     if device_map not in (None, "auto"):
         raise unknown_name("device map", str(device_map), ["auto"])
-    import torch
-
-    from fktext.batches import usable_device
-    from fktext.files.weights import digest, read_json
-    from fktext.texts.chat import Chat
-
     if not isinstance(model, str):
         if device != "auto" or device_map or chat or dtype != "float32":
             raise UsageError("a model in memory stays as it is: no device, dtype, device map or chat template can be asked for")
         return _held(model, tokenizer, length)
     if tokenizer is not None:
         raise UsageError(f"model {model!r} has a tokenizer of its own: give one only beside a model in memory")
-    name, place = model, usable_device(device)
-    entry = plugin_entry(name)
-    if entry is not None and entry.factory is not None:
-        from fktext.plugins.entries import ModelContext
-
-        if device_map or chat:
-            raise UsageError(f"model {entry.qualified!r} is made by its plugin, which takes no device map or chat template")
-        return entry.create(ModelContext(name, str(place), dtype, offline, length))
-    checkpoint = Checkpoint.read(locate(name, entry, offline))
-    family = family_of(name, checkpoint)
-    _check_family(name, entry, family, spread=device_map is not None, chat=chat)
-    names = read_json(checkpoint.folder / "tokenizer_config.json")
-    words = Words(load_tokenizer(checkpoint.folder, family, offline), checkpoint.folder, checkpoint.section, names)
-    network = family.network(checkpoint, words, getattr(torch, dtype), place, spread=device_map is not None)
-    asked = Chat.read(checkpoint.folder, name, words.tokenizer) if chat else None
-    return _model(name, checkpoint, family, words, network, digest(weighed(checkpoint, family)), length=length, chat=asked)
+    return _named(model, device, dtype, offline=offline, length=length, spread=device_map is not None, chat=chat)
 
 
 def weighed(checkpoint: Checkpoint, family: Family) -> list[Path]:
     """List the files that a model's numbers are in, those beside the weights included."""
     return [*checkpoint.files, *(checkpoint.folder / name for name in family.layers if checkpoint.has(name))]
+
+
+def _named(name: str, device: str, dtype: str, *, offline: bool, length: int | None, spread: bool, chat: bool) -> TextModel:
+    """Find the files of a name, or the plugin that makes it, and load it."""
+    import torch
+
+    from fktext.batches import usable_device
+    from fktext.files.weights import digest, read_json
+    from fktext.texts.chat import Chat
+
+    place = usable_device(device)
+    entry = plugin_entry(name)
+    if entry is not None and entry.factory is not None:
+        from fktext.plugins.entries import ModelContext
+
+        if spread or chat:
+            raise UsageError(f"model {entry.qualified!r} is made by its plugin, which takes no device map or chat template")
+        return entry.create(ModelContext(name, str(place), dtype, offline, length))
+    checkpoint = Checkpoint.read(locate(name, entry, offline))
+    family = family_of(name, checkpoint)
+    _check_family(name, entry, family, spread=spread, chat=chat)
+    names = read_json(checkpoint.folder / "tokenizer_config.json")
+    words = Words(load_tokenizer(checkpoint.folder, family, offline), checkpoint.folder, checkpoint.section, names)
+    network = family.network(checkpoint, words, getattr(torch, dtype), place, spread=spread)
+    asked = Chat.read(checkpoint.folder, name, words.tokenizer) if chat else None
+    return _model(name, checkpoint, family, words, network, digest(weighed(checkpoint, family)), length=length, chat=asked)
 
 
 def _held(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Tokenizer | None, length: int | None) -> TextModel:
