@@ -21,6 +21,7 @@ from fktext.smc.noise import Noise, population_key
 from fktext.smc.steer import Step, steer_steps
 
 ROW, TOP, LEFT, WIDE, CHAR, MASK = 30, 74, 86, 760, 8.4, 28  # pixels
+CLOSE = (".", ",", "!", "?", "'")  # to the word before
 SECONDS = 1.1  # a frame
 STYLE = """
 svg { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -96,8 +97,9 @@ def line(parts: list[tuple[str, str]], row: int, dead: bool) -> str:
             boxes.append(f'<rect class="mask" x="{place:.0f}" y="{y + 4}" width="{MASK}" height="14" rx="3"/>')
             place += MASK + CHAR / 2
         else:
+            place -= CHAR if text in CLOSE and place > LEFT else 0
             spans.append(f'<tspan x="{place:.0f}" class="{"dead" if dead else kind}">{escape(text)}</tspan>')
-            place += (len(text) + 1) * CHAR
+            place += (len(text) + (text != "'")) * CHAR
     faint = ' opacity=".5"' if dead else ""
     return f'<g{faint}>{"".join(boxes)}<text y="{y + 16}">{"".join(spans)}</text></g>'
 
@@ -171,7 +173,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     settings = fktext.Settings(particles=args.particles, length=args.length, resample_every=args.every, seed=args.seed)
-    how = f"-r {args.reward} -n {args.particles} --length {args.length} --resample-every {args.every} --seed {args.seed}"
+    how = f"-r {args.reward} -n {args.particles} --length {args.length} --resample-every {args.every}"
+    how += f" --seed {args.seed}" if args.seed else ""
     command = f'fktext generate "{args.prompt}" {how}'
     print(picture(frames(fktext.load(args.model), args.prompt, args.reward, settings), command))
 
