@@ -195,11 +195,7 @@ def generate(
     out.check()
     asked = replace(asked, method=method_for(reward, asked.method))
     prompts = given.read(prompt or [])
-    if all(each.is_template for each in prompts) and (asked.length or asked.stride):
-        option = "length" if asked.length else "stride"
-        raise UsageError(f"--{option} has no use here: a template says itself how long its text is")
-    if network.device_map and (network.compiled or spread):
-        raise UsageError(f"--device-map does not go with --{'compile' if network.compiled else 'spread'}")
+    _check_options(asked, prompts, network, spread)
     with ranks.together(spread, where.ready()) as device, contextlib.redirect_stdout(sys.stderr):
         with stage("loading rewards"):
             from fktext import values
@@ -228,14 +224,23 @@ def generate(
         render = beside.render if beside else out.renderer(run, prompts)
         with _writer(out, run, keep, stdout, render) if leads else contextlib.nullcontext(lambda each: each) as take:
             tally = follow(found, take, wanted, "written")
-        _conclude(tally, settings.particles, beside, where.verbose)
+        _conclude(tally, settings.particles, beside, costs=where.verbose or not out.seen(stdout))
 
 
-def _conclude(tally: Tally, particles: int, beside: Beside | None, verbose: bool) -> None:
-    """Say on stderr what came out and what it cost."""
+def _check_options(asked: Settings, prompts: Sequence[Prompt], network: Network, spread: bool) -> None:
+    """Refuse options that do not go together."""
+    if all(each.is_template for each in prompts) and (asked.length or asked.stride):
+        option = "length" if asked.length else "stride"
+        raise UsageError(f"--{option} has no use here: a template says itself how long its text is")
+    if network.device_map and (network.compiled or spread):
+        raise UsageError(f"--device-map does not go with --{'compile' if network.compiled else 'spread'}")
+
+
+def _conclude(tally: Tally, particles: int, beside: Beside | None, costs: bool) -> None:
+    """Say on stderr what came out and, if asked for, what it cost."""
     if beside:
         print(beside.verdict(), file=sys.stderr)
-    if not beside or verbose:
+    if costs:
         print(f"{tally.size(particles)}: {tally.cost(particles, decimals=1)}", file=sys.stderr)
     if tally.dead:
         raise output.the_dead(tally.dead, tally.done, hard=tally.hard)

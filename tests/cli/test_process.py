@@ -174,6 +174,18 @@ def test_a_terminal_shows_unsteered_texts_beside_steered_ones_and_a_verdict(star
     assert "denoiser rows" not in errors
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_the_cost_is_told_on_request(start: Start, tiny: Path) -> None:
+    import pty
+
+    for more, told in (((), False), (("-v",), True)):
+        main, side = pty.openpty()
+        process = start("generate", "the", "--model", tiny, "--method", "base", *more, stdout=side)
+        os.close(side)
+        assert _all_of(main).startswith("the")
+        assert ("denoiser rows" in process.communicate(timeout=300)[1]) == told
+
+
 def _all_of(main: int) -> str:
     """Read what a pseudo-terminal shows until nobody writes to it any more."""
     shown = b""
