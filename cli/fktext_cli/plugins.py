@@ -21,6 +21,7 @@ def plugins() -> list[dict[str, Any]]:
             "rewards": list(plugin.rewards),
             "models": list(plugin.models),
             "suites": list(plugin.suites),
+            "parts": list(plugin.parts),
             "error": plugin.error,
         }
         for plugin in load_plugins().plugins
@@ -30,7 +31,7 @@ def plugins() -> list[dict[str, Any]]:
 def _print_all(rows: Rows) -> None:
     for row in rows:
         print_wrapped(f"{row['plugin']}  {row['version']}  {row['status']}")
-        for name in ("error", "rewards", "models", "suites"):
+        for name in ("error", "rewards", "models", "suites", "parts"):
             if row[name]:
                 said = row[name] if isinstance(row[name], str) else ", ".join(row[name])
                 print_wrapped(f"    {name + ':':<9}{said}", "             ")

@@ -80,6 +80,7 @@ def test_plugins(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         "rewards": ["letters", "fails"],
         "models": [],
         "suites": [],
+        "parts": [],
         "error": "",
     }
     assert found["fk-broken:main"]["status"] == "import-error"
