@@ -113,7 +113,7 @@ class MaskedModel(TextModel):
         decode = self._decoder(starts)
         return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
 
-    def _windows(self, template: Tensor, run: TextRun) -> list[Tensor]:
+    def _windows(self, template: Tensor, run: TextRun) -> Sequence[Tensor]:
         """List the columns of each window that a sequence is written in."""
         import torch
 
