@@ -58,6 +58,15 @@ def test_heads_prints_the_share_of_a_value(command):
         assert 0 < float(row[6].rstrip("%")) < 1000
 
 
+def test_methods_prints_what_each_costs(command):
+    few = ("--size", "small", "--judge", "small", "--particles", 2, "--steps", 20, "--length", 6, "--device", "cpu")
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in command("methods", *few).splitlines()[4:]]
+    assert [row[0] for row in rows] == ["best-of-n", "fk, learned value", "fk, 1 prediction", "fk, 4 predictions"]
+    calls = [int(row[3]) for row in rows]
+    assert calls[0] == calls[1] == 2 < calls[2] < calls[3]
+    assert all(float(row[7]) > 0 for row in rows)
+
+
 def test_rewards_prints_a_row_for_each(command, tmp_path):
     few = ("--prompts", 1, "--samples", 1, "--length", 8, "--steps", 4, "--out", tmp_path)
     out = command("rewards", "--only", "function", *few)
