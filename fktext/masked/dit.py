@@ -106,22 +106,29 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
         self.adaLN_modulation = nn.Linear(cond_dim, 6 * dim)
 
-    def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Add to the residual stream (R, L, D) in float32, given the condition (R or 1, C) and rotary tables (L, D / heads)."""
+    def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Add to the residual stream (R, L, D) in float32.
+
+        Args:
+            x: the stream.
+            c: (R or 1, C) the condition.
+            cos, sin: (L, D / heads) rotary tables.
+            seen: (L, L) bool, which positions (columns) each one attends to; None for all.
+        """
         dtype = self.attn_qkv.weight.dtype
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)[:, None].chunk(6, -1)
         hidden = (self.norm1(x) * (1 + scale_attn) + shift_attn).to(dtype)
-        x = x + gate_attn * self.attention(hidden, cos, sin)
+        x = x + gate_attn * self.attention(hidden, cos, sin, seen)
         hidden = (self.norm2(x) * (1 + scale_mlp) + shift_mlp).to(dtype)
         out: Tensor = x + gate_mlp * self.mlp(hidden)
         return out
 
-    def attention(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Let every position see every position: without a mask, the fast kernels stay eligible."""
+    def attention(self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Let every position see those of `seen`, or all: without a mask, the fast kernels stay eligible."""
         rows, length, dim = hidden.shape
         qkv = self.attn_qkv(hidden).view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, attn_mask=seen)
         out: Tensor = self.attn_out(mixed.transpose(1, 2).reshape(rows, length, dim))
         return out
 
@@ -152,6 +159,7 @@ class DiT(nn.Module):
         cond_dim: C, width of the time condition.
         model_length: most positions.
         time_conditioning: whether the network sees the noise level; if not it always sees sigma = 0.
+        block_size: positions are in blocks of so many, and see their own block and those before it; None lets all see all.
     """
 
     def __init__(
@@ -163,8 +171,10 @@ class DiT(nn.Module):
         cond_dim: int,
         model_length: int = PUBLISHED_LENGTH,
         time_conditioning: bool = False,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.block_size = block_size
         self.vocab_size = vocab_size
         self.mask_id = vocab_size - 1
         self.max_length = model_length
@@ -195,11 +205,18 @@ class DiT(nn.Module):
         c = functional.silu(self.sigma_map(sigma))
         cos, sin = self.rotary_emb(embedded.shape[1])
         # The residual stream stays in float32 whatever the weights' dtype, as it does under autocast.
-        x = embedded.float()
+        x, seen = embedded.float(), self._seen(embedded.shape[1])
         for block in self.blocks:
-            x = block(x, c, cos, sin)
+            x = block(x, c, cos, sin, seen)
         out: Tensor = self.output_layer(x, c)
         return out
+
+    def _seen(self, length: int) -> Tensor | None:
+        """Return (L, L) bool, which positions see which: block-causal, or None where all see all."""
+        if self.block_size is None or length <= self.block_size:
+            return None
+        block = torch.arange(length, device=self.device) // self.block_size
+        return block[:, None] >= block
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map (R, D) to (R, V) raw logits."""
@@ -213,7 +230,7 @@ def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sou
     Args:
         tensors: the checkpoint's, under the published names with or without the prefixes `backbone.`, `module.`, `_orig_mod.`.
         settings: config.json's content, or {}. Sizes are read from the tensors, and any that `settings` names must agree;
-            `model_length` and `time_conditioning`, which no tensor tells, default to the published model's.
+            `model_length` and `time_conditioning`, which no tensor tells, default to the published model's; `block_size` to none.
         source: what the messages call the checkpoint.
 
     Raises:
@@ -234,7 +251,7 @@ def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sou
     if not isinstance(length, int) or length < 2:
         raise ModelError(f"{source} has length {length!r} in its config.json, expected a whole number from 2")
     with torch.device("meta"):
-        model = DiT(**sizes, model_length=length, time_conditioning=live)
+        model = DiT(**sizes, model_length=length, time_conditioning=live, block_size=settings.get("block_size"))
     try:
         model.load_state_dict(named, strict=True, assign=True)
     except RuntimeError as error:
