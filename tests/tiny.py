@@ -23,6 +23,8 @@ WORDS = ["<end>", "<unk>", *NOUNS, *OTHERS]
 # family -> (golden folder, words of its tokenizer, special tokens and where they begin)
 GOLDENS = {
     "dit": ("mdlm_tiny", 100, ["<|endoftext|>"], 99),
+    "bd3lm": ("bd3lm_tiny", 100, ["<|endoftext|>"], 99),
+    "duo": ("duo_tiny", 102, ["<|endoftext|>", "[PAD]"], 100),
     "sedd": ("sedd_tiny", 60, ["<|endoftext|>"], 59),
     "llada": ("llada_tiny", 63, ["<|endoftext|>", "<|eot|>"], 60),
     "dream": ("dream_tiny", 63, ["<|endoftext|>", "<|im_end|>"], 60),

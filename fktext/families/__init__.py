@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fktext.errors import ModelError
+from fktext.families.bd3lm import BD3LM
 from fktext.families.checkpoint import Checkpoint
+from fktext.families.duo import DUO
 from fktext.families.family import Family
 from fktext.families.llm import Dream, LLaDA
 from fktext.families.mdlm import MDLM
@@ -16,7 +18,9 @@ from fktext.families.mlm import MaskedLM
 from fktext.families.sedd import SEDD
 from fktext.families.ssdlm import SSDLM
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (MDLM(), LLaDA(), Dream(), SEDD(), SSDLM(), MaskedLM())}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (BD3LM(), MDLM(), DUO(), LLaDA(), Dream(), SEDD(), SSDLM(), MaskedLM())
+}
 """By name, in the order in which a checkpoint is offered to them."""
 
 

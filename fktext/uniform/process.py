@@ -1,0 +1,234 @@
+"""Sample uniform-state diffusion: noise puts random tokens in the place of masks, and every position may change at every step.
+
+A token keeps its value up to time t with probability alpha_t and is otherwise uniform over all K tokens. The network gives p(v),
+the law of a position's clean token given the *other* positions of x_t (leave-one-out). With x the token it holds in x_t and
+r = alpha_t / alpha_s, a reverse step from t to s draws each position from
+
+    q(v) ~ (r 1{v = x} + (1 - r) / K) (alpha_s p(v) + (1 - alpha_s) / K)
+
+(Schiff et al. 2024, arXiv 2412.10193; Sahoo et al. 2025, arXiv 2506.10892). Multiplied out it is a mixture of staying, a draw from
+p and a uniform token, and is drawn as one, with masses in float64: no array of positions and tokens is made but p itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from fktext.batches import check_memory, fits
+from fktext.masked.denoiser import Denoiser
+from fktext.masked.dit import EPS
+from fktext.masked.process import CPU_ELEMENTS, HEAD_ELEMENTS
+from fktext.masked.sampling import draw_tokens, token_probs
+from fktext.smc import noise as streams
+from fktext.smc.ledger import Ledger
+from fktext.smc.noise import Noise
+from fktext.text import Text
+
+
+def alpha(t: float) -> float:
+    """Return the probability that a token keeps its value up to time t in [0, 1], by the log-linear schedule."""
+    return 1 - (1 - EPS) * t
+
+
+class Routes(NamedTuple):
+    """Ways to a position's next token, as masses that are not normalised.
+
+    Attributes:
+        stay: (R,) float64, of keeping the token.
+        draw: of drawing from p, which may give the same token.
+        uniform: of drawing any token.
+    """
+
+    stay: Tensor
+    draw: float
+    uniform: float
+
+    @property
+    def total(self) -> Tensor:
+        """(R,) float64, what the masses sum to."""
+        return self.stay + self.draw + self.uniform
+
+
+def routes(here: Tensor, size: int, before: float, after: float) -> Routes:
+    """Split the posterior of the uniform-state kernel into its three ways.
+
+    Args:
+        here: (R,) float64, p of the token that each position holds.
+        size: K, tokens in all.
+        before: alpha_t of the state.
+        after: alpha_s of the next one, not smaller; 1 for clean tokens.
+    """
+    ratio, other = before / after, (1 - after) / size
+    return Routes(ratio * (after * here + other), (1 - ratio) / size * after, (1 - ratio) * other)
+
+
+@dataclass
+class UniformState:
+    """Hold M particles.
+
+    Attributes:
+        ids: (M, L) int64 tokens.
+        hidden: (M, L, D) what the network last said, or (M, 0, 0) before it spoke of `ids`.
+        seen: (M,) int64, the step at which it said so, -1 before.
+    """
+
+    ids: Tensor
+    hidden: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> Self:
+        """Return particles that the network has not seen."""
+        return cls(ids, ids.new_empty((len(ids), 0, 0), dtype=torch.float32), torch.full_like(ids[:, 0], -1))
+
+    def forget(self) -> Self:
+        """Return the particles without what the network said of them."""
+        return type(self).of(self.ids)
+
+
+class UniformDiffusion:
+    """Reverse the noise of a uniform-state language model over `num_steps` steps, at each of which the network sees every row.
+
+    Clamped positions (a prompt) are shown clean to the network at every step and never drawn. The model was trained with noise
+    there too, so this approximates its law given the prompt. The clamped chain is the base law, and is steered exactly.
+
+    Args:
+        denoiser: network and vocabulary head; its `encode` is told the noise time.
+        templates: (B, L) int64, the clamped tokens of each population, `denoiser.mask_id` (no token) elsewhere.
+        particles: N; particle m belongs to population m // N.
+        num_steps: T.
+        decode: (R, L) finished ids and (R,) population indices -> R texts.
+        forbidden: token ids that p never produces. They stay states of the noise, and none is left at the end.
+        temperature, top_p: applied to p.
+        batch_size: most rows per network call; halved where memory does not hold them.
+        times: T + 1 noise times, falling from 1 to 0; T equal steps where none are given.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        templates: Tensor,
+        particles: int,
+        num_steps: int,
+        decode: Callable[[Tensor, Tensor], Sequence[Text]],
+        *,
+        forbidden: Sequence[int] = (),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        batch_size: int = 256,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        self.denoiser = denoiser
+        self.num_steps = num_steps
+        self.ledger = Ledger()
+        self._templates = templates
+        self._particles = particles
+        self._decode = decode
+        self._forbidden = torch.tensor(sorted(set(forbidden)), dtype=torch.int64, device=templates.device)
+        self._temperature, self._top_p = temperature, top_p
+        self._batch_size = batch_size
+        self._times = [1 - k / num_steps for k in range(num_steps + 1)] if times is None else list(times)
+
+    def init(self, noise: Noise) -> UniformState:
+        """Draw a uniform token at all positions but the clamped ones."""
+        ids = self._templates.repeat_interleave(self._particles, 0)
+        position = torch.arange(ids.shape[1], device=ids.device)
+        drawn = self._any(noise.uniform(streams.TOKEN, 0, position))
+        return UniformState.of(torch.where(ids == self.denoiser.mask_id, drawn, ids))
+
+    @torch.inference_mode()
+    def advance(self, state: UniformState, k: int, k_next: int, noise: Noise) -> UniformState:
+        """Take the reverse steps k + 1 .. k_next one by one."""
+        with self.ledger.denoising():
+            for step in range(k, k_next):
+                state = self._look(state, step)
+                ids = self._draw(state, step, step + 1, self._uniforms(noise, streams.TOKEN, step + 1))
+                state = UniformState.of(ids[:, 0])
+            return state
+
+    @torch.inference_mode()
+    def predict(self, state: UniformState, k: int, noise: Noise, samples: int) -> tuple[Tensor, UniformState]:
+        """Draw x0 ~ p(x0 | x_t), every position on its own: the kernel's own step to time 0; at the last step x0 is the state.
+
+        Returns:
+            (M * samples, L) int64, particle-major ((M, L) at the last step); and the state, with the network's output kept.
+        """
+        if k == self.num_steps:
+            return state.ids, state
+        with self.ledger.denoising():
+            state = self._look(state, k)
+            draws = torch.arange(streams.X0, streams.X0 + samples, device=state.ids.device)
+            x0 = self._draw(state, k, self.num_steps, self._uniforms(noise, draws, k))
+            return x0.flatten(0, 1), state
+
+    def decode(self, x0: Tensor) -> Sequence[Text]:
+        """Return the texts of (R, L) ids; R is a multiple of M."""
+        population = torch.arange(len(self._templates), device=x0.device).repeat_interleave(len(x0) // len(self._templates))
+        return self._decode(x0, population)
+
+    def _uniforms(self, noise: Noise, stream: Tensor | int, step: int) -> Tensor:
+        """Return (M, S, 2 L) uniforms, S per particle: first those that choose the way, then those that choose the token."""
+        rows = torch.arange(len(noise.key), device=noise.key.device)[:, None, None]
+        position = torch.arange(2 * self._templates.shape[1], device=rows.device)
+        stream = stream if isinstance(stream, Tensor) else torch.full((1,), stream, device=rows.device)
+        return noise.uniform(stream[:, None], step, position, rows)
+
+    def _any(self, uniforms: Tensor) -> Tensor:
+        """Choose among all tokens."""
+        return (uniforms * self.denoiser.vocab_size).long()
+
+    def _look(self, state: UniformState, k: int) -> UniformState:
+        """Bring `hidden` up to date; rows that are equal share one forward, and copies of a row that was seen need none."""
+        if bool((state.seen == k).all()):
+            return state
+        unique, inverse = torch.unique(state.ids, dim=0, return_inverse=True)
+        hidden = self._encode(unique, self._times[k])
+        check_memory(len(state.ids) * hidden[0].nbytes, hidden.device)
+        return replace(state, hidden=hidden[inverse], seen=torch.full_like(state.seen, k))
+
+    def _encode(self, ids: Tensor, time: float) -> Tensor:
+        self.ledger.denoiser_rows += len(ids)
+        t, parts, start = torch.full((len(ids),), time, device=ids.device), [], 0
+        while start < len(ids):
+            part = slice(start, start + self._batch_size)
+            size = len(ids[part])
+            if (hidden := fits(partial(self.denoiser.encode, ids[part], t[part]), size)) is None:
+                self._batch_size = size // 2  # and stay as small: what does not fit once will not fit again
+                continue
+            parts.append(hidden)
+            start += size
+        return torch.cat(parts)
+
+    def _draw(self, state: UniformState, k: int, k_next: int, uniforms: Tensor) -> Tensor:
+        """Draw the states at step k_next by (M, S, 2 L) uniforms: (M, S, L)."""
+        before, after, size = alpha(self._times[k]), alpha(self._times[k_next]), self.denoiser.vocab_size
+        free = (self._templates == self.denoiser.mask_id).repeat_interleave(self._particles, 0)
+        row, column = free.nonzero(as_tuple=True)
+        which, what = uniforms[row, :, column], uniforms[row, :, column + free.shape[1]]
+        drawn = state.ids[row, column, None].repeat(1, uniforms.shape[1])
+        for part, probs in self._probs(state.hidden[row, column]):
+            here = probs.gather(1, drawn[part, :1])[:, 0].double() / probs.sum(-1, dtype=torch.float64)
+            masses = routes(here, size, before, after)
+            stay, target = masses.stay[:, None], which[part] * masses.total[:, None]
+            # "<=", so that rounding never gives a way of mass zero: at the last step there are no uniform tokens.
+            other = torch.where(target <= stay + masses.draw, draw_tokens(probs, what[part]), self._any(what[part]))
+            drawn[part] = torch.where(target < stay, drawn[part], other)
+        ids = state.ids[:, None].repeat(1, uniforms.shape[1], 1)
+        ids[row, :, column] = drawn
+        return ids
+
+    def _probs(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Run the head on a bounded number of positions at a time: which of the (R, D), and their p, normalised or not."""
+        self.ledger.head_positions += len(hidden)
+        most = CPU_ELEMENTS if hidden.device.type == "cpu" else HEAD_ELEMENTS
+        size = max(1, most // self.denoiser.vocab_size)
+        for first in range(0, len(hidden), size):
+            part = slice(first, min(first + size, len(hidden)))
+            logits = self.denoiser.logits(hidden[part])
+            yield part, token_probs(logits, self._forbidden, self._temperature, self._top_p)
