@@ -107,4 +107,6 @@ def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
     if config.get("parameterization", "subs") != "subs":
         raise ModelError(f"{checkpoint.path} has parameterization {config['parameterization']!r}; masked diffusion needs 'subs'")
     sizes = mdlm_names(config.get("model") or {})
+    if (config.get("algo") or {}).get("name") == "bd3lm":
+        return sizes | {"model_type": "bd3lm", "block_size": config.get("block_size")}
     return sizes | ({"time_conditioning": config["time_conditioning"]} if "time_conditioning" in config else {})

@@ -10,6 +10,7 @@ from fktext.families.words import Frame, Words
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from fktext.texts.model import Network
 
@@ -36,12 +37,17 @@ class MDLM(Family):
         self, checkpoint: Checkpoint, words: Words, dtype: torch.dtype, device: torch.device, *, spread: bool = False
     ) -> Network:
         """See `Family`."""
-        from fktext.files.weights import read_tensors
         from fktext.masked import dit
 
         settings = self.settings(checkpoint)
-        tensors = {name: tensor for file in checkpoint.files for name, tensor in read_tensors(file).items()}
-        return dit.from_tensors(tensors, settings, checkpoint.path).eval().requires_grad_(False).to(device, dtype)
+        model = dit.from_tensors(self.tensors(checkpoint), settings, checkpoint.path)
+        return model.eval().requires_grad_(False).to(device, dtype)
+
+    def tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Read the network's tensors, by the names they have in the files."""
+        from fktext.files.weights import read_tensors
+
+        return {name: tensor for file in checkpoint.files for name, tensor in read_tensors(file).items()}
 
     def most(self, checkpoint: Checkpoint) -> int:
         """See `Family`."""
