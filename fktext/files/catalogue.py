@@ -21,6 +21,16 @@ _ALIASES = (
     Entry("mdlm-owt", "dit", "kuleshov-group/mdlm-owt", "Apache-2.0", "MDLM trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("mdlm-owt-noeos", "dit", "kuleshov-group/mdlm-noeos-owt", "Apache-2.0", "MDLM trained without end tokens at the edges"),
     Entry("mdlm-owt-fp32", "dit", "kuleshov-group/mdlm-no_flashattn-fp32-owt", "Apache-2.0", "mdlm-owt, the float32 variant"),
+    *(
+        Entry(
+            f"bd3lm-{block}",
+            "bd3lm",
+            f"kuleshov-group/bd3lm-owt-block_size{block}",
+            "not stated",
+            f"BD3-LM trained on OpenWebText, blocks of {block} tokens, 170 M parameters, 1024 tokens",
+        )
+        for block in (4, 8, 16)
+    ),
     Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
     Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),

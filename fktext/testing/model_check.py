@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fktext.errors import FktextError
+from fktext.masked.blocks import BlockModel
 from fktext.masked.denoiser import Denoiser
 from fktext.rewards import Weighted
 from fktext.settings import Settings, TextRun
@@ -140,11 +141,20 @@ def _masked(model: TextModel) -> Iterator[Row]:
         yield row("rows alone equal rows in a batch", network.logits(single.flatten(0, 1)).view_as(logits), logits)
         some = hidden[:, length // 2]
         yield row("the head on some positions equals the head on all", network.logits(some), logits[:, length // 2])
-        changed = ids[:1].clone()
-        changed[0, -1] = allowed[0]
-        # Beside what it says of that row alone: in a batch of another size it may round otherwise.
-        moved = float((network.encode(changed, t[:1])[0, 0].float() - single[0, 0].float()).abs().max())
-        yield Row("the first position sees the last", "a change", "a change" if moved > 0 else "none", moved > 0)
+
+        def moved(place: int) -> bool:
+            changed = ids[:1].clone()
+            changed[0, place] = allowed[0]
+            # Beside what it says of that row alone: in a batch of another size it may round otherwise.
+            return bool((network.encode(changed, t[:1])[0, 0] != single[0, 0]).any())
+
+        block = min(model.block, length) if isinstance(model, BlockModel) else length
+        seen = moved(block - 1)
+        of_what = " of its block" if block < length else ""
+        yield Row(f"the first position sees the last{of_what}", "a change", "a change" if seen else "none", seen)
+        if block < length:
+            seen = moved(block)
+            yield Row("and nothing of the next block", "none", "a change" if seen else "none", not seen)
 
 
 def _whole(network: Any, ids: Tensor) -> Tensor | None:
@@ -189,6 +199,8 @@ def _sampling(model: TextModel, seed: int) -> Iterator[Row]:
     """Check the plain sampler, and the engine around it."""
     prompt = "" if not isinstance(model, SimplexModel) or model.start_id is not None else "a"
     length = min(LENGTH, model.denoiser.max_length)
+    if isinstance(model, BlockModel):
+        length = max(model.block, length // model.block * model.block)
     asked = Settings(particles=1, length=length, steps=STEPS, lam=3.0, resample_every=2, seed=seed, method="fk")
     try:
         settings = model.resolve(asked)

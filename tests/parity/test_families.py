@@ -16,9 +16,10 @@ from fktext.texts.generate import Population, generate
 from fktext.texts.model import TextModel
 
 Checkpoint = Callable[[str], Path]
-FAMILIES = ("dit", "mlm", "llada", "dream", "sedd", "ssdlm")
+FAMILIES = ("dit", "bd3lm", "mlm", "llada", "dream", "sedd", "ssdlm")
 RUNS = [
     *((family, "") for family in FAMILIES),
+    *(("bd3lm", kernel) for kernel in ("ancestral", "any-order")),
     ("sedd", "sedd-normalised"),
     *(("dit", f"remdm-{strategy}") for strategy in ("cap", "rescale", "conf", "loop")),
     *(("ssdlm", f"simplex-{projection}") for projection in ("even", "uneven")),
