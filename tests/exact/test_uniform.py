@@ -1,0 +1,259 @@
+"""Uniform-state diffusion on a model small enough to list: its law, its predictions, and the tilted law."""
+
+from functools import cached_property
+from itertools import product
+
+import pytest
+import torch
+
+from fktext.masked.dit import EPS
+from fktext.masked.sampling import token_probs
+from fktext.rewards import Scorer, Weighted
+from fktext.smc import RESAMPLERS
+from fktext.smc.conditional import particle_gibbs
+from fktext.smc.lookahead import Predictions
+from fktext.smc.noise import Noise, population_key
+from fktext.smc.potentials import POTENTIALS
+from fktext.smc.process import gather
+from fktext.smc.schedules import At, Every
+from fktext.smc.steer import Plan, steer
+from fktext.testing.enumerable import Enumerable, TableReward
+from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
+from fktext.uniform import process as uniform
+from fktext.uniform.process import UniformDiffusion
+
+
+class Table:
+    """Read p off a table with a random row for every state, which the noise time also changes."""
+
+    time_dependent, mask_id = True, -1
+    device = torch.device("cpu")
+
+    def __init__(self, length, tokens):
+        self.max_length, self.vocab_size = length, tokens
+        generator = torch.Generator().manual_seed(0)
+        self.early, self.late = 1.5 * torch.randn(2, tokens**length, length, tokens, generator=generator)
+        self._radix = tokens ** torch.arange(length)
+
+    def encode(self, ids, t):
+        place, t = (ids * self._radix).sum(-1), t[:, None, None]
+        return t * self.early[place] + (1 - t) * self.late[place]
+
+    def logits(self, hidden):
+        return hidden
+
+
+class Dead(Table):
+    """The same network, told that there is no noise."""
+
+    def encode(self, ids, t):
+        return super().encode(ids, torch.zeros_like(t))
+
+
+class Uniform(Enumerable):
+    """The listable uniform-state diffusion; position 0 may be clamped to a token."""
+
+    def __init__(self, length=2, tokens=3, num_steps=4, clamped=None, **settings):
+        self.denoiser, self.settings = Table(length, tokens), settings
+        self.length, self.tokens, self.num_steps, self.clamped = length, tokens, num_steps, clamped
+        self._finished = list(product(range(tokens), repeat=length))
+        self.texts = ["".join(map(str, ids)) for ids in self._finished]
+        self.reward = TableReward(self.texts, 1)
+
+    def process(self, populations, particles, denoiser=None):
+        templates = torch.full((populations, self.length), -1)
+        if self.clamped is not None:
+            templates[:, 0] = self.clamped
+        network = denoiser or self.denoiser
+        return UniformDiffusion(network, templates, particles, self.num_steps, self._decode, **self.settings)
+
+    def alpha(self, step):
+        return 1 - (1 - EPS) * (1 - step / self.num_steps)
+
+    def probs(self, step):
+        """(V^L, L, V) float64: what the network says of each state."""
+        states = torch.tensor(self._finished)
+        logits = self.denoiser.encode(states, torch.full((len(states),), 1 - step / self.num_steps))
+        forbidden = torch.tensor(self.settings.get("forbidden", ()), dtype=torch.int64)
+        top = self.settings.get("temperature", 1.0), self.settings.get("top_p", 1.0)
+        probs = token_probs(logits.flatten(0, 1), forbidden, *top).double().view(logits.shape)
+        return probs / probs.sum(-1, keepdim=True)
+
+    def kernel(self, step, following):
+        """(V^L, L, V) float64: the posterior of each position, as the authors write it out."""
+        p, size = self.probs(step), self.tokens
+        before, after = self.alpha(step), self.alpha(following)
+        here = torch.nn.functional.one_hot(torch.tensor(self._finished), size).double()
+        ratio = before / after
+        above = before * size * p * here + (ratio - before) * here + (after - before) * p + (1 - ratio) * (1 - after) / size
+        q = above / (before * size * (p * here).sum(-1, keepdim=True) + 1 - before)
+        if self.clamped is not None:
+            q[:, 0] = here[:, 0]
+        return q
+
+    def moves(self, q):
+        """(V^L, V^L): from each state to each, position by position."""
+        to = torch.tensor(self._finished)
+        return torch.stack([q[:, place, to[:, place]] for place in range(self.length)]).prod(0)
+
+    @cached_property
+    def law(self):
+        states = torch.tensor(self._finished)
+        mass = torch.ones(len(states), dtype=torch.float64)
+        if self.clamped is not None:
+            mass *= states[:, 0] == self.clamped
+        mass /= mass.sum()
+        for step in range(self.num_steps):
+            q = self.kernel(step, step + 1)
+            torch.testing.assert_close(q.sum(-1), torch.ones_like(q.sum(-1)))
+            mass = mass @ self.moves(q)
+        return mass
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Uniform()
+
+
+def plain(model, particles, name="plain", denoiser=None):
+    """The finished states of the sampler alone."""
+    noise = Noise.of([population_key(0, name)], particles)
+    process = model.process(1, particles, denoiser)
+    return process.advance(process.init(noise), 0, model.num_steps, noise).ids
+
+
+def z_scores(model, ids, law=None):
+    law = model.law if law is None else law
+    radix = model.tokens ** torch.arange(model.length - 1, -1, -1)
+    seen = torch.bincount((ids * radix).sum(-1), minlength=len(law)).double() / len(ids)
+    assert (seen[law == 0] == 0).all()
+    kept = law > 0
+    return ((seen - law)[kept] / (law * (1 - law) / len(ids))[kept].sqrt()).abs().max()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"length": 3, "tokens": 2},
+        {"num_steps": 1},
+        {"clamped": 1},
+        {"forbidden": (2,)},
+        {"temperature": 0.6},
+        {"top_p": 0.7},
+    ],
+)
+def test_the_sampler_has_its_law(settings):
+    model = Uniform(**settings)
+    assert z_scores(model, plain(model, 30_000)) < Z_BOUND
+
+
+def test_a_dead_noise_level_and_a_wrong_step_are_other_laws(model, monkeypatch):
+    """Negative controls: the network is told a wrong time, or the posterior is that of another step."""
+    assert z_scores(model, plain(model, 30_000, denoiser=Dead(model.length, model.tokens))) > 2 * Z_BOUND
+    right = uniform.routes
+    monkeypatch.setattr(uniform, "routes", lambda here, size, before, after: right(here, size, before, (before + after) / 2))
+    assert z_scores(model, plain(model, 30_000)) > 2 * Z_BOUND
+
+
+def test_predictions_are_drawn_from_the_model_given_the_state(model):
+    """p(x0 | x_t) is what p leaves after the position's own noisy token is taken into account, by Bayes' rule."""
+    particles, k = 20_000, 2
+    process, noise = model.process(1, particles), Noise.of([population_key(0, "predictions")], particles)
+    state = process.init(noise)
+    state.ids[:] = torch.tensor(model._finished[5])
+    x0, kept = process.predict(state, k, noise, 3)
+    before = model.alpha(k)
+    here = torch.nn.functional.one_hot(torch.tensor(model._finished[5]), model.tokens).double()
+    law = model.probs(k)[5] * (before * here + (1 - before) / model.tokens)
+    law = torch.stack([torch.tensor(ids) for ids in model._finished]), law / law.sum(-1, keepdim=True)
+    joint = torch.stack([law[1][place, law[0][:, place]] for place in range(model.length)]).prod(0)
+    assert z_scores(model, x0, joint) < Z_BOUND
+    assert x0.shape == (3 * particles, model.length)
+    assert torch.equal(kept.ids, state.ids)
+    assert process.ledger.denoiser_rows == 1  # equal states share a forward
+    done, _ = process.predict(state, model.num_steps, noise, 3)
+    assert torch.equal(done, state.ids)
+
+
+@pytest.mark.parametrize("adaptivity", ADAPTIVITY)
+@pytest.mark.parametrize("resampler", ["multinomial", "systematic", "killing"])
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_every_potential_and_adaptivity_is_unbiased(model, potential, resampler, adaptivity):
+    result = run_case(model, potential, RESAMPLERS[resampler], ADAPTIVITY[adaptivity], populations=800)
+    assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
+
+
+@pytest.mark.parametrize("settings", [{"schedule": At([1, 3])}, {"look_ahead": Predictions(1)}, {"particles": 8}])
+def test_schedules_predictions_and_particle_numbers_do_not_change_the_law(model, settings):
+    result = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1500, seed=1, **settings)
+    assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
+
+
+def test_a_clamped_chain_is_steered_exactly():
+    model = Uniform(clamped=2)
+    result = run_case(model, "difference", RESAMPLERS["systematic"], 0.9, populations=1500)
+    assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
+    assert {text[0] for text in result.samples} == {"2"}
+
+
+@pytest.mark.parametrize("wrong", ["dead", "step"])
+def test_a_steered_run_of_another_kernel_is_caught(model, monkeypatch, wrong):
+    right = uniform.routes
+    if wrong == "step":
+        monkeypatch.setattr(uniform, "routes", lambda here, size, before, after: right(here, size, before, (before + after) / 2))
+    result = run_case(
+        model,
+        "difference",
+        RESAMPLERS["systematic"],
+        0.9,
+        populations=3000,
+        **({"denoiser": Dead(model.length, model.tokens)} if wrong == "dead" else {}),
+    )
+    assert max(map(abs, check_law(model, result, LAM))) > 2 * Z_BOUND
+
+
+def test_one_particle_is_the_plain_sampler_and_windows_do_not_matter(model):
+    """Bit for bit: weighings and predictions in between change nothing of a lineage that is never replaced."""
+    keys = [population_key(0, "one", index) for index in range(300)]
+    noise, process = Noise.of(keys, 1), model.process(300, 1)
+    expected = process.decode(process.advance(process.init(noise), 0, model.num_steps, noise).ids)
+    plan = Plan(1, Every(1), lam=3.0, ess_threshold=1.1, look_ahead=Predictions(2))
+    assert steer(model.process(300, 1), Scorer([Weighted("table", model.reward)]), noise, plan).samples == expected
+    # and a population does not notice who else is computed with it
+    alone = [model.process(1, 1) for _ in range(5)]
+    some = [
+        one.decode(one.advance(one.init(own), 0, 4, own).ids)[0]
+        for key, one in zip(keys, alone, strict=False)
+        for own in [Noise.of([key], 1)]
+    ]
+    assert some == expected[:5]
+
+
+def test_every_step_costs_one_row_for_each_state(model):
+    particles = 50
+    noise, process = Noise.of([1], particles), model.process(1, particles)
+    state, rows = process.init(noise), 0
+    for k in range(model.num_steps):
+        distinct = len(torch.unique(state.ids, dim=0))
+        _, state = process.predict(state, k, noise, 2)
+        assert process.ledger.denoiser_rows - rows == distinct
+        rows = process.ledger.denoiser_rows
+        state = gather(state, torch.zeros(particles, dtype=torch.int64))  # copies of one: what the network said comes with them
+        state = process.advance(state, k, k + 1, noise)
+        assert process.ledger.denoiser_rows == rows
+    assert process.ledger.head_positions == 2 * model.num_steps * particles * model.length
+
+
+def test_particle_gibbs(model):
+    """A kept path comes without what the network said of it, and sweeps that start in the middle aim at the same law."""
+    populations, particles = 1000, 4
+    noise = Noise.of([population_key(0, "gibbs", index) for index in range(populations)], particles)
+    plan = Plan(particles, Every(1), lam=1.5, ess_threshold=0.9, look_ahead=Predictions(1))
+    scorer = Scorer([Weighted("table", model.reward)])
+    last = particle_gibbs(model.process(populations, particles), scorer, noise, plan, 5, (0, 2))[-1]
+    place = torch.tensor([model.texts.index(text) for text in last.samples])
+    found = torch.zeros(len(model.texts), dtype=torch.float64).scatter_add_(0, place, last.log_w.exp().flatten() / populations)
+    exact = model.tilted(1.5) / model.tilted(1.5).sum()
+    assert (found - exact).abs().sum() / 2 < 0.06
+    assert (model.law - exact).abs().sum() / 2 > 0.2
