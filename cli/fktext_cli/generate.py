@@ -291,6 +291,8 @@ def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) ->
     if settings.stride:
         most, each = model.denoiser.max_length, f"each {settings.stride} tokens on, {settings.steps} steps each"
         print(f"length {settings.length} is beyond the model's {most} tokens: written in windows, {each}", file=sys.stderr)
+    elif settings.length > (most := model.denoiser.max_length):
+        print(f"length {settings.length} is beyond the model's {most} tokens: the oldest blocks are forgotten", file=sys.stderr)
 
 
 def _warn(prompts: Sequence[Prompt], settings: TextRun) -> None:

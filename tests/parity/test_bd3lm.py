@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 import fktext
 import tiny
@@ -24,6 +26,7 @@ from fktext.smc import noise as streams
 from fktext.smc.noise import Noise
 from fktext.testing.model_check import run as run_checks
 from fktext.texts.templates import Template
+from fktext_cli import app
 
 GOLDEN = Path(__file__).parent / "golden"
 BLOCK, MASK, BOS, LENGTH = 4, 100, 99, 24
@@ -291,6 +294,23 @@ def test_texts_longer_than_the_network_are_steered(folder: Path) -> None:
         return sum(float(population.rewards.max()) for population in found) / len(found)
 
     assert mean("base") < mean("fk")
+
+
+def test_the_command_line_steers_it(folder: Path) -> None:
+    runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"})
+
+    def call(*options: object) -> Result:
+        arguments = ["generate", "w5 w6", "--model", folder, "--seed", 1, *options]
+        return runner.invoke(app, [str(item) for item in arguments], prog_name="fktext")
+
+    done = call("-r", "keywords:words=w1+w2+w3", "-n", 4, "--length", 48)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("w5 w6 ")
+    assert "length 48 is beyond the model's 24 tokens: the oldest blocks are forgotten" in done.stderr
+    wrong = call("-r", "length:words=5", "--length", 10)
+    assert wrong.exit_code == 2
+    assert wrong.stdout == ""
+    assert wrong.stderr.strip().splitlines()[-1].endswith("choose 8 or 12")
 
 
 def test_a_run_counts_the_steps_of_its_blocks(model: BlockModel) -> None:
