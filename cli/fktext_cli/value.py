@@ -32,7 +32,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A masked model: an embedded one, a folder, an alias or a hub id.",
+        help="An embedded model, a folder, an alias or a hub id.",
         autocompletion=completion.models,
     ),
 ]
@@ -133,11 +133,11 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; of several rewards, one in it for each.")],
     model: Model = "tiny-mdlm",
     data: Texts,
-    copies: Annotated[int, typer.Option("--copies", min=1, max=100, help="How often each text is masked anew.")] = 2,
+    copies: Annotated[int, typer.Option("--copies", min=1, max=100, help="How often each text is put under noise anew.")] = 2,
     where: Where,
     batch_size: Annotated[int, run_option(min=1, help="Texts judged at once.")] = 64,
 ) -> None:
-    """Fit a value to a model and a reward: texts are drawn, judged once and masked again at random.
+    """Fit a value to a model and a reward: texts are drawn, judged once and put under noise again at random.
 
     Steer by it with `--look-ahead value:FOLDER`. It belongs to these weights of model and reward alone.
 

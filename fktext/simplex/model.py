@@ -109,7 +109,15 @@ class SimplexModel(TextModel):
             batch_size=batch_size,
         )
 
+    def spell(self, text: str) -> list[int]:
+        """Return the tokens of a text as those of a continuing one (after a space); see `TextModel.spell`."""
+        return super().spell(_spaced(text))
+
     def _start(self, prompt: str) -> list[int]:
         """Return the prompt's tokens as those of a continuing text (after a space), or the start token."""
-        spaced = prompt if not prompt or prompt[0].isspace() else " " + prompt
-        return super()._start(spaced) or ([] if self.start_id is None else [self.start_id])
+        return super()._start(_spaced(prompt)) or ([] if self.start_id is None else [self.start_id])
+
+
+def _spaced(text: str) -> str:
+    """Put a space before a text that has none."""
+    return text if not text or text[0].isspace() else " " + text

@@ -45,28 +45,36 @@ class SimplexLM(nn.Module):
         """Where its tensors live."""
         return self.embed_sum.weight.device
 
-    def embed(self, x: Tensor, t: float) -> Tensor:
-        """Map (R, C, V) simplex logits at noise time t in (0, 1] to (R, C, D), as the encoder takes them."""
-        time = x.new_tensor([t]).to(self.timestep.weight.dtype)
+    def embed(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Map (R, C, V) simplex logits at noise time t in (0, 1], one or (R, 1, 1), to (R, C, D), as the encoder takes them."""
+        time = t if isinstance(t, Tensor) else x.new_tensor([t])
+        time = time.to(self.timestep.weight.device, self.timestep.weight.dtype)
         probs = torch.softmax(x.float(), -1).to(self.embed_sum.weight.dtype)
         out: Tensor = self.embed_sum(probs) + self.timestep(time)
         return out
 
-    def encode(self, context: Tensor, x: Tensor, t: float) -> Tensor:
-        """Run the encoder: return the hidden states of the block.
-
-        Args:
-            context: (R, n) int64 tokens before the block, n > 0.
-            x: (R, C, V) its simplex logits.
-            t: its noise time in (0, 1].
+    def encode(self, context: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """Run the encoder: return the hidden states of the block; see `encode_all`.
 
         Returns:
             (R, C, D); position i predicts token i of the block.
         """
+        return self.encode_all(context, x, t)[:, context.shape[1] :].contiguous()
+
+    def encode_all(self, context: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """Run the encoder: return the hidden states of the context and the block.
+
+        Args:
+            context: (R, n) int64 tokens before the block, n > 0.
+            x: (R, C, V) its simplex logits.
+            t: its noise time in (0, 1]; one for all rows, or (R, 1, 1).
+
+        Returns:
+            (R, n + C, D).
+        """
         embeds = torch.cat([self.model.get_input_embeddings()(context), self.embed(x, t)], 1)
         hidden: Tensor = self.model.base_model(inputs_embeds=embeds)[0]
-        # Contiguous, so that what is kept between windows goes through the same kernels, and rounds the same, as what is not.
-        return hidden[:, context.shape[1] :].contiguous()
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map (..., D) to (..., V) logits of the tokens."""

@@ -345,6 +345,10 @@ class TextModel(ABC):
         """Tokens that `decode` drops."""
         return frozenset(index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
 
+    def spell(self, text: str) -> list[int]:
+        """Return the tokens of a text that has no prompt, special ones left out."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
     def _start(self, prompt: str) -> list[int]:
         """Return BOS and the prompt's tokens; in a chat the whole conversation up to where the answer begins."""
         first = [] if self.bos_id is None else [self.bos_id]

@@ -1,4 +1,4 @@
-"""Fit learned values to a text model and rewards: texts are drawn and given, judged once, and masked again."""
+"""Fit learned values to a text model and rewards: texts are drawn and given, judged once, and put under noise again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fktext.smc.process import Featured, Features
 from fktext.texts.generate import generate
 from fktext.texts.model import Start, TextModel
 from fktext.values.files import Card, Level, digest_of
-from fktext.values.fit import Encode, Fitted, Seen, chance, fit, levels, look
+from fktext.values.fit import Encode, Fitted, Masks, Noising, Seen, chance, fit, levels, look
 from fktext.values.head import Head
 
 JUDGED = 256  # texts at a time
@@ -70,9 +70,9 @@ def _prepare(
     asked: Settings,
     copies: int,
 ) -> Iterator[Status | Prepared]:
-    """Draw, judge and mask texts, and run the network on them; see `fit_values`."""
+    """Draw and judge texts, put them under noise, and run the network on them; see `fit_values`."""
     run, seed = model.resolve(asked), asked.seed
-    _check_model(model, run, prompts[0])
+    noising = _noising(model, run, prompts[0])
     found: list[str] = []
     ledger, started = Ledger(), time.perf_counter()
     rounds = -(-own // len(prompts)) if own else 0
@@ -91,7 +91,7 @@ def _prepare(
         judged = [model.decode(ids[place : place + 1], starts[place])[0] for place in part]
         values.append(scorer(judged, ", fitting a value"))
         yield Status("judging texts", part.stop, len(ids))
-    for step in look(_encoder(model.denoiser), ids, free, model.denoiser.mask_id, copies=copies, seed=seed):
+    for step in look(noising, ids, free, copies=copies, seed=seed):
         if isinstance(step, Seen):
             ledger = ledger + scorer.ledger + Ledger(denoiser_rows=len(step.trained) + len(step.tested))
             cost = replace(ledger, seconds=time.perf_counter() - started)
@@ -100,11 +100,22 @@ def _prepare(
             yield Status("running the network", *step)
 
 
-def _check_model(model: TextModel, run: TextRun, prompt: str) -> None:
-    """Refuse a model whose processes keep nothing that a value could use."""
+def _noising(model: TextModel, run: TextRun, prompt: str) -> Noising:
+    """Return how the model's texts are put under noise, before anything is computed.
+
+    Raises:
+        UsageError: a model whose processes keep nothing that a value could use, or whose texts have nothing to begin with.
+    """
     probe = model.process([prompt], [model.template(prompt, run.length)], run, 1)
     if not isinstance(probe, Featured):
-        raise UsageError(f"model {model.name!r} has no learned values: they are for masked models, of texts that fit one window")
+        raise UsageError(f"model {model.name!r} has no learned values of this length: they are for texts that fit one window")
+    if not isinstance(probe, Noising):
+        return Masks(_encoder(model.denoiser), model.denoiser.mask_id)
+    try:
+        model.template("", run.length)
+    except UsageError as error:
+        raise UsageError(f"a value is fitted to texts without a prompt, which this model has not: {error}") from error
+    return probe
 
 
 def _encoder(network: Any) -> Encode:
@@ -134,14 +145,14 @@ def fit_values(
     """Fit a value for each reward.
 
     Args:
-        model: a masked model.
+        model: a masked model, or one that writes by blocks.
         terms: the rewards; their weights do not count.
         texts: to fit to beside the model's own; those that resemble what steering leads to help most.
         own: how many texts of the model to draw, by its own defaults.
         prompts: what these continue, in turn.
         length: tokens of a sequence; None takes the model's.
         temperature: of the model's own texts; None takes the model's.
-        copies: how often each text is masked anew.
+        copies: how often each text is put under noise anew.
         seed: of everything random.
 
     Yields:
@@ -367,7 +378,7 @@ def _row(model: TextModel, text: str, length: int) -> list[int] | None:
     """Return the tokens of a text as a finished sequence, cut to the length; None where it is too short to fill it."""
     template = model.template("", length).tolist()
     mask, room = model.denoiser.mask_id, template.count(model.denoiser.mask_id)
-    ids = model.tokenizer.encode(text, add_special_tokens=False).ids[:room]
+    ids = model.spell(text)[:room]
     if mask in ids:
         return None
     if len(ids) < room:

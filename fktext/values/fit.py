@@ -1,7 +1,7 @@
 """Fit a head to finished sequences whose rewards are known.
 
-What a sequence was on its way is had in closed form: masks over a random part of it. So one judgement of a text serves at all noise
-levels, and the network runs only on what it would have seen.
+What a sequence was on its way is had in closed form (`Noising`): masks over a random part of it, or a block under normal noise. So
+one judgement of a text serves at all noise levels, and the network runs only on what it would have seen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,9 +27,55 @@ EPOCHS, PATIENCE = 24, 4  # at most so many passes; stop after so many without a
 LEVELS = 5
 
 
+@runtime_checkable
+class Noising(Protocol):
+    """How finished sequences are put back to where they might have been on their way, and what the network makes of them there."""
+
+    def noised(self, ids: Tensor, free: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw a noise level for each sequence, and what follows from it.
+
+        Args:
+            ids: (n, L) int64 finished sequences, on the CPU.
+            free: (n, L) bool, the positions that a run would generate.
+            rng: of the draws.
+
+        Returns:
+            Tensors that lead with axis n.
+        """
+        ...
+
+    def seen(self, *noised: Tensor) -> Features:
+        """Run the network on rows of what `noised` returned; each row's features depend on its own alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Mask texts, each at a time of its own.
+
+    Attributes:
+        encode: the network, (R, L) ids and (R,) noise times -> (R, L, D) hidden states.
+        mask_id: what stands for an unknown token.
+    """
+
+    encode: Encode
+    mask_id: int
+
+    def noised(self, ids: Tensor, free: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mask each free position of a row with a probability of its own, stratified over (0, 1): ids and noise times."""
+        t = (torch.randperm(len(ids), generator=rng) + torch.rand(len(ids), generator=rng)) / len(ids)
+        hit = torch.rand(ids.shape, generator=rng) < t[:, None]
+        return torch.where(hit & free, self.mask_id, ids), t
+
+    def seen(self, *noised: Tensor) -> Features:
+        """Run the network on masked ids at their noise times."""
+        ids, t = noised
+        return Features(self.encode(ids, t), (ids == self.mask_id).float().mean(1))
+
+
 @dataclass(frozen=True)
 class Seen:
-    """Hold what the network computed of masked texts, for any number of rewards.
+    """Hold what the network computed of texts under noise, for any number of rewards.
 
     Attributes:
         train, test: of texts to fit to, and of the tenth that is held out.
@@ -57,18 +104,15 @@ class Fitted:
     levels: list[Level]
 
 
-def look(
-    encode: Encode, ids: Tensor, free: Tensor, mask_id: int, *, copies: int = 2, seed: int = 0
-) -> Iterator[tuple[int, int] | Seen]:
-    """Mask texts at random times and run the network on them.
+def look(noising: Noising, ids: Tensor, free: Tensor, *, copies: int = 2, seed: int = 0) -> Iterator[tuple[int, int] | Seen]:
+    """Put texts under noise at random times and run the network on them.
 
     Args:
-        encode: the network, (R, L) ids and (R,) noise times -> (R, L, D) hidden states.
+        noising: how.
         ids: (n, L) finished sequences.
         free: (n, L) bool, the positions that a run would generate.
-        mask_id: what stands for an unknown token.
-        copies: how often each text is masked anew.
-        seed: of what is held out, and of the masks.
+        copies: how often each text is noised anew.
+        seed: of what is held out, and of the noise.
 
     Yields:
         How many rows of how many are done, and at the end what was seen.
@@ -81,14 +125,15 @@ def look(
     rng = torch.Generator().manual_seed(seed)
     tested, trained = torch.randperm(len(ids), generator=rng).tensor_split([len(ids) // 10])
     rows = torch.cat([trained.repeat(copies), tested])
-    masked = [_masked(ids[part], free[part], mask_id, rng) for part in (*[trained] * copies, tested)]
-    noisy, times = (torch.cat(parts) for parts in zip(*masked, strict=True))
-    hidden: list[Tensor] = []
-    for part, when in zip(noisy.split(BATCH), times.split(BATCH), strict=True):
+    parts = [noising.noised(ids[part], free[part], rng) for part in (*[trained] * copies, tested)]
+    noised = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+    found: list[Features] = []
+    for batch in zip(*(tensor.split(BATCH) for tensor in noised), strict=True):
         with torch.inference_mode():
-            hidden.append(encode(part, when).half().cpu())  # nothing else of it is kept
-        yield min(len(hidden) * BATCH, len(rows)), len(rows)
-    seen, size = Features(torch.cat(hidden), (noisy == mask_id).float().mean(1)), copies * len(trained)
+            features = noising.seen(*batch)
+        found.append(Features(features.hidden.half().cpu(), features.unknown.cpu()))  # nothing else of it is kept
+        yield min(len(found) * BATCH, len(rows)), len(rows)
+    seen, size = Features(*(torch.cat(tensors) for tensors in zip(*found, strict=True))), copies * len(trained)
     yield Seen(Features(*(part[:size] for part in seen)), Features(*(part[size:] for part in seen)), rows[:size], rows[size:])
 
 
@@ -156,13 +201,6 @@ def _new(size: int, rewards: Tensor, *, probabilities: bool) -> Head:
     if not rewards.isfinite().all():
         raise UsageError("rewards of -inf beside rewards above 0: there is no link that a value of them could have")
     return Head(size, "mean", float(rewards.mean()), float(rewards.std()))
-
-
-def _masked(ids: Tensor, free: Tensor, mask_id: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mask each free position of a row with a probability of its own, stratified over (0, 1)."""
-    t = (torch.randperm(len(ids), generator=rng) + torch.rand(len(ids), generator=rng)) / len(ids)
-    hit = torch.rand(ids.shape, generator=rng) < t[:, None]
-    return torch.where(hit & free, mask_id, ids), t
 
 
 def _passes(head: Head, features: Features, rewards: Tensor) -> Iterator[int]:

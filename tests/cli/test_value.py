@@ -93,7 +93,10 @@ def test_values_are_listed(call):
     [
         (("show", "no-such"), "unknown value 'no-such'"),
         (("fit", "-r", "toxicity", "--own", "5", "--out", "new"), "at least 50 texts, got 5"),
-        (("fit", "-r", "toxicity", "--model", "tiny-ssdlm", "--prompts", "{prompts}", "--out", "new"), "has no learned values"),
+        (
+            ("fit", "-r", "toxicity", "--length", "200", "--prompts", "{prompts}", "--out", "new"),
+            "has no learned values of this length",
+        ),
         (("fit", "-r", "toxicity", "--texts", "missing.txt", "--out", "new"), "missing.txt"),
         (("fit", "-r", "toxicity", "--out", "{full}"), "exists; name a new folder"),
         (("check", "{full}", "--plot", "a.gif"), "--plot 'a.gif' must end with one of .svg, .png, .pdf"),
@@ -121,10 +124,10 @@ def test_a_value_is_fitted_before_a_run_that_pays_for_it(call):
     assert json.loads(result.stdout)["settings"]["look_ahead"] == "value:fit"
 
 
-def test_a_model_without_hidden_states_refuses_to_fit(call):
-    result = call("generate", "the", "--model", "tiny-ssdlm", "-r", REWARD, "--look-ahead", "value:fit", "-n", "2")
+def test_a_text_beyond_the_window_has_no_value(call):
+    result = call("generate", "the", "--length", "200", "-r", REWARD, "--look-ahead", "value:fit", "-n", "2")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "error: model 'tiny-ssdlm' has no learned values: they are for masked models" in result.stderr
+    assert "error: model 'tiny-mdlm' has no learned values of this length: they are for texts that fit one window" in result.stderr
 
 
 def test_a_check_is_at_the_temperature_that_is_asked_for(call, made):

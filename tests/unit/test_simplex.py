@@ -19,16 +19,20 @@ from fktext.simplex import process as simplex
 from fktext.simplex.guidance import ClassifierGuidance
 from fktext.simplex.model import SimplexModel
 from fktext.simplex.process import SimplexDiffusion, alpha_bar
-from fktext.simplex.projections import PROJECTIONS, K
+from fktext.simplex.projections import PROJECTIONS, K, one_hot
 from fktext.simplex.ssdlm import SimplexLM
 from fktext.smc import RESAMPLERS
-from fktext.smc.lookahead import Predictions
+from fktext.smc.lookahead import Predictions, Values
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS, Terminal
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
+from fktext.testing.lookaheads import random_head
 from fktext.text import Text
 from fktext.texts.generate import Population, generate
+from fktext.texts.values import Status, fit_values
+from fktext.values import save
+from fktext.values.fit import Seen, look
 
 TINY = tiny.GOLDEN / "ssdlm_tiny"
 KEYS = [population_key(0, name) for name in "abc"]
@@ -72,10 +76,19 @@ class Count:
 
 
 def run(
-    network, keys=KEYS, particles=4, schedule=None, lam=1.0, threshold=0.9, resampler="systematic", potential="difference", **more
+    network,
+    keys=KEYS,
+    particles=4,
+    schedule=None,
+    lam=1.0,
+    threshold=0.9,
+    resampler="systematic",
+    potential="difference",
+    look_ahead=Predictions(2),  # noqa: B008  frozen
+    **more,
 ):
     plan = Plan(
-        particles, schedule or Every(2), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, look_ahead=Predictions(2)
+        particles, schedule or Every(2), POTENTIALS[potential], RESAMPLERS[resampler], lam, threshold, look_ahead=look_ahead
     )
     process = make(network, len(keys), particles, **more)
     return steer(process, Scorer([Weighted("count", Count())]), Noise.of(keys, particles), plan)
@@ -111,18 +124,18 @@ def test_result_does_not_depend_on_batches_or_company(network, monkeypatch):
 
 def test_noise_is_never_held_for_all_rows_at_once(network, monkeypatch):
     sizes = []
-    encode = SimplexLM.encode
+    encode = SimplexLM.encode_all
 
     def watched(self, context, x, t):
         sizes.append(x.numel())
         return encode(self, context, x, t)
 
-    monkeypatch.setattr(SimplexLM, "encode", watched)
+    monkeypatch.setattr(SimplexLM, "encode_all", watched)
     monkeypatch.setattr(simplex, "ELEMENTS", 6 * 3 * 2)
     run(network)
     assert max(sizes) == 6 * 3 * 2
     process = make(network, 3, 4)
-    assert process.init(Noise.of(KEYS, 4)).hidden.shape == (12, 3, 8)  # a particle is block x D, not block x V
+    assert process.init(Noise.of(KEYS, 4)).hidden.shape == (12, 2 + 6, 8)  # a particle is L x D, not L x V
 
 
 def test_network_calls(network):
@@ -215,7 +228,8 @@ def test_temperature_flattens_the_predictions(network):
     assert spread(0.1) < spread(1.0) < spread(10.0) <= math.log(6)
 
 
-def test_steered_populations_estimate_the_tilted_law(network):
+@pytest.mark.parametrize("look_ahead", [Predictions(2), Values([random_head])], ids=["predictions", "random head"])
+def test_steered_populations_estimate_the_tilted_law(network, look_ahead):
     """The normalising constant and the tilted mean of a statistic by 1000 small populations, against 20,000 plain texts."""
     short = torch.full((1, 5), -1)
     short[:, :2] = torch.tensor([1, 4])  # one block of 3, T = 4
@@ -226,7 +240,8 @@ def test_steered_populations_estimate_the_tilted_law(network):
         Plan(20_000, At([]), Terminal(), lam=0.7, ess_threshold=0),
     )
     keys = [population_key(2, index) for index in range(1000)]
-    steered = run(network, keys, 4, Every(1), lam=0.7, threshold=1.1, templates=short.expand(1000, -1), steps=4)
+    more = {"templates": short.expand(1000, -1), "steps": 4, "look_ahead": look_ahead}
+    steered = run(network, keys, 4, Every(1), lam=0.7, threshold=1.1, **more)
     assert sum(float(step.resampled.float().mean()) for step in steered.steps) > 1
 
     def compare(statistic):
@@ -238,10 +253,95 @@ def test_steered_populations_estimate_the_tilted_law(network):
 
     for statistic in (lambda text: 1.0, lambda text: float(text[2] == "3"), lambda text: float(text[4] == "3")):
         assert abs(compare(statistic)) < 5
+    if look_ahead == Values([random_head]):
+        return
     # without their weights the resampled texts have another law
     unweighted = torch.tensor([text.count("3") for text in steered.samples]).double().view(1000, 4).mean(1)
     base = plain.reward[0]
     assert abs(float((unweighted.mean() - base.mean()) / (unweighted.var() / 1000 + base.var() / 20_000).sqrt())) > 5
+
+
+# What a learned value sees
+
+
+def test_features_are_what_the_network_said_and_cost_nothing(network):
+    process = make(network, 1, 2)
+    noise = Noise.of(KEYS[:1], 2)
+    state = process.init(noise)
+    for k in range(12):
+        rows = process.ledger.denoiser_rows
+        features, state = process.features(state, k)
+        assert process.ledger.denoiser_rows == rows
+        written = 2 + 3 * (k // 6)
+        assert features.hidden.shape == (2, 8, 8)
+        assert features.hidden[:, : written + 3].abs().sum(-1).all()
+        assert not features.hidden[:, written + 3 :].any()
+        torch.testing.assert_close(features.unknown, torch.full((2,), ((1 - k % 6 / 6) * 3 + 5 - written) / 8))
+        whole = network.logits(features.hidden[:, written : written + 3])
+        torch.testing.assert_close(whole, process._logits(state.hidden[:, : written + 3]))  # the block is where it is written
+        state = process.advance(state, k, k + 1, noise)
+    assert not process.features(state, 12)[0].unknown.any()
+    # what is before the block is read together with it
+    x = torch.randn(1, 3, 6)
+    both = network.encode_all(torch.tensor([[1, 4]]), x, 0.5)
+    assert torch.equal(both[:, 2:], network.encode(torch.tensor([[1, 4]]), x, 0.5))
+    assert not torch.equal(both[:, :2], network.encode_all(torch.tensor([[1, 4]]), x, 1.0)[:, :2])
+
+
+def test_features_do_not_depend_on_batches_or_company(network):
+    templates = torch.full((2, 9), -1)
+    templates[0, :2], templates[1, 0] = torch.tensor([1, 4]), 1
+
+    def features(chosen, keys, **more):
+        process, noise = make(network, templates=chosen, particles=3, **more), Noise.of(keys, 3)
+        return process.features(process.advance(process.init(noise), 0, 8, noise), 8)[0]
+
+    both = features(templates, KEYS[:2])
+    for index in (0, 1):
+        alone = features(templates[index : index + 1], [KEYS[index]], batch_size=2)
+        for mine, theirs in zip(alone, both, strict=True):
+            torch.testing.assert_close(mine, theirs[3 * index : 3 * index + 3])
+
+
+def test_noise_in_closed_form(network):
+    """All blocks and times are as likely; what the network sees is the text before the block and the block at its noise time."""
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 6, (3000, 9), generator=rng)
+    free = torch.arange(9) >= torch.where(torch.arange(3000) % 2 == 0, 2, 3)[:, None]
+    process = make(network, 1)
+    _, start, t, key = process.noised(ids, free, rng)
+    assert torch.equal(start[::2].unique(), torch.tensor([2, 5, 8]))  # the last block is cut
+    assert torch.equal(start[1::2].unique(), torch.tensor([3, 6]))
+    for first in (3, 6):
+        here = t[1::2][start[1::2] == first]
+        assert len(here) == pytest.approx(750, abs=60)
+        assert 0 < here.min() < 0.01 < 0.99 < here.max() <= 1
+        assert float(here.mean()) == pytest.approx(0.5, abs=0.03)
+    features = process.seen(ids, start, t, key)
+    assert features.hidden.shape == (3000, 9, 8)
+    torch.testing.assert_close(features.unknown[1::2], (t * 3 + 6 - start)[1::2] / 9)
+    assert not features.hidden[start == 2][:, 5:].any()
+    # block by block as the sampler would, and a row's features are its own
+    row = int(((start == 5) & (t > 0.3) & (t < 0.5)).nonzero()[0])
+    z = Noise(key[row : row + 1], torch.zeros(1, dtype=torch.long)).normal(4, 0, 18, torch.zeros(1, dtype=torch.long)).view(3, 6)
+    x = simplex.renoise(one_hot(ids[row, 5:8], 6), float(t[row]), z)
+    said = network.encode_all(ids[row : row + 1, :5], x[None], float(t[row]))
+    torch.testing.assert_close(features.hidden[row, :8], said[0])
+    alone = process.seen(*(tensor[row : row + 1] for tensor in (ids, start, t, key)))
+    torch.testing.assert_close(alone.hidden[0], features.hidden[row])
+    *_, seen = look(process, ids[:200], free[:200], copies=2)
+    assert isinstance(seen, Seen)
+    assert len(seen.trained) == 2 * 180
+    assert seen.train.hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("potential", ["difference", "max", "sum"])
+def test_any_value_leaves_the_last_weights_as_they_are(network, potential):
+    """They are lambda times the reward, up to a constant of the population: whatever was said on the way."""
+    result = run(network, lam=2.0, threshold=0.0, potential=potential, look_ahead=Values([random_head]))
+    torch.testing.assert_close(result.log_w, torch.log_softmax(2.0 * result.reward, -1))
+    assert not any(step.resampled.any() for step in result.steps)
+    assert any(step.log_w.std(-1).gt(0.1).all() for step in result.steps[:-1])  # it was said, and weighed
 
 
 # The family
@@ -393,6 +493,48 @@ def test_steering_raises_the_reward(folder):
         means[method] = sum(float(item.rewards.max()) for item in found) / len(found)
     assert means["base"] < means["best-of-n"]
     assert means["base"] < means["fk"]
+
+
+class Vowels:
+    """How many vowels there are, as the logarithm of a share."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def score(self, samples):
+        self.asked += len(samples)
+        return [math.log((sum(letter in "aeiou" for letter in sample) + 0.5) / (len(sample) + 1)) for sample in samples]
+
+
+def test_a_value_is_fitted_and_steers(folder, tmp_path):
+    configure(folder, block=8)
+    model = load(str(folder), length=25)
+    rng = torch.Generator().manual_seed(0)
+    kinds = ["aeiou", "bdghklmnp", "abcdefghi"]
+    texts = [
+        "".join(kinds[row % 3][at % len(kinds[row % 3])] for at in torch.randint(0, 9, (48,), generator=rng)) for row in range(300)
+    ]
+    fitted = list(fit_values(model, [Weighted("vowels", Vowels())], texts, own=0, length=25))
+    head, about = next(each for each in fitted if not isinstance(each, Status))
+    assert (about.given, about.size, about.link) == (300, 32, "logistic")
+    assert about.loss < about.chance
+    save(tmp_path / "value", head, about)
+    reward = Vowels()
+    settings = Settings(
+        particles=6, length=25, steps=6, samples=4, lam=3.0, ess_threshold=0.0, look_ahead=f"value:{tmp_path / 'value'}"
+    )
+    found = [item for item in generate(model, [Weighted("vowels", reward)], ["a b", ""], settings) if isinstance(item, Population)]
+    assert reward.asked <= 2 * 4 * 6
+    for item in found:
+        torch.testing.assert_close(item.log_w, torch.log_softmax(3.0 * item.rewards, -1))
+
+
+def test_a_model_without_a_start_token_has_no_values(folder):
+    model = replace(load(str(folder)), start_id=None)
+    with pytest.raises(
+        UsageError, match=r"a value is fitted to texts without a prompt, which this model has not: .* no start token"
+    ):
+        list(fit_values(model, [Weighted("vowels", Vowels())], ["a"] * 60, own=0, prompts=["a"], length=27))
 
 
 def test_a_model_s_guidance_reaches_its_sampler(folder):

@@ -22,10 +22,10 @@ from fktext.texts.values import Checked, Status, check_value, fit_values
 from fktext.values import card, find, heads, named, plan, save
 from fktext.values import files as value_files
 from fktext.values.files import Card
-from fktext.values.fit import Seen, fit, levels, look
+from fktext.values.fit import Masks, Seen, fit, levels, look
 from fktext.values.head import Head
 
-LENGTH = 12
+LENGTH, LONG = 12, 200  # the second is beyond the network's window
 
 
 class Vowels:
@@ -103,7 +103,7 @@ def test_masks_are_closed_form_noise() -> None:
     """Clamped positions stay, and over many texts each share of masks is as likely as any other."""
     ids, free = torch.zeros(4000, 10, dtype=torch.long), torch.ones(4000, 10, dtype=torch.bool)
     free[:, :2] = False
-    *_, seen = look(lambda part, when: part[..., None].float(), ids, free, 7, copies=1)
+    *_, seen = look(Masks(lambda part, when: part[..., None].float(), 7), ids, free, copies=1)
     assert isinstance(seen, Seen)
     assert not seen.train.hidden[:, :2].any()
     share = (seen.train.hidden[:, 2:, 0] == 7).float().mean(1)
@@ -275,9 +275,11 @@ def test_a_pilot_knows_nothing_of_the_runs_noise(model: TextModel, monkeypatch: 
 
 def test_a_pilot_that_cannot_be_is_refused(model: TextModel) -> None:
     reward = Vowels()
-    settings = Settings(particles=2, steps=4, look_ahead="value:fit")
-    with pytest.raises(UsageError, match="'tiny-ssdlm' has no learned values: they are for masked models"):
-        list(generate(load("tiny-ssdlm"), [Weighted("vowels", reward)], ["the"], settings))
+    settings = Settings(particles=2, steps=4, length=LONG, look_ahead="value:fit")
+    with pytest.raises(
+        UsageError, match="'tiny-mdlm' has no learned values of this length: they are for texts that fit one window"
+    ):
+        list(generate(model, [Weighted("vowels", reward)], ["the"], settings))
     assert reward.asked == 0
 
 
@@ -290,8 +292,10 @@ def test_images_have_no_values(look_ahead: str) -> None:
 
 
 def test_who_has_no_values(model: TextModel, term: Weighted, texts: list[str]) -> None:
-    with pytest.raises(UsageError, match="'tiny-ssdlm' has no learned values: they are for masked models"):
-        list(fit_values(load("tiny-ssdlm"), [term], texts, own=0, prompts=["the"]))
+    with pytest.raises(
+        UsageError, match="'tiny-mdlm' has no learned values of this length: they are for texts that fit one window"
+    ):
+        list(fit_values(model, [term], texts, own=0, length=LONG))
     with pytest.raises(UsageError, match="at least 50 texts, got 10"):
         list(fit_values(model, [term], texts[:10], own=0))
     with pytest.raises(UsageError, match="unknown look-ahead 'values'"):
