@@ -116,8 +116,9 @@ def _masked(model: TextModel) -> Iterator[Row]:
     allowed = torch.tensor(sorted(set(range(network.vocab_size)) - set(model.forbidden)))
     generator = torch.Generator().manual_seed(0)
     ids = allowed[torch.randint(len(allowed), (ROWS, length), generator=generator)]
-    ids[torch.rand(ids.shape, generator=generator) < 0.5] = network.mask_id
-    ids[0] = network.mask_id
+    blank = network.mask_id if network.mask_id >= 0 else int(allowed[-1])  # without a mask, any token will do
+    ids[torch.rand(ids.shape, generator=generator) < 0.5] = blank
+    ids[0] = blank
     ids, t = ids.to(device), torch.linspace(1.0, 0.3, ROWS, device=device)
     with torch.inference_mode():
         hidden = network.encode(ids, t)
@@ -155,6 +156,9 @@ def _masked(model: TextModel) -> Iterator[Row]:
         if block < length:
             seen = moved(block)
             yield Row("and nothing of the next block", "none", "a change" if seen else "none", not seen)
+        if network.mask_id < 0:
+            heard = bool((network.encode(ids[:1], t[:1] / 2) != single[:1]).any())
+            yield Row("the noise level is heard", "a change", "a change" if heard else "none", heard)
 
 
 def _whole(network: Any, ids: Tensor) -> Tensor | None:

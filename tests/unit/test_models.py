@@ -104,7 +104,7 @@ def test_catalogue() -> None:
     assert len(entries) == len(catalogue())
     assert entries[DEFAULT].source == "embedded"
     assert entries["mdlm-owt"].source == "kuleshov-group/mdlm-owt"
-    assert {entry.family for entry in entries.values()} == {"mlm", "dit", "bd3lm", "llada", "dream", "ssdlm", "sedd"}
+    assert {entry.family for entry in entries.values()} == {"mlm", "dit", "bd3lm", "llada", "dream", "ssdlm", "sedd", "duo"}
     assert all(entry.licence and entry.summary for entry in entries.values())
 
 
