@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS, ess
-from fktext.smc.lookahead import PSEUDO_COUNT, Predictions
+from fktext.smc.conditional import Path, Recording, Sweep
+from fktext.smc.lookahead import PSEUDO_COUNT, Nothing, Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
+from fktext.smc.process import gather
 from fktext.smc.resamplers import Resampler
 from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, Result, steer
@@ -20,6 +22,8 @@ from fktext.testing.enumerable import Enumerable
 from fktext.testing.exact import ADAPTIVITY, DOUBT, LAM, Z_BOUND, check_law, run_case
 from fktext.testing.lookaheads import LOOK_AHEADS, trusting
 from fktext.testing.proposals import GuidedEnumerable
+
+ACCEPT = 9  # a stream of noise that nothing else draws from
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         populations: independent populations per check; more sees smaller errors.
 
     Yields:
-        A row per check as it finishes; the last five are negative controls, which pass when a wrong sampler is caught.
+        A row per check as it finishes; the last six are negative controls, which pass when a wrong sampler is caught.
     """
     model = Enumerable(device=device)
     for potential in POTENTIALS:
@@ -71,6 +75,9 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
         worst = _worst(model, led, LAM)
         yield _holds(f"{potential}, guided proposals", worst)
 
+    swept, best = _swept(model, populations, seed, device)
+    yield _holds("a particle Gibbs sweep", swept)
+
     base, one = _plain(model, 1, device, seed), _plain(model, 1, device, seed, steered=True)
     same = sum(a == b for a, b in zip(base.samples, one.samples, strict=True))
     yield Row("N = 1 is the base sampler", "200 of 200 texts equal", f"{same} of 200", same == 200)
@@ -79,6 +86,7 @@ def run(*, device: str = "cpu", seed: int = 0, populations: int = 1000) -> Itera
     own = bool((flat.roots.cpu() == torch.arange(8)).all())
     yield Row("lambda = 0 keeps every lineage", "identity", "identity" if own else "drift", own)
 
+    yield _caught("the best lineage is kept", best)
     yield from _controls(model, tight, populations, seed, device)
 
 
@@ -127,6 +135,34 @@ def _controls(model: Enumerable, tight: Enumerable, populations: int, seed: int,
     yield Row(
         "control: naive inverse CDF at the edge", "picks the dead; ours never", f"{dead[0]}; {dead[1]}", dead[0] > 0 == dead[1]
     )
+
+
+def _swept(model: Enumerable, populations: int, seed: int, device: str) -> tuple[float, float]:
+    """Sweep exact paths, drawn by rejection, once: largest |z| over texts of the lineages drawn by weight, and of the best."""
+    tried, scorer = 4 * populations, Scorer([Weighted("table", model.reward)])
+    process = Recording(model.process(tried, 1))
+    noise = Noise.of([population_key(seed, "reference", index) for index in range(tried)], 1, device)
+    drawn = steer(process, scorer, noise, Plan(1, Every(1), lam=1.0, look_ahead=Nothing()))
+    accepted = noise.uniform(ACCEPT, 0, 0).log().cpu() < drawn.reward[:, 0].cpu() - model.rewards.max()
+    rows = accepted.nonzero()[:, 0].to(device)
+    path = Path({k: gather(state, rows) for k, state in process.states.items()}, torch.ones_like(rows, dtype=torch.bool))
+
+    particles = 6
+    noise = Noise.of([population_key(seed, "sweep", index) for index in range(len(rows))], particles, device)
+    plan = Plan(particles, Every(1), lam=1.0, ess_threshold=0.8, look_ahead=Predictions(1))
+    sweep = Sweep(model.process(len(rows), particles), scorer, noise, plan, path)
+    *_, last = sweep
+    assert sweep.path is not None
+    chosen = model.process(len(rows), 1).decode(sweep.path.states[model.num_steps].ids)
+    best = [last.samples[place] for place in (particles * torch.arange(len(rows)) + last.log_w.argmax(-1).cpu()).tolist()]
+
+    law = model.tilted(1.0) / model.tilted(1.0).sum()
+
+    def worst(texts: Sequence[str]) -> float:
+        counts = torch.tensor([list(texts).count(text) for text in model.texts]).double()
+        return float(((counts - len(rows) * law) / (len(rows) * law * (1 - law)).sqrt()).abs().max())
+
+    return worst(chosen), worst(best)
 
 
 def _led(model: Enumerable, potential: str, populations: int, seed: int) -> Result:

@@ -74,4 +74,4 @@ def test_the_selftest_tries_every_look_ahead():
     assert all(row.passed for row in rows.values())
     tried = {check.partition(", look-ahead: ")[2] for check in rows} - {""}
     assert tried == {"random head", "adversary", "nothing"}
-    assert "control: a value is trusted to the end" in rows
+    assert {"a particle Gibbs sweep", "control: the best lineage is kept", "control: a value is trusted to the end"} <= rows.keys()
