@@ -104,8 +104,9 @@ def mdlm_names(model: Mapping[str, Any]) -> dict[str, Any]:
 def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
     """Put a Lightning checkpoint's hyper-parameters under the names of the hub's config.json."""
     config = checkpoint.settings.get("config") or {}
-    if config.get("parameterization", "subs") != "subs":
-        raise ModelError(f"{checkpoint.path} has parameterization {config['parameterization']!r}; masked diffusion needs 'subs'")
+    objective = (config | (config.get("algo") or {})).get("parameterization", "subs")  # newer code keeps it under "algo"
+    if objective != "subs":
+        raise ModelError(f"{checkpoint.path} has parameterization {objective!r}; masked diffusion needs 'subs'")
     sizes = mdlm_names(config.get("model") or {})
     if (config.get("algo") or {}).get("name") == "bd3lm":
         return sizes | {"model_type": "bd3lm", "block_size": config.get("block_size")}

@@ -295,13 +295,13 @@ def test_loaded_models_generate(family: str, request: pytest.FixtureRequest) -> 
     ("config", "found"),
     [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "model_type 'gpt2' and architectures"),
-        ({"model_type": "bd3lm", "vocab_size": 101}, "model_type 'bd3lm'"),
+        ({"model_type": "e2d2", "vocab_size": 101}, "model_type 'e2d2'"),
         ({"tokens": 100}, "model_type None"),
     ],
 )
 def test_an_unknown_family_says_what_was_looked_for(mdlm: Path, config: dict[str, Any], found: str) -> None:
     (mdlm / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=f"cannot tell how to run .*{found}.*Looked for a config.json with model_type 'mdlm'"):
+    with pytest.raises(ModelError, match=f"cannot tell how to run .*{found}.*Looked for a config.json with .*model_type 'mdlm'"):
         load(str(mdlm))
 
 
@@ -408,12 +408,15 @@ def test_a_tokenizer_without_a_mask(bert: Path) -> None:
         load(str(bert))
 
 
-def test_a_checkpoint_of_another_objective(mdlm: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "found"), [({"parameterization": "sedd"}, "sedd"), ({"algo": {"name": "duo", "parameterization": "mean"}}, "mean")]
+)
+def test_a_checkpoint_of_another_objective(mdlm: Path, config: dict[str, object], found: str) -> None:
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
         (mdlm / name).unlink()
     value = torch.load(tiny.GOLDEN / "mdlm_tiny.ckpt", weights_only=True)
-    torch.save(value | {"hyper_parameters": {"config": {"parameterization": "sedd"}}}, mdlm / "sedd.ckpt")
-    with pytest.raises(ModelError, match="parameterization 'sedd'; masked diffusion needs 'subs'"):
+    torch.save(value | {"hyper_parameters": {"config": config}}, mdlm / "other.ckpt")
+    with pytest.raises(ModelError, match=f"parameterization '{found}'; masked diffusion needs 'subs'"):
         load(str(mdlm))
 
 
