@@ -9,6 +9,7 @@ import pytest
 
 from fktext import Population, RewardContext, Settings, load, load_plugins
 from fktext.texts.generate import generate
+from fktext_cli.beside import unsteered
 
 PROMPTS = ["The movie", "The president of the country", "The road", "My brother"]
 
@@ -46,6 +47,18 @@ def test_readmes_command():
     assert len(done.stdout.splitlines()) == 1
     assert "toxic" in done.stderr.splitlines()[0]  # says which way it steers
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+def test_at_any_seed_the_steered_text_of_readmes_command_is_worth_more_than_the_unsteered(model, seed):
+    """As a terminal shows the two: the text that is returned, and what the model writes by itself with the same seed."""
+    terms, asked = [load_plugins().create("sentiment", RewardContext(offline=True))], Settings(particles=16, seed=seed)
+    steered, plain = (
+        next(item for item in generate(model, terms, ["The movie"], settings) if isinstance(item, Population))
+        for settings in (asked, unsteered(asked))
+    )
+    assert steered.rewards[steered.best()] > plain.rewards[0], (steered.texts[steered.best()], plain.texts[0])
 
 
 def test_rows_say_enough_to_run_again(tmp_path):
