@@ -69,13 +69,13 @@ def test_it_denoises(model):
     assert right[0.3] > 0.7 > 0.4 > right[1.0], right
 
 
-def test_steering_beats_choosing_beats_sampling(model, toxicity):
+def test_steering_and_choosing_beat_sampling(model, toxicity):
     mean = {}
     for method in ("base", "best-of-n", "fk"):
         found = populations(model, [toxicity], method=method, samples=2)
         texts = [item.texts[item.best()] for item in found]
         mean[method] = sum(float(value) for value in toxicity.reward.score(texts)) / len(texts)
-    assert mean["base"] < mean["best-of-n"] < mean["fk"], mean
+    assert mean["base"] + 1 < min(mean["best-of-n"], mean["fk"]), mean
 
 
 def test_one_particle_is_the_base_model(model, toxicity):

@@ -62,6 +62,15 @@ def test_the_first_texts_in_tiny_mdlms_card_are_those_it_writes():
     assert [row.replace("\\|", "|") for row in rows] == texts
 
 
+def test_tiny_ssdlms_card_says_where_its_log_begins_and_ends():
+    log = [json.loads(line) for line in (embedded.path("tiny-ssdlm") / "training.jsonl").read_text().splitlines()]
+    rows = dict(re.findall(r"^\| (\w+ block, before) \| (.+) \|$", card("tiny-ssdlm"), re.MULTILINE))
+    for name, key in (("first block, before", "held_out"), ("second block, before", "held_out_second")):
+        assert [float(cell) for cell in rows[name].split(" | ")] == log[0][key]
+    assert f"{log[-1]['step']:,} steps from there, {log[-1]['tokens'] / 1e6:.2f} M tokens" in card("tiny-ssdlm")
+    assert log[-1]["held_out"][2] < log[0]["held_out"][2]
+
+
 @pytest.mark.parametrize("name", ["toxic", "nontoxic", "positive", "negative"])
 def test_a_values_card_says_what_its_file_does_and_belongs_to_the_models_here(name):
     folder = embedded.path(f"tiny-mdlm-{name}")
