@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo that knows nothing of text: weights, resampling, potentials, schedules and look-aheads."""
+"""Sequential Monte Carlo that knows nothing of diffusion: weights, resampling, potentials, schedules and look-aheads."""
 
 from fktext.smc.lookahead import LookAhead, Nothing, Predictions, Sight, Values
 from fktext.smc.potentials import POTENTIALS, Difference, Potential

@@ -72,7 +72,7 @@ def test_it_denoises(model):
 def test_steering_and_choosing_beat_sampling(model, toxicity):
     mean = {}
     for method in ("base", "best-of-n", "fk"):
-        found = populations(model, [toxicity], method=method, samples=2)
+        found = populations(model, [toxicity], method=method, samples=2, length=9)
         texts = [item.texts[item.best()] for item in found]
         mean[method] = sum(float(value) for value in toxicity.reward.score(texts)) / len(texts)
     assert mean["base"] + 1 < min(mean["best-of-n"], mean["fk"]), mean

@@ -162,7 +162,8 @@ def test_a_reference_that_is_the_best_lineage_is_caught(model, paths, monkeypatc
     assert z_scores(model, texts_of(model, path)).abs().max() > 2 * Z_BOUND
 
 
-@pytest.mark.parametrize("right", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.long
+@pytest.mark.parametrize("right", [True, False])
 def test_a_reference_that_is_resampled_like_the_others_is_caught(model, monkeypatch, right):
     """Negative control: slot 0 draws an ancestor, and is then put back; the error grows from sweep to sweep."""
     if not right:

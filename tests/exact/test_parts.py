@@ -33,10 +33,10 @@ class Narrow(Difference):
 
 
 def test_parts_that_are_right_pass():
-    check_potential(Square())
-    check_resampler(RESAMPLERS["stratified"])
-    check_look_ahead(adversary)
-    check_kernel(KERNELS["first-hitting"])
+    check_potential(Square(), populations=500)
+    check_resampler(RESAMPLERS["stratified"], populations=500)
+    check_look_ahead(adversary, populations=500)
+    check_kernel(KERNELS["first-hitting"], populations=1000)
     check_schedule(Every(7))
 
 
@@ -133,4 +133,4 @@ class Slots(MaskedDiffusion):
 )
 def test_a_kernel_without_a_law_is_caught(kernel, error):
     with pytest.raises(AssertionError, match=error):
-        check_kernel(kernel)
+        check_kernel(kernel, populations=1000)

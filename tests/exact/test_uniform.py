@@ -177,7 +177,10 @@ def test_predictions_are_drawn_from_the_model_given_the_state(model):
 
 
 @pytest.mark.parametrize("adaptivity", ADAPTIVITY)
-@pytest.mark.parametrize("resampler", ["multinomial", "systematic", "killing"])
+@pytest.mark.parametrize(
+    "resampler",
+    ["systematic", pytest.param("multinomial", marks=pytest.mark.long), pytest.param("killing", marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_every_potential_and_adaptivity_is_unbiased(model, potential, resampler, adaptivity):
     result = run_case(model, potential, RESAMPLERS[resampler], ADAPTIVITY[adaptivity], populations=800)

@@ -110,7 +110,7 @@ def test_a_factory_that_fails_is_one_line(fake_dist: Make, name: str, error: typ
         ("register('a', summary='s')", "expected a source .* or a factory, and not both"),
         ("register('a', source='x', factory='a:b', summary='s')", "and not both"),
         ("register('a', factory='not a path', summary='s')", "expected a callable or 'module:attribute'"),
-        ("register('a', source='x', family='gpt', summary='s')", "expected one of dit, llada"),
+        ("register('a', source='x', family='gpt', summary='s')", "expected one of bd3lm, dit, duo, llada"),
         ("register('a', source='x')", "summary"),
         ("register('a', source='x', summary='s', colour=1)", "colour"),
         ("[register('a', source='x', summary='s') for _ in range(2)]", "registered twice"),
