@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from fktext.batches import fits
 from fktext.texts.model import Network
 
 
@@ -46,3 +49,26 @@ class Embedding(Denoiser, Protocol):
     def encode_embedded(self, embedded: Tensor, t: Tensor) -> Tensor:
         """Encode as `encode` does, from (R, L, D) embeddings."""
         ...
+
+
+def encode(denoiser: Denoiser, ids: Tensor, t: Tensor, batch_size: int) -> tuple[Tensor, int]:
+    """Run the encoder on rows of any number, in halves where memory does not hold them.
+
+    Args:
+        denoiser: the network.
+        ids, t: see `Denoiser.encode`.
+        batch_size: most rows per call.
+
+    Returns:
+        (R, L, D) hidden states, and the batch size that memory holds: what did not fit once will not fit again.
+    """
+    parts, start = [], 0
+    while start < len(ids):
+        part = slice(start, start + batch_size)
+        size = len(ids[part])
+        if (hidden := fits(partial(denoiser.encode, ids[part], t[part]), size)) is None:
+            batch_size = size // 2
+            continue
+        parts.append(hidden)
+        start += size
+    return torch.cat(parts), batch_size

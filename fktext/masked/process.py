@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from fktext.batches import check_memory, fits
-from fktext.masked.denoiser import Denoiser
+from fktext.batches import check_memory
+from fktext.masked.denoiser import Denoiser, encode
 from fktext.masked.sampling import draw_tokens, token_probs
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
@@ -245,16 +244,8 @@ class MaskedDiffusion:
 
     def _encode(self, ids: Tensor, t: Tensor) -> Tensor:
         self.ledger.denoiser_rows += len(ids)
-        t, parts, start = t.float(), [], 0
-        while start < len(ids):
-            part = slice(start, start + self._batch_size)
-            size = len(ids[part])
-            if (hidden := fits(partial(self.denoiser.encode, ids[part], t[part]), size)) is None:
-                self._batch_size = size // 2  # and stay as small: what does not fit once will not fit again
-                continue
-            parts.append(hidden)
-            start += size
-        return torch.cat(parts)
+        hidden, self._batch_size = encode(self.denoiser, ids, t.float(), self._batch_size)
+        return hidden
 
     def _draw(self, hidden: Tensor, uniforms: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """Draw tokens from p(x0) of some positions, (R,) rows and columns: (R, D), (R, S) -> (R, S)."""

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from fktext.batches import check_memory, fits
-from fktext.masked.denoiser import Denoiser
+from fktext.batches import check_memory
+from fktext.masked.denoiser import Denoiser, encode
 from fktext.masked.dit import EPS
 from fktext.masked.process import CPU_ELEMENTS, HEAD_ELEMENTS
 from fktext.masked.sampling import draw_tokens, token_probs
@@ -194,16 +193,9 @@ class UniformDiffusion:
 
     def _encode(self, ids: Tensor, time: float) -> Tensor:
         self.ledger.denoiser_rows += len(ids)
-        t, parts, start = torch.full((len(ids),), time, device=ids.device), [], 0
-        while start < len(ids):
-            part = slice(start, start + self._batch_size)
-            size = len(ids[part])
-            if (hidden := fits(partial(self.denoiser.encode, ids[part], t[part]), size)) is None:
-                self._batch_size = size // 2  # and stay as small: what does not fit once will not fit again
-                continue
-            parts.append(hidden)
-            start += size
-        return torch.cat(parts)
+        t = torch.full((len(ids),), time, device=ids.device)
+        hidden, self._batch_size = encode(self.denoiser, ids, t, self._batch_size)
+        return hidden
 
     def _draw(self, state: UniformState, k: int, k_next: int, uniforms: Tensor) -> Tensor:
         """Draw the states at step k_next by (M, S, 2 L) uniforms: (M, S, L)."""
