@@ -41,12 +41,12 @@ class Routes(NamedTuple):
     Attributes:
         stay: (R,) float64, of keeping the token.
         draw: of drawing from p, which may give the same token.
-        uniform: of drawing any token.
+        uniform: of drawing any token; one for all positions, or (R,) float64.
     """
 
     stay: Tensor
     draw: float
-    uniform: float
+    uniform: Tensor | float
 
     @property
     def total(self) -> Tensor:
@@ -55,7 +55,7 @@ class Routes(NamedTuple):
 
 
 def routes(here: Tensor, size: int, before: float, after: float) -> Routes:
-    """Split the posterior of the uniform-state kernel into its three ways.
+    """Split the posterior of the uniform-state kernel into its three ways, given a leave-one-out network's p.
 
     Args:
         here: (R,) float64, p of the token that each position holds.
@@ -65,6 +65,43 @@ def routes(here: Tensor, size: int, before: float, after: float) -> Routes:
     """
     ratio, other = before / after, (1 - after) / size
     return Routes(ratio * (after * here + other), (1 - ratio) / size * after, (1 - ratio) * other)
+
+
+def take(masses: Routes, tokens: Tensor, probs: Tensor, which: Tensor, what: Tensor) -> Tensor:
+    """Draw what follows (R,) tokens, (R, S), given (R, V) p, normalised or not.
+
+    Args:
+        masses: of the ways.
+        tokens, probs: see above.
+        which, what: (R, S) uniforms that choose the way and the token.
+    """
+    stay, target = masses.stay[:, None], which * masses.total[:, None]
+    # "<=", so that rounding never gives a way of mass zero: at the last step there are no uniform tokens.
+    other = torch.where(target <= stay + masses.draw, draw_tokens(probs, what), anything(what, probs.shape[1]))
+    return torch.where(target < stay, tokens[:, None], other)
+
+
+def anything(uniforms: Tensor, size: int) -> Tensor:
+    """Choose among `size` tokens evenly."""
+    return (uniforms * size).long()
+
+
+def uniforms_of(noise: Noise, stream: Tensor | int, step: int, size: int) -> Tensor:
+    """Draw (M, S, size) uniforms of all particles, for each of S streams."""
+    rows = torch.arange(len(noise.key), device=noise.key.device)[:, None, None]
+    position = torch.arange(size, device=rows.device)
+    stream = stream if isinstance(stream, Tensor) else torch.full((1,), stream, device=rows.device)
+    return noise.uniform(stream[:, None], step, position, rows)
+
+
+def heads(network: Denoiser, hidden: Tensor, ledger: Ledger) -> Iterator[tuple[slice, Tensor]]:
+    """Run the head on a bounded number of positions at a time: which of the (R, D), and their (R', V) logits."""
+    ledger.head_positions += len(hidden)
+    most = CPU_ELEMENTS if hidden.device.type == "cpu" else HEAD_ELEMENTS
+    size = max(1, most // network.vocab_size)
+    for first in range(0, len(hidden), size):
+        part = slice(first, min(first + size, len(hidden)))
+        yield part, network.logits(hidden[part])
 
 
 @dataclass
@@ -138,7 +175,7 @@ class UniformDiffusion:
         """Draw a uniform token at all positions but the clamped ones."""
         ids = self._templates.repeat_interleave(self._particles, 0)
         position = torch.arange(ids.shape[1], device=ids.device)
-        drawn = self._any(noise.uniform(streams.TOKEN, 0, position))
+        drawn = anything(noise.uniform(streams.TOKEN, 0, position), self.denoiser.vocab_size)
         return UniformState.of(torch.where(ids == self.denoiser.mask_id, drawn, ids))
 
     @torch.inference_mode()
@@ -173,14 +210,7 @@ class UniformDiffusion:
 
     def _uniforms(self, noise: Noise, stream: Tensor | int, step: int) -> Tensor:
         """Return (M, S, 2 L) uniforms, S per particle: first those that choose the way, then those that choose the token."""
-        rows = torch.arange(len(noise.key), device=noise.key.device)[:, None, None]
-        position = torch.arange(2 * self._templates.shape[1], device=rows.device)
-        stream = stream if isinstance(stream, Tensor) else torch.full((1,), stream, device=rows.device)
-        return noise.uniform(stream[:, None], step, position, rows)
-
-    def _any(self, uniforms: Tensor) -> Tensor:
-        """Choose among all tokens."""
-        return (uniforms * self.denoiser.vocab_size).long()
+        return uniforms_of(noise, stream, step, 2 * self._templates.shape[1])
 
     def _look(self, state: UniformState, k: int) -> UniformState:
         """Bring `hidden` up to date; rows that are equal share one forward, and copies of a row that was seen need none."""
@@ -204,23 +234,11 @@ class UniformDiffusion:
         row, column = free.nonzero(as_tuple=True)
         which, what = uniforms[row, :, column], uniforms[row, :, column + free.shape[1]]
         drawn = state.ids[row, column, None].repeat(1, uniforms.shape[1])
-        for part, probs in self._probs(state.hidden[row, column]):
-            here = probs.gather(1, drawn[part, :1])[:, 0].double() / probs.sum(-1, dtype=torch.float64)
-            masses = routes(here, size, before, after)
-            stay, target = masses.stay[:, None], which[part] * masses.total[:, None]
-            # "<=", so that rounding never gives a way of mass zero: at the last step there are no uniform tokens.
-            other = torch.where(target <= stay + masses.draw, draw_tokens(probs, what[part]), self._any(what[part]))
-            drawn[part] = torch.where(target < stay, drawn[part], other)
+        for part, logits in heads(self.denoiser, state.hidden[row, column], self.ledger):
+            probs = token_probs(logits, self._forbidden, self._temperature, self._top_p)
+            tokens = drawn[part, 0]
+            here = probs.gather(1, tokens[:, None])[:, 0].double() / probs.sum(-1, dtype=torch.float64)
+            drawn[part] = take(routes(here, size, before, after), tokens, probs, which[part], what[part])
         ids = state.ids[:, None].repeat(1, uniforms.shape[1], 1)
         ids[row, :, column] = drawn
         return ids
-
-    def _probs(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Run the head on a bounded number of positions at a time: which of the (R, D), and their p, normalised or not."""
-        self.ledger.head_positions += len(hidden)
-        most = CPU_ELEMENTS if hidden.device.type == "cpu" else HEAD_ELEMENTS
-        size = max(1, most // self.denoiser.vocab_size)
-        for first in range(0, len(hidden), size):
-            part = slice(first, min(first + size, len(hidden)))
-            logits = self.denoiser.logits(hidden[part])
-            yield part, token_probs(logits, self._forbidden, self._temperature, self._top_p)
