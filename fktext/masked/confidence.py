@@ -87,7 +87,7 @@ class ConfidenceUnmasking(MaskedDiffusion):
         uniforms = noise.uniform(streams.TOKEN, step, column, row)[:, None]
         guess = state.ids.clone()
         confidence = torch.full(state.ids.shape, -torch.inf, dtype=torch.float64, device=guess.device)
-        for part, logits in self._logits(state.hidden[row, column], row, column):
+        for part, logits in self._logits(state.hidden[row, column - state.ids.shape[1]], row, column):
             tokens, sure = self._guess(logits, uniforms[part])
             guess[row[part], column[part]], confidence[row[part], column[part]] = tokens, sure
         order = confidence.argsort(stable=True, dim=-1, descending=True)

@@ -29,7 +29,7 @@ class Denoiser(Network, Protocol):
             t: (R,) float32 noise time of each row in (0, 1].
 
         Returns:
-            (R, L, D) hidden states; position i predicts token i.
+            (R, L, D) hidden states; position i predicts token i. Or those of the last positions only, where no other is masked.
         """
         ...
 

@@ -35,7 +35,7 @@ class MaskedState:
 
     Attributes:
         ids: (M, L) int64 tokens, mask_id where not yet revealed.
-        hidden: (M, L, D) what the network last said, or (M, 0, 0) before it spoke.
+        hidden: (M, L, D) what the network last said, or of the last columns only; (M, 0, 0) before it spoke.
         known: (M,) bool, whether `hidden` belongs to the present `ids`.
     """
 
@@ -119,9 +119,9 @@ class MaskedDiffusion:
             before = moment.new_zeros(len(ids)).index_copy(0, row, moment[row, column])[active]
             if jump == 0:  # what `predict` saw, or the beginning
                 state = self._refresh(state, active, before)
-                hidden = state.hidden[row, column]
+                hidden = state.hidden[row, column - ids.shape[1]]
             else:
-                hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column]
+                hidden = self._encode(ids[active], before)[torch.searchsorted(active, row), column - ids.shape[1]]
             ids[row, column] = draw(hidden, noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column)[:, 0]
         return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
 
@@ -142,7 +142,8 @@ class MaskedDiffusion:
             row, column = masked.nonzero(as_tuple=True)
             draws = torch.arange(streams.X0, streams.X0 + samples, device=row.device)
             uniforms = noise.uniform(draws, k, column[:, None], row[:, None])
-            x0[row, :, column] = self._draw(state.hidden[row, column], uniforms, row, column) if len(row) else uniforms.long()
+            if len(row):
+                x0[row, :, column] = self._draw(state.hidden[row, column - x0.shape[2]], uniforms, row, column)
             return x0.flatten(0, 1), state
 
     @torch.inference_mode()

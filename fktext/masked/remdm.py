@@ -130,7 +130,10 @@ class ReMDM(MaskedDiffusion):
             active = torch.unique(row)
             state = self._refresh(state, active, self._times[step - 1].expand(len(active)))
             tokens, probs = self._draw_weighed(
-                state.hidden[row, column], noise.uniform(streams.TOKEN, step, column, row)[:, None], row, column
+                state.hidden[row, column - state.ids.shape[1]],
+                noise.uniform(streams.TOKEN, step, column, row)[:, None],
+                row,
+                column,
             )
             ids[row, column], confidence[row, column] = tokens, probs
         ids[remasked], confidence[remasked] = self.denoiser.mask_id, torch.inf
