@@ -19,6 +19,7 @@ from fktext.masked.model import MaskedModel
 from fktext.texts.model import Asked, Start, TextModel
 
 if TYPE_CHECKING:
+    from fktext.masked.process import MaskedDiffusion
     from fktext.settings import KernelLike, TextRun
     from fktext.text import Text
     from fktext.texts.templates import Template
@@ -52,9 +53,15 @@ def blocks(template: Tensor, mask_id: int, block: int, context: int) -> list[Ten
 
 @dataclass(frozen=True)
 class BlockModel(MaskedModel):
-    """A masked model that writes blocks of `block` tokens from left to right; steps are those of a block."""
+    """A masked model that writes blocks of `block` tokens from left to right; steps are those of a block.
+
+    Attributes:
+        cached: whether keys and values of finished blocks are remembered (see `fktext.masked.cache`) or computed for every row. The
+            texts are the same up to floating-point rounding.
+    """
 
     block: int = 1
+    cached: bool = True
 
     def stride(self, length: int, wanted: int | None) -> int | None:
         """Return None: it writes by blocks, and forgets the beginning of what its network does not take.
@@ -88,3 +95,10 @@ class BlockModel(MaskedModel):
     def _windows(self, template: Tensor, run: TextRun) -> Sequence[Tensor]:
         """List the columns of each block."""
         return blocks(template, self.denoiser.mask_id, self.block, self.denoiser.max_length)
+
+    def _equip(self, process: MaskedDiffusion) -> None:
+        """See `MaskedModel`: remember finished blocks, where the network can read them."""
+        from fktext.masked.cache import Cached, Extending
+
+        if self.cached and isinstance(process.denoiser, Extending):
+            process.denoiser = Cached(process.denoiser, self.block, process.ledger)

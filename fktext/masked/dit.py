@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fktext.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    from fktext.masked.cache import Past
+
+Others = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 EPS = 1e-3  # the log-linear schedule's: alpha_t = 1 - (1 - EPS) t
 PUBLISHED_LENGTH = 1024  # what MDLM was trained with; the one number that tensors cannot tell
@@ -106,29 +112,37 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
         self.adaLN_modulation = nn.Linear(cond_dim, 6 * dim)
 
-    def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None, others: Others | None = None
+    ) -> Tensor:
         """Add to the residual stream (R, L, D) in float32.
 
         Args:
             x: the stream.
             c: (R or 1, C) the condition.
             cos, sin: (L, D / heads) rotary tables.
-            seen: (L, L) bool, which positions (columns) each one attends to; None for all.
+            seen: (L, P + L) bool, which positions (columns) each one attends to; None for all.
+            others: puts the keys and values of P earlier positions before those of the stream; None where there are none.
         """
         dtype = self.attn_qkv.weight.dtype
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)[:, None].chunk(6, -1)
         hidden = (self.norm1(x) * (1 + scale_attn) + shift_attn).to(dtype)
-        x = x + gate_attn * self.attention(hidden, cos, sin, seen)
+        x = x + gate_attn * self.attention(hidden, cos, sin, seen, others)
         hidden = (self.norm2(x) * (1 + scale_mlp) + shift_mlp).to(dtype)
         out: Tensor = x + gate_mlp * self.mlp(hidden)
         return out
 
-    def attention(self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+    def attention(
+        self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None, others: Others | None = None
+    ) -> Tensor:
         """Let every position see those of `seen`, or all: without a mask, the fast kernels stay eligible."""
         rows, length, dim = hidden.shape
         qkv = self.attn_qkv(hidden).view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, attn_mask=seen)
+        key = rotate(key, cos, sin)
+        if others is not None:
+            key, value = others(key, value)
+        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), key, value, attn_mask=seen)
         out: Tensor = self.attn_out(mixed.transpose(1, 2).reshape(rows, length, dim))
         return out
 
@@ -202,12 +216,24 @@ class DiT(nn.Module):
         """Map (R, L, D) embeddings at times t (R,) to (R, L, D)."""
         # One row of conditions serves all where sigma is always 0.
         sigma = -torch.log1p(-(1 - EPS) * t.double()).float() if self.time_dependent else torch.zeros(1, device=embedded.device)
+        return self._run(embedded, sigma)
+
+    def extend(self, ids: Tensor, past: Past) -> Tensor:
+        """Encode whole blocks that follow finished ones; see `fktext.masked.cache.Extending`."""
+        return self._run(self.vocab_embed(ids), torch.zeros(1, device=ids.device), past)
+
+    def _run(self, embedded: Tensor, sigma: Tensor, past: Past | None = None) -> Tensor:
+        """Map (R, L, D) embeddings at noise levels (R or 1,) to (R, L, D)."""
         c = functional.silu(self.sigma_map(sigma))
-        cos, sin = self.rotary_emb(embedded.shape[1])
+        before, length = past.length if past else 0, embedded.shape[1]
+        cos, sin = (table[before:] for table in self.rotary_emb(before + length))
+        # A single block sees itself and all before it: without a mask, the fast kernels stay eligible.
+        seen = None if before and length == self.block_size else self._seen(before + length)
+        seen = seen[before:] if seen is not None else None
         # The residual stream stays in float32 whatever the weights' dtype, as it does under autocast.
-        x, seen = embedded.float(), self._seen(embedded.shape[1])
-        for block in self.blocks:
-            x = block(x, c, cos, sin, seen)
+        x = embedded.float()
+        for layer, block in enumerate(self.blocks):
+            x = block(x, c, cos, sin, seen, partial(past.update, layer=layer) if past else None)
         out: Tensor = self.output_layer(x, c)
         return out
 

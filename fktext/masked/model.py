@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fktext.masked.denoiser import Denoiser
+    from fktext.masked.process import MaskedDiffusion
     from fktext.settings import KernelLike, TextRun
     from fktext.smc.process import ReverseProcess
     from fktext.text import Text
@@ -110,8 +111,12 @@ class MaskedModel(TextModel):
             return process
         from fktext.masked.strides import Strides
 
+        self._equip(process)
         decode = self._decoder(starts)
         return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
+
+    def _equip(self, process: MaskedDiffusion) -> None:
+        """Change what a process in windows runs its network with."""
 
     def _windows(self, template: Tensor, run: TextRun) -> Sequence[Tensor]:
         """List the columns of each window that a sequence is written in."""

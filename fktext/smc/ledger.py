@@ -16,6 +16,7 @@ class Ledger:
     Attributes:
         denoiser_rows: rows (particles) that went through the network.
         gradient_rows: rows that went through it once more, forward and backward, for the gradient of a learned value.
+        cached_positions: positions of those rows that did not, as their keys and values were remembered (`fktext.masked.cache`).
         head_positions: positions that went through the vocabulary head.
         reward_requests: samples whose reward was asked for.
         reward_calls: samples that reached the reward models, after equal ones were merged and remembered ones looked up.
@@ -26,6 +27,7 @@ class Ledger:
 
     denoiser_rows: int = 0
     gradient_rows: int = 0
+    cached_positions: int = 0
     head_positions: int = 0
     reward_requests: int = 0
     reward_calls: int = 0
