@@ -127,6 +127,7 @@ def stream(
     offline: bool = False,
     batch_size: int | None = None,
     guesses: bool = False,
+    watch: bool = False,
     **asked: Unpack[Asked],
 ) -> Iterator[Progress | Population]:
     """Generate as `generate` does, and yield what happens meanwhile; its arguments and errors.
@@ -134,6 +135,7 @@ def stream(
     Args:
         model, rewards, prompts, settings, device, offline, batch_size, **asked: see `generate`.
         guesses: keep what each particle was thought to become, in `Population.guesses`.
+        watch: tell what happens to every particle, in `Progress.events` and `Population.events`; see `fktext.trace`.
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish.
@@ -148,7 +150,7 @@ def stream(
     terms = [_term(reward, place, offline) for reward in given]
     network = load(model, device=place, offline=offline) if isinstance(model, str) else model
     asks = [prompts] if isinstance(prompts, str | Template) else list(prompts)
-    yield from populations(network, terms, asks, wanted, batch_size=batch_size, guesses=guesses)
+    yield from populations(network, terms, asks, wanted, batch_size=batch_size, guesses=guesses, watch=watch)
 
 
 def _settings(settings: Settings | None, asked: Asked, *, steered: bool) -> Settings:

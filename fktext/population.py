@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
 from fktext.smc.steer import Step
 from fktext.text import Text
+from fktext.trace import End, Event, Particle
 
 if TYPE_CHECKING:
     import pandas
@@ -76,6 +77,7 @@ class Population:
         steps: every weighing of this population: tensors of `fktext.smc.steer.Step` without their population axis.
         ledger: cost of the batch of populations this one was computed in, divided by their number.
         guesses: at every weighing, the prediction of x0 with the highest reward of each of the N particles; empty unless asked for.
+        events: what happened to it, see `fktext.trace`: its start and its weighings; empty unless it was watched.
     """
 
     member: Member
@@ -89,6 +91,7 @@ class Population:
     steps: tuple[Step, ...]
     ledger: Ledger
     guesses: tuple[tuple[Any, ...], ...] = ()
+    events: tuple[Event, ...] = ()
 
     @property
     def prompt_index(self) -> int:
@@ -175,6 +178,28 @@ class Population:
             for same in places.values()
         ]
         return sorted(found, key=lambda item: -item.weight)
+
+    def end(self, chosen: int | None = None) -> End:
+        """Return the event that ends it.
+
+        Args:
+            chosen: the particle that is returned; the best where None is given, and none of a dead population.
+        """
+        texts = [sample if isinstance(sample, Text) else None for sample in self.samples]
+        numbers = zip(self.rewards.tolist(), self.values.tolist(), self.log_w.tolist(), self.roots.tolist(), strict=True)
+        particles = tuple(
+            Particle(
+                str(self.samples[place]),
+                f"particle-{place}" if text is None else text.continuation,
+                reward,
+                tuple(values),
+                log_weight,
+                root,
+            )
+            for place, (text, (reward, values, log_weight, root)) in enumerate(zip(texts, numbers, strict=True))
+        )
+        best = None if self.dead else self.best() if chosen is None else chosen
+        return End((self.prompt_index, self.sample_index), particles, best, self.log_z, asdict(self.ledger))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a row per particle: sample, weight, log_weight, reward, a column for each of several rewards, and root."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -18,6 +18,7 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.process import ReverseProcess, Scorer
 from fktext.smc.steer import Plan, Result, Step, collect
+from fktext.trace import Board, Event, Start, Watch
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,36 @@ class Progress:
     Attributes:
         done, total: of this.
         step: the weighing itself, of the populations that are made together; None while a value is fitted before the run.
+        events: what happened to each of them, if it is asked for: `fktext.trace.Start` before the first weighing, and
+            `fktext.trace.Weighing`.
     """
 
     done: int
     total: int
     step: Step | None = field(default=None, repr=False, compare=False)
+    events: tuple[Event, ...] = field(default=(), repr=False, compare=False)
+
+
+class View(Protocol):
+    """Show the particles of a batch, for the log of events."""
+
+    @property
+    def modality(self) -> Literal["text", "image"]:
+        """What they become."""
+        ...
+
+    @property
+    def given(self) -> Sequence[Board]:
+        """Of each member what is given."""
+        ...
+
+    def boards(self, state: Any) -> Sequence[Board]:
+        """Return what the positions of each particle say; () where that is not known."""
+        ...
+
+    def show(self, sample: Any, *, last: bool) -> str:
+        """Return a predicted or, at the last weighing, a finished sample: a text, or an image as a `data:` address."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,11 +68,13 @@ class Batch:
         members: which ones.
         num_steps: of the process.
         process: makes it, for all particles of these members.
+        view: shows its particles; None where nobody can.
     """
 
     members: Sequence[Member]
     num_steps: int
     process: Callable[[], AbstractContextManager[ReverseProcess[Any]]]
+    view: View | None = None
 
 
 def members(
@@ -85,6 +113,7 @@ def populations(
     device: torch.device | str,
     *,
     guesses: bool,
+    watch: bool = False,
     small: Callable[[Any], Any] | None = None,
     too_large: Callable[[int], str],
 ) -> Iterator[Progress | Population]:
@@ -92,10 +121,11 @@ def populations(
 
     Args:
         batches: in the order in which their populations are wanted.
-        run: says what runs the plan, and in how many rounds: populations are those of the last round, with the cost of all.
+        run: says what runs the plan, and in how many rounds: populations are those of the last, with the cost of all.
         scorer, plan: see `fktext.smc.steer`.
         device: of the noise.
         guesses: keep the best prediction of every particle at every weighing.
+        watch: yield and keep the events of every population.
         small: makes of each what is kept; None keeps it as it is.
         too_large: what to say where memory does not hold a batch of so many members.
 
@@ -112,16 +142,17 @@ def populations(
         noise = Noise.of([member.key for member in batch.members], plan.particles, device)
         kept: list[Step] = []
         predicted: list[list[Any]] = []
+        watcher = _Watcher(batch, scorer, plan, number) if watch else None
         try:
             with batch.process() as process:
                 for count, step in enumerate(run.stepper()(process, scorer, noise, plan), 1):
                     if kept and kept[-1].k == batch.num_steps:  # a new round
                         kept, predicted = [], []
-                    kept = [*kept[:-1], *(replace(before, samples=()) for before in kept[-1:]), step]
+                    kept = [*kept[:-1], *(before.bare for before in kept[-1:]), replace(step, state=None)]
                     if guesses:
                         best = _best_guesses(step, scorer)
                         predicted.append([small(guess) for guess in best] if small else best)
-                    yield Progress(done + count * len(batch.members), total, step)
+                    yield Progress(done + count * len(batch.members), total, step, watcher.add(step) if watcher else ())
         except PopulationError as error:
             raise FktextError(f"{batch.members[error.population]}: {error.message}") from error
         except (RuntimeError, MemoryError) as error:
@@ -129,7 +160,52 @@ def populations(
                 raise
             raise FktextError(too_large(len(batch.members))) from error
         done += number * len(batch.members)
-        yield from _each(batch.members, collect(iter(kept)), scorer.names, predicted)
+        yield from _each(batch.members, collect(iter(kept)), scorer.names, predicted, watcher)
+
+
+class _Watcher:
+    """Make the events of a batch."""
+
+    def __init__(self, batch: Batch, scorer: Scorer, plan: Plan, weighings: int) -> None:
+        self._scorer, self._last, self._view = scorer, batch.num_steps, batch.view
+        about = [
+            Start(
+                (member.prompt_index, member.sample_index),
+                member.prompt,
+                member.template,
+                batch.view.modality if batch.view else "text",
+                scorer.names,
+                plan.particles,
+                batch.num_steps,
+                weighings,
+                tuple(batch.view.given[place]) if batch.view else (),
+            )
+            for place, member in enumerate(batch.members)
+        ]
+        self._watch = Watch(about, plan.lam)
+        self.events: list[Event] = []
+
+    def add(self, step: Step) -> tuple[Event, ...]:
+        """Return what a weighing tells."""
+        boards = self._view.boards(step.state) if self._view else ()
+        last = step.k == self._last
+        guesses = [self._view.show(guess, last=last) if self._view else str(guess) for guess in _best_guesses(step, self._scorer)]
+        rows = step.values.flatten(0, 1)
+        values = rows[torch.arange(len(rows)), _best(step, self._scorer)].tolist() if rows.shape[1] else []
+        begun: tuple[Event, ...] = self._watch.starts if not self.events else ()
+        new = (*begun, *self._watch.weigh(step, boards, guesses, values))
+        self.events += new
+        return new
+
+    def of(self, member: Member) -> tuple[Event, ...]:
+        """Return what has happened to one population."""
+        return tuple(each for each in self.events if each.population == (member.prompt_index, member.sample_index))
+
+
+def _best(step: Step, scorer: Scorer) -> list[int]:
+    """Return which of its S predictions has the highest reward, of each of the B * N particles."""
+    best: list[int] = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
+    return best
 
 
 def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
@@ -137,12 +213,15 @@ def _best_guesses(step: Step, scorer: Scorer) -> list[Any]:
     if not step.samples:
         return []
     size = step.values.shape[2]
-    best = scorer.weighted(step.values).sum(-1).argmax(-1).flatten().tolist()
-    return [step.samples[particle * size + choice] for particle, choice in enumerate(best)]
+    return [step.samples[particle * size + choice] for particle, choice in enumerate(_best(step, scorer))]
 
 
 def _each(
-    batch: Sequence[Member], result: Result, names: tuple[str, ...], predicted: Sequence[Sequence[Any]]
+    batch: Sequence[Member],
+    result: Result,
+    names: tuple[str, ...],
+    predicted: Sequence[Sequence[Any]],
+    watcher: _Watcher | None,
 ) -> Iterator[Population]:
     """Return the populations of a result."""
     size = result.log_w.shape[1]
@@ -161,4 +240,5 @@ def _each(
             steps=tuple(step.of(place) for step in result.steps),
             ledger=cost,
             guesses=tuple(tuple(samples[own]) for samples in predicted),
+            events=watcher.of(member) if watcher else (),
         )

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal
 
 from fktext.errors import UsageError
 from fktext.images.process import DiffusersProcess
@@ -14,8 +14,10 @@ from fktext.population import Member, Population
 from fktext.rewards import Scorer, Weighted
 from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Run, Settings
+from fktext.trace import Board
 
 STEPS = 50
+SIDE, FINAL_SIDE = 64, 160  # pixels of the longer side of a thumbnail: on the way, and of a finished image
 _TEXT_ONLY = ("length", "stride", "kernel", "temperature", "top_p")
 
 
@@ -63,6 +65,7 @@ def generate(
     batch_size: int | None = None,
     skip: Container[tuple[int, int]] = (),
     guesses: bool = False,
+    watch: bool = False,
     guess_side: int | None = None,
     **options: Any,
 ) -> Iterator[Progress | Population]:
@@ -77,11 +80,12 @@ def generate(
             VAE, 64 for one of pixels.
         skip: (prompt index, sample index) of populations that are there already.
         guesses: keep what each particle was thought to become: one image per particle and weighing.
+        watch: yield and keep what happened to every particle, with thumbnails; see `fktext.trace`.
         guess_side: shrink these to so many pixels on the longer side, so that memory holds them; None keeps them as they are.
         options: of the pipeline's call, see `call_options`.
 
     Yields:
-        `Progress` after each weighing, and populations in order as their batches finish.
+        `Progress` after each weighing, and populations in order.
 
     Raises:
         UsageError: a setting out of range, a sampler that cannot be steered, an option the pipeline does not take.
@@ -96,9 +100,8 @@ def generate(
 
     def batch(chosen: Sequence[Member]) -> Batch:
         asked = [member.prompt for member in chosen]
-        return Batch(
-            chosen, run.steps, lambda: closing(DiffusersProcess(pipeline, asked, size, run.steps, batch_size=rows, **options))
-        )
+        process = lambda: closing(DiffusersProcess(pipeline, asked, size, run.steps, batch_size=rows, **options))  # noqa: E731
+        return Batch(chosen, run.steps, process, ImageView(len(asked)))
 
     names = [("image", prompt) for prompt in prompts]
     wanted = members(run.seed, names, [(prompt, None) for prompt in prompts], run.samples, skip)
@@ -111,5 +114,24 @@ def generate(
             f"{', a smaller batch size' * (number > 1)}, a narrower dtype, or a pipeline with offload"
         )
 
-    small = None if guess_side is None else methodcaller("shrunk", guess_side)
-    yield from populations(batches, run, Scorer(terms), run.plan(), "cpu", guesses=guesses, small=small, too_large=too_large)
+    small, scorer = None if guess_side is None else methodcaller("shrunk", guess_side), Scorer(terms)
+    yield from populations(batches, run, scorer, run.plan(), "cpu", guesses=guesses, watch=watch, small=small, too_large=too_large)
+
+
+class ImageView:
+    """Show the images of a batch as thumbnails; see `fktext.runs.View`."""
+
+    modality: Literal["image"] = "image"
+
+    def __init__(self, populations: int) -> None:
+        self.given: Sequence[Board] = [()] * populations
+
+    def boards(self, state: Any) -> Sequence[Board]:
+        """Return nothing: an image has no positions that are known one by one."""
+        return ()
+
+    def show(self, sample: Any, *, last: bool) -> str:
+        """Return a thumbnail as a `data:` address, larger of a finished image."""
+        from fktext.images.pictures import thumbnail
+
+        return thumbnail(sample, FINAL_SIDE if last else SIDE)

@@ -108,6 +108,11 @@ class GuidedState:
     own: MaskedState
     log_ratio: Tensor
 
+    @property
+    def ids(self) -> Tensor:
+        """Their tokens."""
+        return self.own.ids
+
 
 class Guided:
     """Draw tokens of a masked diffusion from q; see the head of this file.

@@ -32,7 +32,7 @@ from fktext.errors import UsageError
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise, population_key
-from fktext.smc.process import Featured, Features, Proposing, ReverseProcess, Scorer, gather
+from fktext.smc.process import Featured, Features, Proposing, ReverseProcess, Scorer, bare, gather
 from fktext.smc.resamplers import RESAMPLERS, Resampler
 from fktext.smc.schedules import Schedule
 from fktext.smc.steer import Plan, Result, Step, collect, steer_steps
@@ -290,12 +290,10 @@ def _of_sweep(noise: Noise, sweep: int, particles: int) -> Noise:
 
 
 def _bare(state: Any) -> Any:
-    """Return a state without what a network said of the particles, at any depth: it can be asked again."""
+    """Return a state without what a network said of the particles, to be kept."""
     if hasattr(state, "gather"):
         raise UsageError(f"{type(state).__name__} is no plain dataclass of tensors: particle Gibbs cannot keep a particle of it")
-    state = state.forget() if hasattr(state, "forget") else state
-    parts = [item.name for item in fields(state) if is_dataclass(getattr(state, item.name))]
-    return replace(state, **{name: _bare(getattr(state, name)) for name in parts})
+    return bare(state)
 
 
 def _put(state: Any, rows: Tensor, other: Any) -> Any:

@@ -115,6 +115,16 @@ def gather(state: State, ancestors: Tensor) -> State:
     return map_tensors(state, lambda tensor: tensor[ancestors])
 
 
+def bare(state: State) -> State:
+    """Return a state without what a network said of the particles, at any depth: it can be asked again."""
+    if hasattr(state, "gather") or not is_dataclass(state):
+        return state
+    state = state.forget() if hasattr(state, "forget") else state
+    inside = {item.name: getattr(state, item.name) for item in fields(state)}
+    parts = {name: bare(value) for name, value in inside.items() if is_dataclass(value)}
+    return replace(state, **parts) if parts else state  # type: ignore[type-var]
+
+
 def map_tensors(state: State, change: Callable[[Tensor], Tensor]) -> State:
     """Change each tensor of a dataclass, in the order of its fields; those of dataclasses in it too."""
     changes: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import LookAhead, Predictions, Sight, judge, too_large
 from fktext.smc.noise import Noise
 from fktext.smc.potentials import Carry, Difference, Potential
-from fktext.smc.process import Proposing, ReverseProcess, Scorer, gather
+from fktext.smc.process import Proposing, ReverseProcess, Scorer, bare, gather
 from fktext.smc.schedules import Schedule
 from fktext.smc.tempering import temper
 
@@ -38,6 +38,7 @@ class Step:
         ancestors: (B, N) the particle each one continues; the identity where a population did not resample.
         samples: B * N * S decoded predictions, particle-major; () where the look-ahead draws none.
         ledger: what the run has cost so far.
+        state: the M particles as they are before resampling, without what a network said of them; None where it is not kept.
     """
 
     k: int
@@ -51,11 +52,17 @@ class Step:
     ancestors: Tensor
     samples: Sequence[Any]
     ledger: Ledger
+    state: Any = None
+
+    @property
+    def bare(self) -> Step:
+        """This step without decoded predictions and state, to be kept."""
+        return replace(self, samples=(), state=None)
 
     def of(self, population: int) -> Step:
-        """Return this step of one population: its tensors without axis B, on the CPU, without decoded predictions."""
+        """Return this step of one population: its tensors without axis B, on the CPU, without decoded predictions and state."""
         names = ("values", "reward", "log_w", "tau", "log_z", "ess", "resampled", "ancestors")
-        return replace(self, samples=(), **{name: getattr(self, name)[population].cpu() for name in names})
+        return replace(self.bare, **{name: getattr(self, name)[population].cpu() for name in names})
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ def steer_steps(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan
         ancestors = torch.where(resampled[:, None], plan.resampler(torch.where(alive[:, None], log_w, zeros), uniforms), identity)
         mean = log_z + log_mean_exp(log_w)
         ledger = replace(process.ledger + scorer.ledger - before, seconds=time.perf_counter() - started)
-        yield Step(k_next, sight.values, sight.reward, log_w, tau, mean, size, resampled, ancestors, sight.samples, ledger)
+        seen = (sight.samples, ledger, bare(state))
+        yield Step(k_next, sight.values, sight.reward, log_w, tau, mean, size, resampled, ancestors, *seen)
         if not last and resampled.any():
             log_z = torch.where(resampled, mean, log_z)
             log_phi = log_phi.gather(1, ancestors)
@@ -168,9 +176,9 @@ def steer(process: ReverseProcess[Any], scorer: Scorer, noise: Noise, plan: Plan
 def collect(steps: Iterator[Step]) -> Result:
     """Return the result of a run whose steps have been watched (see `steer_steps`)."""
     step = next(steps)
-    kept, roots = [replace(step, samples=())], step.ancestors
+    kept, roots = [step.bare], step.ancestors
     for step in steps:
-        kept.append(replace(step, samples=()))
+        kept.append(step.bare)
         roots = roots.gather(1, step.ancestors)
     return Result(
         samples=step.samples,

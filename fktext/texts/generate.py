@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
@@ -22,6 +22,7 @@ from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import Values
 from fktext.smc.process import ReverseProcess
 from fktext.smc.sharded import ShardedProcess, Shares
+from fktext.texts.board import Pieces, TextView
 from fktext.texts.templates import Template
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def generate(
     batch_size: int | None = None,
     skip: Container[tuple[int, int]] = (),
     guesses: bool = False,
+    watch: bool = False,
     spread: bool = False,
 ) -> Iterator[Progress | Population]:
     """Generate `settings.samples` weighted populations of texts for each prompt.
@@ -53,13 +55,13 @@ def generate(
         batch_size: most particles computed at once; default 64 on a CPU, 1024 elsewhere. Where memory does not hold them they go
             through the network in halves, and so on. It does not change the result.
         skip: (prompt index, sample index) of populations that are there already.
-        guesses: keep what each particle was thought to become: one text per particle and weighing, the best of its predictions.
+        guesses, watch: keep the best prediction of each particle at each weighing; tell and keep all events (`fktext.trace`).
         spread: each population's particles are spread over the ranks of torch's default process group; every rank calls this with
             the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.smc.sharded`).
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish. One whose finished texts all have reward
-        -inf is dead (`Population.dead`): it has no text to return, and the others go on.
+        -inf is dead (`Population.dead`); the others go on.
 
     Raises:
         UsageError: a setting out of range, a prompt that does not fit; before anything is computed.
@@ -78,18 +80,17 @@ def generate(
     scorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
 
     def too_large(size: int) -> str:
-        return (
-            f"memory does not hold {size * run.particles} particles at once: give a smaller batch size"
-            f"{', fewer particles' * (rows <= run.particles)} or a shorter length"
-        )
+        less = f"a smaller batch size{', fewer particles' * (rows <= run.particles)} or a shorter length"
+        return f"memory does not hold {size * run.particles} particles at once: give {less}"
 
-    batches, cost = _batches(model, run, prompts, rows, shares, skip), Ledger()
+    pieces = Pieces(model) if watch and not shares else None  # a rank sees its own particles only
+    batches, cost = _batches(model, run, prompts, rows, shares, skip, pieces), Ledger()
     wanted = sum(len(batch.members) for batch in batches)
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
     batches = _guided(batches, model, terms, run, plan)
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
-    for item in populations(batches, run, scorer, plan, device, guesses=guesses, too_large=too_large):
+    for item in populations(batches, run, scorer, plan, device, guesses=guesses, watch=watch, too_large=too_large):
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 
@@ -138,6 +139,7 @@ def _batches(
     rows: int,
     shares: Shares | None,
     skip: Container[tuple[int, int]],
+    pieces: Pieces | None,
 ) -> list[Batch]:
     """Encode the prompts, and put the populations of neighbours that one process can make together."""
     starts = [model.start(prompt) for prompt in prompts]
@@ -153,9 +155,11 @@ def _batches(
             own = replace(run, particles=particles)
             return model.process([starts[index] for index in mine], [templates[index] for index in mine], own, rows)
 
-        return Batch(
-            chosen, steps, lambda: nullcontext(ShardedProcess(build, shares, len(mine)) if shares else build(run.particles))
-        )
+        def process() -> AbstractContextManager[ReverseProcess[Any]]:
+            return nullcontext(ShardedProcess(build, shares, len(mine)) if shares else build(run.particles))
+
+        shown = [starts[index] for index in mine], [templates[index] for index in mine]
+        return Batch(chosen, steps, process, TextView(model, *shown, run.particles, pieces) if pieces is not None else None)
 
     steps = [model.num_steps(template, run) for template in templates]
     kinds = list(zip(steps, filled, map(len, templates), strict=True))  # what populations of one process have in common
