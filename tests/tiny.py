@@ -25,6 +25,7 @@ GOLDENS = {
     "dit": ("mdlm_tiny", 100, ["<|endoftext|>"], 99),
     "bd3lm": ("bd3lm_tiny", 100, ["<|endoftext|>"], 99),
     "duo": ("duo_tiny", 102, ["<|endoftext|>", "[PAD]"], 100),
+    "diffusion-gemma": ("diffusion_gemma_tiny", 96, ["<pad>", "<eos>", "<bos>", "<turn|>"], 0),
     "sedd": ("sedd_tiny", 60, ["<|endoftext|>"], 59),
     "llada": ("llada_tiny", 63, ["<|endoftext|>", "<|eot|>"], 60),
     "dream": ("dream_tiny", 63, ["<|endoftext|>", "<|im_end|>"], 60),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fktext.errors import ModelError
 from fktext.families.bd3lm import BD3LM
 from fktext.families.checkpoint import Checkpoint
+from fktext.families.diffusion_gemma import DiffusionGemma
 from fktext.families.duo import DUO
 from fktext.families.family import Family
 from fktext.families.llm import Dream, LLaDA
@@ -19,7 +20,7 @@ from fktext.families.sedd import SEDD
 from fktext.families.ssdlm import SSDLM
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (BD3LM(), MDLM(), DUO(), LLaDA(), Dream(), SEDD(), SSDLM(), MaskedLM())
+    family.name: family for family in (BD3LM(), MDLM(), DUO(), DiffusionGemma(), LLaDA(), Dream(), SEDD(), SSDLM(), MaskedLM())
 }
 """By name, in the order in which a checkpoint is offered to them."""
 

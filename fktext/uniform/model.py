@@ -1,4 +1,4 @@
-"""A uniform-state diffusion model of texts."""
+"""Uniform-state diffusion models of texts: of one window, and those that write canvas after canvas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fktext.masked.denoiser import Denoiser
     from fktext.settings import KernelLike, TextRun
     from fktext.smc.process import ReverseProcess
+    from fktext.text import Text
     from fktext.texts.templates import Template
+    from fktext.uniform.canvas import CanvasNetwork
 
 UNWRITTEN = -1  # the `mask_id` of a network that has no mask: no token, so it never reaches the network
 
@@ -66,3 +68,81 @@ class UniformModel(TextModel):
             f"model {self.name!r} cannot fill a template: it was never trained with the text behind a gap fixed. "
             "Choose a masked model, or give the beginning as a prompt"
         )
+
+
+@dataclass(frozen=True)
+class CanvasModel(TextModel):
+    """A loaded DiffusionGemma: it writes a canvas of tokens at a time after what is there; steps are those of a canvas.
+
+    Attributes:
+        denoiser: a `fktext.uniform.canvas.CanvasNetwork`; its `mask_id` marks what a template or prediction leaves unwritten.
+        ends: tokens that end a text.
+    """
+
+    ends: tuple[int, ...] = ()
+
+    @property
+    def network(self) -> CanvasNetwork:
+        """The denoiser, as what it is."""
+        return cast("CanvasNetwork", self.denoiser)
+
+    def stride(self, length: int, wanted: int | None) -> int | None:
+        """Return None: it writes by canvases; see `TextModel.stride`."""
+        if wanted is not None:
+            raise UsageError(f"model {self.name!r} writes {self.network.canvas} tokens at a time: a stride is for masked models")
+        return None
+
+    def template(self, prompt: Asked, length: int) -> Tensor:
+        """Return the prompt's tokens, then -1 up to `length`; see `TextModel.template`.
+
+        Raises:
+            UsageError: beside the reasons there, nothing to go on from, or canvases that reach beyond what the network takes.
+        """
+        template, mask, size = super().template(prompt, length), self.denoiser.mask_id, self.network.canvas
+        written = int((template != mask).sum())
+        if not written:
+            raise UsageError(f"model {self.name!r} has no start token: give it a prompt")
+        end = written + -(-(length - written) // size) * size
+        if end > (most := self.denoiser.max_length):
+            raise UsageError(
+                f"length {length} after a prompt of {written} tokens takes {end} tokens in canvases of {size}, but model "
+                f"{self.name!r} takes {most}: choose a shorter length"
+            )
+        return template
+
+    def steerable(self, kernel: str | KernelLike) -> bool:
+        """Return True: its kernel has a law."""
+        return True
+
+    def num_steps(self, template: Tensor, run: TextRun) -> int:
+        """Count the steps of all canvases that are to be written."""
+        from fktext.uniform.canvas import canvases_needed
+
+        return canvases_needed(template, self.network.canvas) * run.steps
+
+    def process(self, prompts: Sequence[Asked], templates: Sequence[Tensor], run: TextRun, batch_size: int) -> ReverseProcess[Any]:
+        """Make a diffusion of canvases; see `TextModel.process`."""
+        import torch
+
+        from fktext.uniform.canvas import CanvasDiffusion
+
+        self._check_memory(templates, run)
+        return CanvasDiffusion(
+            self.network,
+            torch.stack(list(templates)).to(torch.device(str(self.network.device))),
+            run.particles,
+            run.steps,
+            self._decoder(prompts),
+            ends=self.ends,
+            forbidden=self.forbidden,
+            temperature=run.temperature,
+            top_p=run.top_p,
+            batch_size=batch_size,
+        )
+
+    def decode(self, ids: Tensor, prompt: Asked) -> list[Text]:
+        """Turn sequences into texts, up to the first end behind the prompt or what is unwritten (-1); see `TextModel.decode`."""
+        start, stops = self.start(prompt), {self.denoiser.mask_id, *self.ends}
+        size = len(start.ids)
+        ends = ((row, next((at for at in range(size, len(row)) if row[at] in stops), None)) for row in ids.tolist())
+        return self._texts([row[:end] for row, end in ends], start)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -94,7 +94,17 @@ def uniforms_of(noise: Noise, stream: Tensor | int, step: int, size: int) -> Ten
     return noise.uniform(stream[:, None], step, position, rows)
 
 
-def heads(network: Denoiser, hidden: Tensor, ledger: Ledger) -> Iterator[tuple[slice, Tensor]]:
+class Head(Protocol):
+    """What of a network gives logits."""
+
+    vocab_size: int
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map (R, D) hidden states of any positions to (R, V) raw logits."""
+        ...
+
+
+def heads(network: Head, hidden: Tensor, ledger: Ledger) -> Iterator[tuple[slice, Tensor]]:
     """Run the head on a bounded number of positions at a time: which of the (R, D), and their (R', V) logits."""
     ledger.head_positions += len(hidden)
     most = CPU_ELEMENTS if hidden.device.type == "cpu" else HEAD_ELEMENTS
