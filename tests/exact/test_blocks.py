@@ -8,6 +8,7 @@ import torch
 
 from fktext.masked.any_order import AnyOrder
 from fktext.masked.blocks import blocks
+from fktext.masked.cache import Cached
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.strides import Strides
@@ -43,6 +44,10 @@ class BlockTable:
             parts.append(table[(seen * self._radix[: seen.shape[1]]).sum(-1)][:, : ids.shape[1] - at])
         return torch.cat(parts, 1)
 
+    def extend(self, ids, past):
+        whole, _ = past.update(ids[:, None, :, None], ids[:, None, :, None], 0)  # its keys and values are the tokens themselves
+        return self.encode(whole[:, 0, :, 0], None)[:, past.length :]
+
     def logits(self, hidden):
         return hidden
 
@@ -55,11 +60,22 @@ class Causal(BlockTable):
         return super().encode(torch.cat([ids[:, :last], torch.full_like(ids[:, last:], self.mask_id)], 1), t)
 
 
+class Unfinished(BlockTable):
+    """Leave a block as it was when its last token was still masked: no pass over the finished one."""
+
+    def extend(self, ids, past):
+        stale = ids.clone()
+        stale[:, self.block - 1 : -self.block : self.block] = self.mask_id
+        return super().extend(stale, past)
+
+
 class Blockwise(Enumerable):
     """The enumerable network over blocks, and its law: a block given the finished ones before it, and so on."""
 
-    def __init__(self, length=4, block=2, prompt=(), tokens=2, end=None, num_steps=2, seed=0, kernel=MaskedDiffusion, context=0):
-        self.denoiser = BlockTable(context or length, block, tokens, seed)
+    def __init__(
+        self, length=4, block=2, prompt=(), tokens=2, end=None, num_steps=2, seed=0, kernel=MaskedDiffusion, context=0, cached=False
+    ):
+        self.denoiser, self.cached = BlockTable(context or length, block, tokens, seed), cached
         self.tokens, self.num_steps, self.end, self.kernel = tokens, num_steps, end, kernel
         self.template = torch.tensor([*prompt, *[tokens] * (length - len(prompt))])
         self.columns = blocks(self.template, tokens, block, context or length)
@@ -74,7 +90,8 @@ class Blockwise(Enumerable):
 
     def process(self, populations, particles, **settings):
         templates = self.template.expand(populations, -1).clone()
-        first = self.kernel(self.denoiser, templates[:, self.columns[0]], particles, self.num_steps, self._decode, **settings)
+        denoiser = Cached(self.denoiser, self.denoiser.block) if self.cached else self.denoiser
+        first = self.kernel(denoiser, templates[:, self.columns[0]], particles, self.num_steps, self._decode, **settings)
         endings = () if self.end is None else (self.end,)
         return Strides(first, templates, self.columns, particles, self._decode, endings=endings)
 
@@ -108,6 +125,9 @@ MODELS = {
     "a prompt that shares a block": Blockwise(length=6, prompt=(1, 0, 1)),
     "a context of two blocks for three": Blockwise(length=6, context=4, prompt=(0,)),
     "two blocks and an end": Blockwise(tokens=3, end=2, seed=5),
+    "two blocks, remembered": Blockwise(cached=True),
+    "a prompt that shares a block, remembered": Blockwise(length=6, prompt=(1, 0, 1), cached=True),
+    "a context of two blocks for three, remembered": Blockwise(length=6, context=4, prompt=(0,), cached=True),
 }
 
 
@@ -149,7 +169,11 @@ def blind_to_its_own_block(model):
     model.denoiser.__class__ = Causal
 
 
-@pytest.mark.parametrize("damage", [wrong_border, all_at_once, later_masks, blind_to_its_own_block])
+def remembered_unfinished(model):
+    model.denoiser.__class__, model.cached = Unfinished, True
+
+
+@pytest.mark.parametrize("damage", [wrong_border, all_at_once, later_masks, blind_to_its_own_block, remembered_unfinished])
 def test_the_comparison_has_teeth(damage):
     model, true = Blockwise(), MODELS["two blocks"]
     damage(model)
@@ -201,11 +225,15 @@ def test_steering_at_a_wrong_border_is_caught():
 
 @pytest.mark.parametrize("kernel", [MaskedDiffusion, FirstHitting, AnyOrder])
 @pytest.mark.parametrize("schedule", [Every(1), Every(2), Every(3), At([3])])
-def test_one_particle_is_the_plain_sampler(kernel, schedule):
-    model = Blockwise(length=6, num_steps=3, kernel=kernel)
+@pytest.mark.parametrize("cached", [False, True])
+def test_one_particle_is_the_plain_sampler(kernel, schedule, cached):
+    model = Blockwise(length=6, num_steps=3, kernel=kernel, cached=cached)
     keys = [population_key(0, index) for index in range(200)]
     process, noise = model.process(200, 1), Noise.of(keys, 1)
     expected = process.decode(process.advance(process.init(noise), 0, process.num_steps, noise).ids)
+    if cached:
+        without = Blockwise(length=6, num_steps=3, kernel=kernel).process(200, 1)
+        assert expected == without.decode(without.advance(without.init(noise), 0, without.num_steps, noise).ids)
     plan = Plan(1, schedule, resampler=RESAMPLERS["systematic"], lam=1.0, ess_threshold=1.1, look_ahead=Predictions(2))
     assert len(set(expected)) > 20
     assert steer(model.process(200, 1), Scorer([Weighted("table", model.reward)]), noise, plan).samples == expected
