@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.masked import dit
 from fktext.masked.blocks import BlockModel, blocks
+from fktext.masked.cache import Cached
 from fktext.masked.sampling import token_probs
 from fktext.masked.strides import Strides
 from fktext.models import load
@@ -46,6 +48,12 @@ def model(folder: Path) -> BlockModel:
     return found
 
 
+@pytest.fixture(params=[False, True], ids=["", "remembered"])
+def either(request: pytest.FixtureRequest, model: BlockModel) -> BlockModel:
+    """The model as it is, and with a network that remembers finished blocks."""
+    return replace(model, denoiser=Cached(model.denoiser, BLOCK)) if request.param else model  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def io() -> dict[str, Tensor]:
     return load_file(GOLDEN / "bd3lm_tiny.io.safetensors")
@@ -68,8 +76,8 @@ def block_by_block(model: BlockModel, io: dict[str, Tensor]) -> Tensor:
     return torch.cat([last_block(model, ids) for ids in rows], 1)
 
 
-def test_logits(model: BlockModel, io: dict[str, Tensor]) -> None:
-    out = block_by_block(model, io)
+def test_logits(either: BlockModel, io: dict[str, Tensor]) -> None:
+    out = block_by_block(either, io)
     torch.testing.assert_close(out, io["raw_logits"], atol=2e-5, rtol=0)  # of all blocks in one pass of [noisy ; clean]
     torch.testing.assert_close(out, io["raw_logits_cached"], atol=2e-5, rtol=0)
     masked = io["noisy"] == MASK
@@ -92,6 +100,16 @@ def test_another_mask_is_noticed(
 ) -> None:
     monkeypatch.setattr(model.denoiser, "_seen", seen)
     assert (block_by_block(model, io) - io["raw_logits"]).abs().max() > 0.1
+
+
+def test_a_causal_pass_over_finished_blocks_is_noticed(
+    model: BlockModel, io: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.denoiser, "_seen", causal)
+    cached = replace(model, denoiser=Cached(model.denoiser, BLOCK))  # type: ignore[arg-type]
+    ids = torch.cat([io["clean"][:, :8], io["noisy"][:, 8:12]], 1)
+    last_block(cached, ids)  # leaves the blocks before
+    assert (last_block(cached, ids) - io["raw_logits"][:, 8:12]).abs().max() > 0.1
 
 
 def test_a_live_noise_level_is_noticed(model: BlockModel, io: dict[str, Tensor]) -> None:
@@ -137,15 +155,16 @@ class Recorded:
         return self.token[step - 1, position - self.begin]
 
 
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("index", [0, 1])
 def test_ancestral_trajectories_are_replayed(
-    index: int, model: BlockModel, decoded: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    index: int, cached: bool, model: BlockModel, decoded: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, steps = f"ancestral.{index}", DECODE["ancestral_steps"]
     reveal, token, states = (decoded[f"{name}.{part}"] for part in ("u_reveal", "u_token", "states"))
     monkeypatch.setattr(Strides, "_noise", lambda self, noise, number: Recorded(reveal, token, number))
     run = model.resolve(Settings(method="base", particles=1, length=12, steps=steps, kernel="ancestral"))
-    process = model.process([""], [model.template("", 12)], run, 8)
+    process = replace(model, cached=cached).process([""], [model.template("", 12)], run, 8)
     noise = Noise.of([0], 1)
     state = process.init(noise)
     assert process.num_steps == len(states) == 18
@@ -154,6 +173,7 @@ def test_ancestral_trajectories_are_replayed(
         assert torch.equal(state.ids[0], states[k])
     assert torch.equal(state.ids[0], decoded[name])
     assert process.ledger.denoiser_rows <= 11  # one for each token at most
+    assert (process.ledger.cached_positions > 0) == cached
 
 
 def short_nucleus(probs: Tensor, top_p: float) -> Tensor:
@@ -166,10 +186,10 @@ def short_nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["first_hitting.0", "first_hitting.1", "first_hitting_nucleus_cache.0"])
-def test_first_hitting_trajectories_are_replayed(name: str, model: BlockModel, decoded: dict[str, Tensor]) -> None:
+def test_first_hitting_trajectories_are_replayed(name: str, either: BlockModel, decoded: dict[str, Tensor]) -> None:
     """Its Gumbel race over our predictions gives its every token, also where the text outgrows the context.
 
-    Left out is the run that outgrows it over a cache: its kept keys and values still know what was forgotten.
+    Left out is the run that outgrows it over a cache: its kept keys and values still know what was forgotten, ours do not.
     """
     about, tokens = DECODE[name], decoded[name]
     updates = decoded[f"{name}.uniforms"].view(about["updates"], -1)
@@ -178,7 +198,7 @@ def test_first_hitting_trajectories_are_replayed(name: str, model: BlockModel, d
     update = 0
     for columns in blocks(ids[0], MASK, BLOCK, LENGTH):
         while (places := (ids[0, columns[-BLOCK:]] == MASK).nonzero()[:, 0]).numel():
-            probs = token_probs(last_block(model, ids[:, columns])[0], FORBIDDEN).double()
+            probs = token_probs(last_block(either, ids[:, columns])[0], FORBIDDEN).double()
             probs = short_nucleus(probs, about["nucleus_p"]) if "nucleus_p" in about else probs
             gumbel = 1e-10 - (updates[update, 1:-1].view(BLOCK, -1) + 1e-10).log()
             place = places[int(updates[update, -1] * len(places))]
@@ -319,3 +339,18 @@ def test_a_run_counts_the_steps_of_its_blocks(model: BlockModel) -> None:
     assert run.stride is None
     assert model.num_steps(model.template("w5 w6 w7", 16), run) == 3 * 5  # BOS and prompt fill the first block
     assert model.num_steps(model.template("w5 w6", 16), run) == 4 * 5
+
+
+@pytest.mark.parametrize("length", [24, 32])
+def test_texts_do_not_depend_on_what_is_remembered(model: BlockModel, length: int) -> None:
+    """Steered, with prompts of unequal lengths and texts beyond the context too."""
+    settings = {"particles": 4, "samples": 2, "length": length, "lam": 2.0, "seed": 3}
+    with_, without = (
+        list(fktext.generate(each, Low(), ["w5", "w5 w6 w7", "w5 w6 w7 w8 w9"], **settings))  # type: ignore[arg-type]
+        for each in (model, replace(model, cached=False))
+    )
+    assert [population.texts for population in with_] == [population.texts for population in without]
+    assert all(population.ledger.cached_positions > 0 for population in with_)
+    assert all(population.ledger.cached_positions == 0 for population in without)
+    for one, other in zip(with_, without, strict=True):
+        assert one.ledger.denoiser_rows == other.ledger.denoiser_rows
