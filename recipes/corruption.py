@@ -99,6 +99,8 @@ class Corruptor:
         counts = Counter(word for words in texts for word in words if word.isalpha())
         self.words, self.weights = list(counts), [count**0.75 for count in counts.values()]
         self.pool: list[str] = []
+        self.verbs: dict[str, str] = {}
+        self.same: dict[str, list[str]] = {}
         self.forms = families({word for word, count in counts.items() if count >= 3})
         chosen = kinds or self.KINDS
         self.makers: list[Callable[[Words], Corrupted | None]] = [getattr(self, f"_{name}") for name in chosen]
@@ -224,6 +226,30 @@ class Corruptor:
         i, j = self.rng.randint(2, len(words) - 2), self.rng.randint(2, len(other) - 2)
         return words[:i] + other[j:], {i}
 
+    def _phrase(self, words: Words) -> Corrupted | None:
+        """Two neighbouring runs of one to three words, not both of one, trade places."""
+        sizes = self.rng.choice(((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2)))
+        last = len(words) - (not words[-1][0].isalpha())  # a final mark stays
+        if last < sum(sizes) + 1:
+            return None
+        i = self.rng.randint(0, last - sum(sizes))
+        one, other = words[i : i + sizes[0]], words[i + sizes[0] : i + sum(sizes)]
+        if one == other or not all(word[0].isalpha() for word in one + other):
+            return None
+        return words[:i] + other + one + words[i + sum(sizes) :], set(range(i, i + sum(sizes)))
+
+    def _verb(self, words: Words) -> Corrupted | None:
+        """Another verb in the same form, which often takes other complements."""
+        if not self.verbs:
+            self.verbs = verbs({word for word, share in zip(self.words, self.weights, strict=True) if share >= 3**0.75})
+            for form, ending in self.verbs.items():
+                self.same.setdefault(ending, []).append(form)
+        i = self._index(words, self.verbs.__contains__)
+        if i is None:
+            return None
+        words[i] = self.rng.choice([form for form in self.same[self.verbs[words[i]]] if form != words[i]])
+        return words, {i}
+
     def _chain(self, words: Words) -> Corrupted | None:
         """Some words are followed by what follows each of them in other texts: every pair is likely, the whole is not."""
         if len(words) < 5:
@@ -260,3 +286,19 @@ def families(vocabulary: set[str]) -> dict[str, list[str]]:
                 forms.setdefault(left, []).append(right)
                 forms.setdefault(right, []).append(left)
     return forms
+
+
+def verbs(vocabulary: set[str]) -> dict[str, str]:
+    """The form ("", "s", "ed" or "ing") of each regular verb of the vocabulary: those whose last two forms are in it."""
+    found: dict[str, str] = {}
+    for base in sorted(vocabulary):
+        if not base.isalpha() or len(base) < 3 or base in GROUP:
+            continue
+        stem = base[:-1] if base.endswith("e") else base
+        past = next((form for form in (stem + "ed", base + base[-1] + "ed") if form in vocabulary), None)
+        ing = next((form for form in (stem + "ing", base + base[-1] + "ing") if form in vocabulary), None)
+        if past is not None and ing is not None:
+            found |= {base: "", past: "ed", ing: "ing"}
+            if base + "s" in vocabulary:
+                found[base + "s"] = "s"
+    return found

@@ -1,7 +1,9 @@
 """The recipes of the embedded judges of acceptability and toxicity: their parts on small inputs."""
 
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +74,106 @@ def test_matrices_in_int8_stay_within_half_a_step():
     assert ((dequantised(small)["a"] - matrix).abs() <= 1.001 * half_a_step + 127 * 2**-11 * 2 * half_a_step).all()
     again = quantised(dequantised(small))
     assert torch.equal(again["a"], small["a"])  # rounding what was rounded changes nothing
+
+
+def test_neighbouring_phrases_trade_places():
+    from corruption import Corruptor, split_words
+
+    texts = [split_words("the book was written by john ."), split_words("she gave the old man a cup of tea !")]
+    corruptor = Corruptor(texts, Random(0), {"phrase": 1.0})
+    for words in texts * 20:
+        out, touched = corruptor._phrase(list(words))
+        assert sorted(out) == sorted(words)
+        assert out != words
+        assert out[-1] == words[-1]  # the final mark stays
+        assert {i for i, (one, other) in enumerate(zip(out, words, strict=True)) if one != other} <= touched
+        assert len(touched) >= 3
+    assert corruptor._phrase(split_words("go on .")) is None
+
+
+def test_a_verb_is_replaced_by_another_in_the_same_form():
+    from corruption import Corruptor, split_words, verbs
+
+    words = {"walk", "walks", "walked", "walking", "bake", "baked", "baking", "stop", "stopped", "stopping", "cat", "cats", "king"}
+    found = verbs(words)
+    assert found == {
+        **{"walk": "", "walks": "s", "walked": "ed", "walking": "ing"},
+        **{"bake": "", "baked": "ed", "baking": "ing", "stop": "", "stopped": "ed", "stopping": "ing"},
+    }
+    corruptor = Corruptor([sorted(words) * 3], Random(0), {"verb": 1.0})
+    seen = {corruptor._verb(split_words("she walked home"))[0][1] for _ in range(40)}
+    assert seen == {"baked", "stopped"}
+    assert corruptor._verb(split_words("the cats")) is None
+
+
+def test_the_sentences_kept_aside_do_not_train(tmp_path):
+    from acceptability_judge import cola_parts
+
+    file = tmp_path / "train.tsv"
+    file.write_text("".join(f"src\t{i % 2}\t\tsentence {i}\n" for i in range(50)))
+    rest, aside = cola_parts(file, 8, Random(3))
+    again = cola_parts(file, 8, Random(3))
+    assert (len(rest), len(aside)) == (42, 8)
+    assert len({*rest, *aside}) == 50
+    assert again == (rest, aside)
+
+
+@pytest.fixture
+def judge() -> tuple[Any, Any]:
+    """A judge of two small layers, and its tokenizer."""
+    from acceptability_training import Judge
+    from corpus import SPECIAL_TOKENS, wordpiece
+
+    tokenizer = wordpiece([*SPECIAL_TOKENS, "the", "cat", "cats", "sit", "sits", "##s", "."])
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+        max_position_embeddings=64,
+    )
+    return Judge(transformers.BertForSequenceClassification(config)), tokenizer
+
+
+def test_what_ships_is_the_mean_of_runs_from_the_same_weights(judge):
+    from heldout_acceptability import learn_cola
+
+    model, tokenizer = judge
+    cola = [("the cat sits.", 1), ("the cat sit.", 0), ("the cats sit.", 1), ("cats the sits.", 0)]
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = []
+    for seeds in (range(7, 8), range(8, 9), range(7, 9)):
+        model.load_state_dict(first)
+        learn_cola(model, tokenizer, cola, seeds, SimpleNamespace(epochs=2, cola_rate=1e-3))
+        found.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    one, other, both = found
+    assert not torch.equal(one["model.classifier.weight"], other["model.classifier.weight"])
+    for name, tensor in both.items():
+        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+
+
+def test_pieces_that_a_judge_lacks_are_those_of_its_encoder(judge, tmp_path):
+    from safetensors.torch import save_file
+
+    from acceptability_training import export
+    from corpus import SPECIAL_TOKENS, wordpiece
+    from heldout_acceptability import start_from
+
+    model, tokenizer = judge
+    encoder = transformers.BertModel(transformers.BertConfig(vocab_size=20, **_small(model)), add_pooling_layer=False)
+    (tmp_path / "encoder").mkdir()
+    encoder.config.save_pretrained(tmp_path / "encoder")
+    save_file(encoder.state_dict(), tmp_path / "encoder/model.safetensors")
+    export(model.model, tokenizer, model.model.state_dict(), tmp_path / "judge", 64)
+    wider = wordpiece([*SPECIAL_TOKENS, "dog", "the", "cat", "."])
+    found = start_from(tmp_path / "judge", tmp_path / "encoder", wider, list(range(10, 19)), 64)
+    table = found.model.bert.embeddings.word_embeddings.weight
+    theirs = model.model.bert.embeddings.word_embeddings.weight
+    assert torch.equal(table[wider.token_to_id("dog")], encoder.embeddings.word_embeddings.weight[15])
+    assert torch.equal(table[wider.token_to_id("cat")], theirs[tokenizer.token_to_id("cat")])
+    assert torch.equal(found.model.classifier.weight, model.model.classifier.weight)
+
+
+def _small(judge):
+    """The sizes of a judge's configuration."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return {name: getattr(judge.model.config, name) for name in names}
