@@ -267,7 +267,12 @@ def _changes(before: Board, now: Board) -> tuple[tuple[int, str | None], ...]:
 
 def to_line(record: Record) -> str:
     """Write a record as a line of ASCII JSON; -inf is null, as JSON has no infinities, and so is a log Z that nobody estimates."""
-    return json.dumps({"event": _NAMES[type(record)], **_plain(record)}, allow_nan=False, separators=(",", ":")) + "\n"
+    return json.dumps(plain(record), allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """Return a record as the object of its line."""
+    return {"event": _NAMES[type(record)], **_plain(record)}
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from fktext_cli.streams import protect, silence, visible
 # Each command is the `app` of the file with its name, imported when it is asked for. Its own help begins with the same words.
 COMMANDS = {
     "generate": "Generate texts that score high.",
+    "watch": "Watch the particles of a run again, from the log that --trace RUN.jsonl wrote.",
     "score": "Score texts that exist, to look at a reward before steering by it.",
     "value": "Fit, list, show and check learned values, which steer without asking the reward on the way.",
     "image": "Steer diffusers pipelines of images.",

@@ -15,7 +15,7 @@ import typer
 from fktext.errors import UsageError
 from fktext.settings import Settings
 from fktext.texts.prompts import Prompt, read_prompts
-from fktext_cli import output, ranks, tracing
+from fktext_cli import live, output, ranks, tracing
 from fktext_cli.beside import MOST, Beside, unsteered
 from fktext_cli.common import create_rewards, method_for, provenance, steering
 from fktext_cli.options import (
@@ -31,7 +31,7 @@ from fktext_cli.options import (
     sample_option,
     unfolded,
 )
-from fktext_cli.progress import Tally, follow, stage
+from fktext_cli.progress import Bar, Tally, follow, stage
 
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population
@@ -65,10 +65,23 @@ class Out:
         Path | None,
         out_option(
             metavar="FILE",
-            help="Also write which particle descends from which: .html to look at, .json as data.",
+            help="Also write what happened to every particle: .html to look at, .jsonl as a log while it happens, .json as data.",
             show_default=False,
         ),
     ] = None
+
+    watch: Annotated[
+        bool, out_option("--watch", help="Show the particles on the terminal while they are written, a line each.")
+    ] = False
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody asks what happens to every particle."""
+        return self.watch or self.trace is not None
+
+    def view(self, populations: int) -> Bar:
+        """Return what shows how far so many populations are."""
+        return live.View("generating", populations) if self.watch else Bar("generating")
 
     @property
     def kind(self) -> output.Format:
@@ -206,24 +219,23 @@ def generate(
             loaded = network.load(model, device, offline=where.offline, chat=chat)
         settings = values.named(loaded, terms, loaded.resolve(asked))
         values.plan(loaded, terms, settings)  # a value that is not theirs is told of before anything else
-        _check_prompts(loaded, prompts, settings)
-        _announce(loaded, terms, settings)
-        _warn(prompts, settings)
+        _tell(loaded, terms, prompts, settings)
         named = {"name": loaded.name, "digest": loaded.digest, **({"chat": True} if chat else {})}
         run = provenance(named, terms, settings, {"dtype": network.dtype, "return": out.which, "rewards": reward or []})
         requests = [each.request for each in prompts]
         skip, keep = out.resume_point(run, requests, settings) if leads else (set(), None)
         skip = ranks.agree(spread, skip)
-        guesses = leads and out.trace is not None
-        found = texts_of(loaded, terms, requests, settings, batch_size=batch_size, skip=skip, guesses=guesses, spread=spread)
+        how: dict[str, Any] = {"skip": skip, "watch": leads and out.watched, "spread": spread}
+        found = texts_of(loaded, terms, requests, settings, batch_size=batch_size, **how)
         wanted = len(requests) * settings.samples - len(skip)
         beside = None
         if leads and out.seen(stdout) and settings.method != "base" and wanted <= MOST:
             alone = texts_of(loaded, terms, requests, unsteered(asked), batch_size=batch_size)
             beside = Beside(terms, _unsteered(alone, wanted), out.which)
         render = beside.render if beside else out.renderer(run, prompts)
-        with _writer(out, run, keep, stdout, render) if leads else contextlib.nullcontext(lambda each: each) as take:
-            tally = follow(found, take, wanted, "written")
+        trace = tracing.Trace(out.trace if leads else None, run, out.which, wanted)
+        with _writer(out, keep, stdout, render, trace) if leads else contextlib.nullcontext(lambda each: each) as take:
+            tally = follow(found, take, wanted, "written", view=out.view(wanted) if leads else None, see=trace.see)
         _conclude(tally, settings.particles, beside, costs=where.verbose or not out.seen(stdout))
 
 
@@ -260,11 +272,11 @@ def _unsteered(found: Iterable[Any], wanted: int) -> dict[tuple[int, int], Popul
 
 @contextlib.contextmanager
 def _writer(
-    out: Out, run: dict[str, Any], keep: int | None, stdout: TextIO, render: Callable[[Population], str]
+    out: Out, keep: int | None, stdout: TextIO, render: Callable[[Population], str], trace: tracing.Trace
 ) -> Iterator[Callable[[Population], Population]]:
     """Open what populations are written to, as they come."""
     sink = output.Sink(out.path, stdout, overwrite=out.overwrite, keep=keep)
-    with tracing.Trace(out.trace, run, out.which) as trace, sink:
+    with trace, sink:
 
         def write(population: Population) -> Population:
             sink.write(render(population))
@@ -274,6 +286,13 @@ def _writer(
             return population
 
         yield write
+
+
+def _tell(model: TextModel, terms: Sequence[Weighted], prompts: Sequence[Prompt], settings: TextRun) -> None:
+    """Check the prompts, and say on stderr what steers them and what may not be meant."""
+    _check_prompts(model, prompts, settings)
+    _announce(model, terms, settings)
+    _warn(prompts, settings)
 
 
 def _announce(model: TextModel, terms: Sequence[Weighted], settings: TextRun) -> None:

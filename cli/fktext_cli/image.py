@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -198,7 +198,7 @@ def generate(
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         from fktext.images import generate as images
-        from fktext_evals import image_comparison, trace
+        from fktext_evals import image_comparison
 
         settings = images.resolve(asked)
         terms = create_rewards(reward or [], device, where.offline, batch_size, "image")  # before a large pipeline is loaded
@@ -212,10 +212,9 @@ def generate(
         with Files(out, provenance(named, terms, settings, more), terms, len(prompts), stdout) as files:
             for each in comparison.runs(settings, judged=opinion is not None):
                 last = each is settings
-                small = {**options, "guess_side": trace.SIDE}
-                found = images.generate(pipeline, terms, prompts, each, batch_size=batch_size, guesses=last, **small)
+                found = images.generate(pipeline, terms, prompts, each, batch_size=batch_size, watch=last, **options)
                 keep = compared.setdefault(each.method, []) if opinion is not None else None
-                dead = _run(found, each, len(prompts), files.add if last else files.keep_unsteered, keep)
+                dead = _run(found, each, len(prompts), files, keep, last=last)
         if opinion is not None:
             verdicts = image_comparison.compare(compared, opinion, lambda population: output.chosen(population, out.which))
             print(*image_comparison.lines(verdicts, opinion), sep="\n", file=sys.stderr)
@@ -223,21 +222,19 @@ def generate(
             raise output.the_dead(dead, len(prompts) * settings.samples, "image")
 
 
-def _run(
-    found: Iterable[Any], settings: Run, prompts: int, write: Callable[[Population], None], keep: list[Population] | None
-) -> int:
+def _run(found: Iterable[Any], settings: Run, prompts: int, files: Files, keep: list[Population] | None, *, last: bool) -> int:
     """Write the populations of one method, and keep them if there is where; return how many are dead.
 
     Progress and cost go to stderr.
     """
 
     def take(population: Population) -> Population:
-        write(population)
+        (files.add if last else files.keep_unsteered)(population)
         if keep is not None:
-            keep.append(replace(population, guesses=()))
+            keep.append(replace(population, events=()))
         return population
 
-    tally = follow(found, take, prompts * settings.samples, "made")
+    tally = follow(found, take, prompts * settings.samples, "made", see=files.see if last else None)
     dead = f", {tally.dead} dead: every image has a reward of -inf" * (tally.dead > 0)
     size = settings.particles
     print(f"{settings.method}: {tally.size(size)}, {tally.cost(size, decimals=0)}{dead}", file=sys.stderr)

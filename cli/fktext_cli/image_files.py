@@ -17,6 +17,7 @@ from fktext_cli.options import Which, out_option
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population
     from fktext.rewards import Weighted
+    from fktext.trace import Event
 
 MOST_LARGER = 64
 PATTERNS = ("sample-*-particle-*.png", "sample-*-population.png", "rows.jsonl", "trace.html", "trace.json")
@@ -36,7 +37,7 @@ class Out:
         Path | None,
         out_option(
             metavar="FILE",
-            help="Write the lineage here, with pictures: .html to look at, .json as data.",
+            help="Write the lineage here, with pictures: .html to look at, .jsonl as a log while it happens, .json as data.",
             show_default="trace.html and trace.json in --output",
         ),
     ] = None
@@ -75,7 +76,8 @@ class Files:
         self._out, self._run, self._terms, self._prompts, self._stdout = out, run, terms, prompts, stdout
         self._rows: list[str] = []
         self._unsteered: dict[tuple[int, int], pictures.Panel] = {}
-        self._traces = [tracing.Trace(path, run, out.which) for path in out.traces]
+        populations = prompts * run["settings"]["samples"]
+        self._traces = [tracing.Trace(path, run, out.which, populations) for path in out.traces]
 
     def __enter__(self) -> Files:
         return self
@@ -85,6 +87,11 @@ class Files:
             output.write(self._out.folder / "rows.jsonl", "".join(self._rows).encode())
             for trace in self._traces:
                 trace.write()
+
+    def see(self, events: Sequence[Event]) -> None:
+        """Write what has just happened to the particles."""
+        for trace in self._traces:
+            trace.see(events)
 
     def keep_unsteered(self, population: Population) -> None:
         """Keep what nothing steered, to be shown on the sheet of the population that is steered."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population
     from fktext.smc.ledger import Ledger
     from fktext.smc.steer import Step
+    from fktext.trace import Event
 
 
 @dataclass
@@ -46,7 +47,15 @@ class Tally:
         )
 
 
-def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int, verb: str, name: str = "generating") -> Tally:
+def follow(
+    found: Iterable[Any],
+    take: Callable[[Any], Population],
+    wanted: int,
+    verb: str,
+    name: str = "generating",
+    see: Callable[[Sequence[Event]], None] | None = None,
+    view: Bar | None = None,
+) -> Tally:
     """Take the populations of a run as they come, and show how far it is.
 
     Args:
@@ -55,15 +64,20 @@ def follow(found: Iterable[Any], take: Callable[[Any], Population], wanted: int,
         wanted: how many there will be.
         verb: what was done to those taken, for the line that is printed when the run is stopped.
         name: of the run, on a terminal.
+        see: is told the events of the populations, as they happen.
+        view: shows how far it is; a bar, if none is given.
     """
     from fktext.runs import Progress
     from fktext.smc.ledger import Ledger
 
     tally = Tally(Ledger())
     try:
-        with Bar(name) as bar:
+        with view or Bar(name) as bar:
             for item in found:
                 if isinstance(item, Progress):
+                    if see:
+                        see(item.events)
+                    bar.see(item.events)
                     bar.show(item.done, item.total, _state(item.step) if bar.live and item.step else "")
                     continue
                 with bar.away():
@@ -119,7 +133,7 @@ class Bar:
             )
             self._task = self._bar.add_task(name, total=None)
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
@@ -143,6 +157,9 @@ class Bar:
             print(
                 f"{self._name}: {done / total:.0%}, {self.spent()} so far, about {_clock(left)} left", file=sys.stderr, flush=True
             )
+
+    def see(self, events: Sequence[Event]) -> None:
+        """Take what has happened to the particles, which a bar does not show."""
 
     def spent(self) -> str:
         """Return hours, minutes and seconds since the start."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fktext.files.writing import to_json
+from fktext.trace import Weighing
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.texts.generate import Population
@@ -48,6 +49,21 @@ def of(population: Population, chosen: int | None, width: int | None = None, sid
         "rewards": [[to_json(round(value, 4)) for value in step.reward.tolist()] for step in steps],
         "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
         **(_seen(guesses, side) if side is not None else _told(guesses, width)),
+        "chosen": chosen,
+    }
+
+
+def of_weighings(weighings: Sequence[Weighing], chosen: int | None, *, pictures: bool) -> Lineage:
+    """Make the lineage of a population from its events; of images with their thumbnails."""
+    guesses = [list(weighing.guesses) for weighing in weighings]
+    return {
+        "k": [weighing.k for weighing in weighings],
+        "ess": [round(weighing.ess, 3) for weighing in weighings],
+        "resampled": [weighing.resampled for weighing in weighings],
+        "ancestors": [list(weighing.ancestors) for weighing in weighings],
+        "rewards": [[to_json(round(value, 4)) for value in weighing.rewards] for weighing in weighings],
+        "weights": [[round(value, 4) for value in weighing.weights] for weighing in weighings],
+        **({"texts": [[] for _ in guesses], "images": guesses} if pictures else {"texts": guesses}),
         "chosen": chosen,
     }
 

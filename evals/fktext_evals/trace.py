@@ -1,68 +1,78 @@
-"""What happened in a run of `fktext generate` or `fktext image generate`, as data; `page.trace_html` draws it.
+"""What happened in a run of `fktext generate` or `fktext image generate`, as one document; `page.trace_html` draws it.
 
-It has every population with its lineage.
+It has every population with its lineage, and is made of the run's events (`fktext.trace`) alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from fktext.files.writing import to_json
+from fktext.trace import End, Particle, Record, Run, Start, Weighing, plain
 from fktext_evals import lineage
 
-if TYPE_CHECKING:  # this imports torch
-    from fktext.texts.generate import Population
 
-SIDE, FINAL_SIDE = 64, 160  # pixels of the longer side of a thumbnail: on the way, and of a finished image
+def trace(records: Iterable[Record], *, events: bool = False) -> dict[str, Any]:
+    """Put the populations of a log together, those that have ended, with what they have in common.
+
+    Args:
+        records: of one run, from its beginning.
+        events: keep the events of each population, too: the page plays them.
+
+    Returns:
+        run: model, seed and settings, as in every row; and populations, see `population`.
+    """
+    run: Mapping[str, Any] = {}
+    told: dict[tuple[int, int], list[Start | Weighing | End]] = {}
+    for record in records:
+        if isinstance(record, Run):
+            run = record.run
+        else:
+            told.setdefault(record.population, []).append(record)
+    ended = [found for found in told.values() if isinstance(found[-1], End)]
+    return {"run": dict(run), "populations": [population(found, events=events) for found in ended]}
 
 
-def population(found: Population, chosen: int | None, *, thumbnails: bool = True) -> dict[str, Any]:
+def population(found: Sequence[Start | Weighing | End], *, events: bool = False) -> dict[str, Any]:
     """Write a population as JSON has it: -inf is null.
 
     Args:
-        found: from `generate` of texts or of images, with `guesses=True`.
-        chosen: the particle that is returned, None where the population is dead.
-        thumbnails: keep small pictures of images; no matter for texts.
+        found: its start, its weighings and its end.
+        events: keep them.
 
     Returns:
         prompt, template, prompt_index, sample; names of the rewards; log_z; particles (a mapping each: text, continuation, reward,
-        rewards, weight, ancestor, and of images `image`, a thumbnail as a `data:` address); lineage (see `fktext_evals.lineage`);
-        denoiser_rows, reward_calls, seconds.
+        rewards, weight, ancestor, and of images `image`, a thumbnail as a `data:` address); lineage (see `fktext_evals.lineage`),
+        of the last sweep; denoiser_rows, reward_calls, seconds.
     """
-    side = None if lineage.of_texts(found) else SIDE * thumbnails
-    particles = [_particle(found, place) for place in range(len(found.samples))]
-    if side:
-        from fktext.images.pictures import thumbnail
-
-        for particle, image in zip(particles, found.samples, strict=True):
-            particle["image"] = thumbnail(image, FINAL_SIDE)
+    start, end, weighings = found[0], found[-1], [event for event in found if isinstance(event, Weighing)]
+    if not (isinstance(start, Start) and isinstance(end, End) and weighings):
+        raise ValueError(f"population {found[0].population} has no beginning, no end, or was never weighed")
+    last = [event for event in weighings if event.sweep == weighings[-1].sweep]
+    pictures = last[-1].guesses if start.modality == "image" else ()
     return {
-        "prompt": found.prompt,
-        "template": found.template,
-        "prompt_index": found.prompt_index,
-        "sample": found.sample_index,
-        "names": list(found.names),
-        "log_z": to_json(found.log_z),
-        "particles": particles,
-        "lineage": lineage.of(found, chosen, side=side),
-        **{name: getattr(found.ledger, name) for name in ("denoiser_rows", "reward_calls", "seconds")},
+        "prompt": start.prompt,
+        "template": start.template,
+        "prompt_index": start.population[0],
+        "sample": start.population[1],
+        "names": list(start.names),
+        "log_z": to_json(end.log_z),
+        "particles": [_particle(each, pictures[place] if pictures else None) for place, each in enumerate(end.particles)],
+        "lineage": lineage.of_weighings(last, end.chosen, pictures=start.modality == "image"),
+        **{name: end.ledger[name] for name in ("denoiser_rows", "reward_calls", "seconds")},
+        **({"events": [plain(event) for event in found]} if events else {}),
     }
 
 
-def _particle(found: Population, place: int) -> dict[str, Any]:
-    sample = found.samples[place]
+def _particle(particle: Particle, picture: str | None) -> dict[str, Any]:
     return {
-        "text": str(sample) if isinstance(sample, str) else lineage.label(sample, place),
-        "continuation": lineage.label(sample, place),
-        "reward": to_json(found.rewards[place].item()),
-        "rewards": [to_json(value) for value in found.values[place].tolist()],
-        "weight": math.exp(found.log_w[place].item()),
-        "ancestor": int(found.roots[place]),
+        "text": particle.text if picture is None else particle.continuation,
+        "continuation": particle.continuation,
+        "reward": to_json(particle.reward),
+        "rewards": [to_json(value) for value in particle.values],
+        "weight": math.exp(particle.log_weight),
+        "ancestor": particle.ancestor,
+        **({} if picture is None else {"image": picture}),
     }
-
-
-def trace(run: Mapping[str, Any], populations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put populations of a run together with what they have in common: model, seed and settings, as in its rows."""
-    return {"run": dict(run), "populations": list(populations)}

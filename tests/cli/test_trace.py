@@ -71,7 +71,7 @@ def test_what_was_there_when_it_stopped_is_written(call: Call, tiny: Path, tmp_p
 @pytest.mark.parametrize(
     ("path", "more", "message"),
     [
-        ("trace.txt", (), "ends in .html or .json"),
+        ("trace.txt", (), "ends in .html, .json or .jsonl"),
         ("nowhere/trace.html", (), "there is no folder"),
         ("folder.html", (), "is a folder"),
         ("trace.html", ("--output", "out.jsonl", "--resume"), "--trace does not go with --resume"),

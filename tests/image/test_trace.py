@@ -94,7 +94,7 @@ def test_beyond_so_many_bytes_there_are_no_more_pictures(run, monkeypatch, tmp_p
     settings = Settings(particles=2, samples=2, steps=2, resample_every=1, x0_samples=1, method="base")
     kept = json.loads((run / "trace.json").read_text())["run"]
     whole = tracing.Trace(tmp_path / "trace.html", kept, "best")
-    for item in generate(pipeline, [], [""], settings, guesses=True):
+    for item in generate(pipeline, [], [""], settings, watch=True):
         if isinstance(item, Population):
             whole.add(item)
     whole.write()
