@@ -37,6 +37,8 @@ class DiffusionGemma(Family):
         """See `Family`."""
         from fktext.uniform import gemma
 
+        _canvas(checkpoint)
+        _text(checkpoint)
         return gemma.load(checkpoint.path, dtype, device, spread=spread)
 
     def most(self, checkpoint: Checkpoint) -> int:
@@ -54,8 +56,8 @@ class DiffusionGemma(Family):
 
     def defaults(self, checkpoint: Checkpoint, most: int) -> dict[str, Any]:
         """See `Family`: a length of one canvas, prompt included."""
-        canvas = checkpoint.settings.get("canvas_length", CANVAS)
-        return {**super().defaults(checkpoint, most), **({} if "default_length" in checkpoint.section else {"length": canvas})}
+        own = {"length": _canvas(checkpoint)} if "default_length" not in checkpoint.section else {}
+        return super().defaults(checkpoint, most) | own
 
     def model(self, checkpoint: Checkpoint, frame: Frame, **common: Any) -> TextModel:
         """See `Family`."""
@@ -63,6 +65,14 @@ class DiffusionGemma(Family):
 
         ends = _ends(checkpoint) | (set() if frame.end is None else {frame.end})
         return CanvasModel(ends=tuple(sorted(ends)), **common)
+
+
+def _canvas(checkpoint: Checkpoint) -> int:
+    """Return how many tokens a canvas has."""
+    canvas = checkpoint.settings.get("canvas_length", CANVAS)
+    if type(canvas) is not int or canvas < 1:
+        raise ModelError(f"{checkpoint.path / 'config.json'} has canvas_length {canvas!r}: expected a number of tokens")
+    return canvas
 
 
 def _text(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from them: `YARDSTICKS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from fktext.smc.noise import Noise, population_key
 from fktext.testing.selftest import Row
 from fktext.texts.generate import Population, generate
 from fktext.texts.model import TextModel
+from fktext.uniform.model import CanvasModel
 
 ROWS, LENGTH, STEPS = 4, 16, 8  # enough to see a mistake, and few enough for a model of eight billion parameters
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # share of the largest logit
@@ -75,7 +76,8 @@ def run(model: TextModel, yardstick: Yardstick | None = None, *, seed: int = 0) 
     Yields:
         A row per check as it finishes.
     """
-    checks = _simplex(model) if isinstance(model, SimplexModel) else _masked(model)
+    kinds: dict[type, Callable[[Any], Iterator[Row]]] = {SimplexModel: _simplex, CanvasModel: _canvas}
+    checks = next((check for kind, check in kinds.items() if isinstance(model, kind)), _masked)(model)
     yield (finite := next(checks))
     yield from checks
     if finite.passed:  # from other logits nothing can be drawn
@@ -192,6 +194,49 @@ def _simplex(model: SimplexModel) -> Iterator[Row]:
         yield Row("the noise time is heard", "a change", "a change" if later > 0 else "none", later > 0)
 
 
+def _canvas(model: CanvasModel) -> Iterator[Row]:
+    """Check what is asked of a `CanvasNetwork`."""
+    network = model.network
+    device, rows = torch.device(str(network.device)), torch.arange(ROWS)
+    generator = torch.Generator().manual_seed(0)
+    shape = ROWS, min(LENGTH, network.max_length - network.canvas)
+    context = torch.randint(network.vocab_size, shape, generator=generator).to(device)
+    ids = torch.randint(network.vocab_size, (ROWS, network.canvas), generator=generator).to(device)
+    rows, none = rows.to(device), torch.zeros((ROWS, network.canvas, network.width), dtype=network.dtype, device=device)
+    with torch.inference_mode():
+        prefix = network.prefix(context, None)
+
+        def say(canvas: Tensor, soft: Tensor, prefix: Any, which: Tensor) -> Tensor:
+            return network.logits(network.encode(canvas, soft, prefix, which).flatten(0, 1)).view(*canvas.shape, -1)
+
+        first = say(ids, none, prefix, rows)
+        soft = network.embed(first.flatten(0, 1)).view_as(none)
+        logits = say(ids, soft, prefix, rows)
+        scale, bound = float(logits.abs().max()), TOLERANCE[network.dtype]
+        finite = bool(logits.isfinite().all())
+        yield Row("logits are finite", "all", "all" if finite else "not all", finite)
+
+        def row(check: str, other: Tensor) -> Row:
+            worst = float((other - logits).abs().max()) / scale
+            return Row(check, f"within {bound:g} of the largest", f"{worst:.1e}", worst <= bound)
+
+        if (whole := getattr(network, "model", None)) is not None:
+            out = whole(input_ids=context, decoder_input_ids=ids, self_conditioning_logits=first)
+            yield row("encoder, decoder and head make up the whole model", out.logits.to(device))
+        single = torch.cat([say(ids[[at]], soft[[at]], prefix, rows[[at]]) for at in range(ROWS)])
+        yield row("rows alone equal rows in a batch", single)
+        known = network.prefix(context[:, :-2], None)
+        yield row("a prefix read in two parts is the same", say(ids, soft, network.prefix(context, (known, rows)), rows))
+        for what, other in (
+            ("the last of its canvas", (ids.roll(1, 0), soft, rows)),
+            ("what comes before the canvas", (ids, soft, rows.roll(1))),
+            ("what was said before", (ids, none, rows)),
+        ):
+            canvas = torch.cat([ids[:, :1], other[0][:, 1:]], 1)
+            seen = float((say(canvas, other[1], prefix, other[2])[:, 0] - logits[:, 0]).abs().max())
+            yield Row(f"the first position sees {what}", "a change", "a change" if seen > 0 else "none", seen > 0)
+
+
 class _Length:
     """A reward that tells texts apart."""
 
@@ -219,7 +264,8 @@ def _sampling(model: TextModel, seed: int) -> Iterator[Row]:
         yield Row("a plain sample is drawn", f"{ROWS} texts", str(error), False)
         return
     free = ids[:, (template == model.denoiser.mask_id).to(ids.device)]
-    drawn = sum(int((free == token).sum()) for token in {*model.forbidden, model.denoiser.mask_id})
+    ended = {model.denoiser.mask_id} if isinstance(model, CanvasModel) else set()  # stands behind the end of a text
+    drawn = sum(int((free == token).sum()) for token in {*model.forbidden, model.denoiser.mask_id} - ended)
     yield Row("forbidden tokens are never drawn", f"0 of {free.numel()}", f"{drawn} of {free.numel()}", drawn == 0)
 
     def texts(settings: TextRun) -> list[str]:

@@ -53,7 +53,9 @@ class DiffusionGemma(nn.Module):
         self.vocab_size, self.max_length = int(config.vocab_size), int(config.max_position_embeddings)
         self._soft: Tensor | None = None
         # The decoder would take logits, V numbers a position, and make an embedding of them: it is given that in their place.
-        model.model.decoder.self_conditioning.register_forward_pre_hook(lambda module, args: (args[0], self._soft))
+        model.model.decoder.self_conditioning.register_forward_pre_hook(
+            lambda module, args: args if self._soft is None else (args[0], self._soft)
+        )
 
     @property
     def device(self) -> torch.device:
