@@ -118,3 +118,18 @@ def test_the_picture_is_of_the_run_that_it_names(command):
     lines = ["".join(item.itertext()) for item in groups[-1].iter(f"{space}text") if item.find(f"{space}tspan") is not None]
     assert lines == [text.replace(" ", "") for text in population.texts]
     assert "mask" in drawn
+
+
+def test_blocks_prints_what_a_cache_saves(command):
+    few = ("--blocks", 2, 4, "--length", 16, "--particles", 4, "--every", 2, "--device", "cpu")
+    out = command("blocks", "--size", "small", "--layers", 2, *few)
+    found = re.findall(r"positions: (\d+) computed, (\d+) without: ([\d.]+)x", out)
+    assert len(found) == 2
+    for computed, without, ratio in found:
+        assert float(ratio) == pytest.approx(int(without) / int(computed), abs=0.06)
+        assert int(computed) < int(without)
+    apart = [float(item) for item in re.findall(r"hidden states at most (\S+) of the largest apart", out)]
+    assert len(apart) == 2
+    assert max(apart) < 3e-6
+    for formula, held in re.findall(r"at the end \d+ blocks of \d+ bytes are ([\d.]+) MiB, held ([\d.]+) MiB", out):
+        assert formula == held
