@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
@@ -25,7 +25,7 @@ GOLDENS = {
     "dit": ("mdlm_tiny", 100, ["<|endoftext|>"], 99),
     "bd3lm": ("bd3lm_tiny", 100, ["<|endoftext|>"], 99),
     "duo": ("duo_tiny", 102, ["<|endoftext|>", "[PAD]"], 100),
-    "diffusion-gemma": ("diffusion_gemma_tiny", 96, ["<pad>", "<eos>", "<bos>", "<turn|>"], 0),
+    "diffusiongemma": ("diffusion_gemma_tiny", 96, ["<pad>", "<eos>", "<bos>", "<turn|>"], 0),
     "sedd": ("sedd_tiny", 60, ["<|endoftext|>"], 59),
     "llada": ("llada_tiny", 63, ["<|endoftext|>", "<|eot|>"], 60),
     "dream": ("dream_tiny", 63, ["<|endoftext|>", "<|im_end|>"], 60),
@@ -129,7 +129,20 @@ def golden(family: str, folder: Path, tokenizer: Tokenizer | None = None) -> Pat
     name, size, special, at = GOLDENS[family]
     shutil.copytree(GOLDEN / name, folder)
     (tokenizer or numbered(size, special, at)).save(str(folder / "tokenizer.json"))
+    if family == "diffusiongemma":
+        _widen(folder)
     return folder
+
+
+def _widen(folder: Path) -> None:
+    """Widen its experts: in bfloat16 a CPU multiplies them only if their rows fill 16 bytes."""
+    file = folder / "model.safetensors"
+    tensors, settings = load_file(file), json.loads((folder / "config.json").read_text())
+    for name in [name for name in tensors if ".experts." in name]:
+        axis, size = (2, 16) if "down" in name else (1, 32)
+        tensors[name] = torch.cat([tensors[name]] * 2, axis).narrow(axis, 0, size).contiguous()
+    save_file(tensors, file, {"format": "pt"})
+    edit(folder / "config.json", text_config=settings["text_config"] | {"moe_intermediate_size": 16})
 
 
 def edit(file: Path, **changes: object) -> None:

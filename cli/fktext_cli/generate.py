@@ -164,7 +164,7 @@ class Network:
     dtype: Dtype = "float32"
     device_map: Annotated[
         Literal["auto"] | None,
-        run_option(help="Let accelerate spread LLaDA or Dream over all GPUs and memory.", show_default=False),
+        run_option(help="Let accelerate spread LLaDA, Dream or DiffusionGemma over all GPUs and memory.", show_default=False),
     ] = None
     compiled: Compiled = False
 

@@ -20,7 +20,7 @@ from fktext.families.sedd import SEDD
 from fktext.families.ssdlm import SSDLM
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (BD3LM(), MDLM(), DUO(), DiffusionGemma(), LLaDA(), Dream(), SEDD(), SSDLM(), MaskedLM())
+    family.name: family for family in (BD3LM(), MDLM(), DUO(), LLaDA(), Dream(), DiffusionGemma(), SEDD(), SSDLM(), MaskedLM())
 }
 """By name, in the order in which a checkpoint is offered to them."""
 

@@ -21,7 +21,7 @@ LONGEST = 131_072  # tokens that the network takes, likewise
 class DiffusionGemma(Family):
     """DiffusionGemma, an instruct model: no mask token, and its texts end with any of several tokens."""
 
-    name = "diffusion-gemma"
+    name = "diffusiongemma"
     looks = "model_type 'diffusion_gemma'"
     steps = 48
     kernels = ("uniform-ancestral",)

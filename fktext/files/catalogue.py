@@ -33,6 +33,13 @@ _ALIASES = (
     ),
     Entry("duo", "duo", "s-sahoo/duo", "not stated", "DUO trained on OpenWebText: random tokens for noise, 170 M parameters"),
     Entry("duo-distilled", "duo", "s-sahoo/duo-distilled", "not stated", "DUO distilled for few steps: give 8 to 32 (--steps)"),
+    Entry(
+        "diffusiongemma",
+        "diffusiongemma",
+        "google/diffusiongemma-26B-A4B-it",
+        "not stated",
+        "DiffusionGemma: random tokens for noise, canvases of 256, 26 B parameters of which 4 B at a time; instruction-tuned",
+    ),
     Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
     Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),

@@ -71,7 +71,8 @@ class TextModel(ABC):
 
     Attributes:
         name: as the user gave it.
-        family: "dit" (MDLM's network), "bd3lm", "duo", "sedd", "mlm" (a masked LM of transformers), "llada", "dream" or "ssdlm".
+        family: "dit" (MDLM's network), "bd3lm", "duo", "sedd", "mlm" (a masked LM of transformers), "llada", "dream",
+            "diffusiongemma" or "ssdlm".
         denoiser: the network.
         tokenizer: between text and token ids.
         digest: first 16 hex digits of the sha256 over the weight files; the same weights give the same digest anywhere.

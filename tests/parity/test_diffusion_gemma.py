@@ -29,7 +29,7 @@ def network() -> gemma.DiffusionGemma:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tiny.golden("diffusion-gemma", tmp_path / "gemma")
+    return tiny.golden("diffusiongemma", tmp_path / "gemma")
 
 
 def logits(network: gemma.DiffusionGemma, ids: Tensor, soft: Tensor | None, prefix: gemma.Prefix) -> Tensor:

@@ -16,7 +16,7 @@ from fktext.texts.generate import Population, generate
 from fktext.texts.model import TextModel
 
 Checkpoint = Callable[[str], Path]
-FAMILIES = ("dit", "bd3lm", "mlm", "llada", "dream", "sedd", "duo", "ssdlm")
+FAMILIES = ("dit", "bd3lm", "mlm", "llada", "dream", "sedd", "duo", "diffusiongemma", "ssdlm")
 RUNS = [
     *((family, "") for family in FAMILIES),
     *(("bd3lm", kernel) for kernel in ("ancestral", "any-order")),

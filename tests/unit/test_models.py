@@ -104,7 +104,17 @@ def test_catalogue() -> None:
     assert len(entries) == len(catalogue())
     assert entries[DEFAULT].source == "embedded"
     assert entries["mdlm-owt"].source == "kuleshov-group/mdlm-owt"
-    assert {entry.family for entry in entries.values()} == {"mlm", "dit", "bd3lm", "llada", "dream", "ssdlm", "sedd", "duo"}
+    assert {entry.family for entry in entries.values()} == {
+        "mlm",
+        "dit",
+        "bd3lm",
+        "llada",
+        "dream",
+        "ssdlm",
+        "sedd",
+        "duo",
+        "diffusiongemma",
+    }
     assert all(entry.licence and entry.summary for entry in entries.values())
 
 
