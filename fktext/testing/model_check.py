@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fktext.errors import FktextError
 from fktext.masked.blocks import BlockModel
+from fktext.masked.cache import Cached, Extending
 from fktext.masked.denoiser import Denoiser
 from fktext.rewards import Weighted
 from fktext.settings import Settings, TextRun
@@ -158,9 +159,23 @@ def _masked(model: TextModel) -> Iterator[Row]:
         if block < length:
             seen = moved(block)
             yield Row("and nothing of the next block", "none", "a change" if seen else "none", not seen)
+        if block < length and isinstance(network, Extending):
+            last = slice(length - length % block - block, length - length % block)
+            yield row(
+                "a block over remembered ones is as it was", _remembered(network, ids[:, : last.stop], block), logits[:, last]
+            )
         if network.mask_id < 0:
             heard = bool((network.encode(ids[:1], t[:1] / 2) != single[:1]).any())
             yield Row("the noise level is heard", "a change", "a change" if heard else "none", heard)
+
+
+def _remembered(network: Extending, ids: Tensor, block: int) -> Tensor:
+    """Return the logits (R, block, V) of the last block over a cache that holds those before it."""
+    cached, t = Cached(network, block), torch.ones(len(ids), device=ids.device)
+    for end in range(block, ids.shape[1] + 1, block):
+        cached.encode(ids[:, :end], t)
+    hidden = cached.encode(ids, t)  # now all that comes before it is read
+    return network.logits(hidden.flatten(0, 1)).view(len(ids), block, -1)
 
 
 def _whole(network: Any, ids: Tensor) -> Tensor | None:
