@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fktext.errors import PopulationError, UsageError
+from fktext.player import Frame, page
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
 from fktext.smc.steer import Step
 from fktext.text import Text
-from fktext.trace import End, Event, Particle
+from fktext.trace import End, Event, Particle, Start, weighing
 
 if TYPE_CHECKING:
     import pandas
@@ -238,6 +240,23 @@ class Population:
         lower.set(xlabel="reverse steps", ylabel="reward")
         lower.legend(frameon=False)
         return figure
+
+    def show(self) -> Frame:
+        """Play the particles in a frame of a notebook: masks become words, what is dropped fades, copies slide from their parents.
+
+        What the tokens were on the way is there if the population was watched (`fktext.stream(..., watch=True)`); else rewards,
+        weights and lineages are.
+        """
+        events = self.events or tuple(self._told())
+        return Frame(page([*events, self.end()], str(self.member)), 230 + 42 * len(self.samples))
+
+    def _told(self) -> Iterator[Event]:
+        """Yield what is known of a population that was not watched."""
+        who, size, last = (self.prompt_index, self.sample_index), len(self.samples), self.steps[-1].k
+        yield Start(who, self.prompt, self.template, "text", self.names, size, last, len(self.steps))
+        for place, step in enumerate(self.steps):
+            known = self.guesses[place] if self.guesses else self.samples if step.k == last else ()
+            yield weighing(who, step, guesses=[getattr(sample, "continuation", "") for sample in known])
 
     def __repr__(self) -> str:
         shown = "dead" if self.dead else f"best {str(self.samples[self.best()])[:60]!r}"

@@ -236,20 +236,14 @@ class Watch:
         for place, (start, particles) in enumerate(zip(self.starts, self._particles, strict=True)):
             own, one = slice(place * start.particles, (place + 1) * start.particles), step.of(place)
             parents = particles.parents(self._sweep)
-            event = Weighing(
+            event = weighing(
                 start.population,
+                one,
                 self._sweep,
-                step.k,
                 tuple(_changes(*pair) for pair in zip(parents, boards[own], strict=True)) if boards else (),
-                tuple(guesses[own]),
-                tuple(tuple(row) for row in values[own]),
-                tuple(one.reward.tolist()),
-                tuple(one.log_w.tolist()),
-                float(one.ess),
-                float(one.log_z),
-                float(one.tau) * self._lam,
-                bool(one.resampled),
-                tuple(one.ancestors.tolist()),
+                guesses[own],
+                values[own],
+                self._lam,
                 share,
             )
             particles.add(event)
@@ -257,6 +251,35 @@ class Watch:
         if step.k == self.starts[0].steps:
             self._sweep += 1
         return tuple(found)
+
+
+def weighing(
+    population: Who,
+    step: Step,
+    sweep: int = 0,
+    revealed: tuple[tuple[tuple[int, str | None], ...], ...] = (),
+    guesses: Sequence[str] = (),
+    values: Sequence[Sequence[float]] = (),
+    lam: float = math.nan,
+    ledger: Mapping[str, float] | None = None,
+) -> Weighing:
+    """Make the event of a weighing from the step of one population; see `Weighing`."""
+    return Weighing(
+        population=population,
+        sweep=sweep,
+        k=step.k,
+        revealed=revealed,
+        guesses=tuple(guesses),
+        values=tuple(tuple(row) for row in values),
+        rewards=tuple(step.reward.tolist()),
+        log_weights=tuple(step.log_w.tolist()),
+        ess=float(step.ess),
+        log_z=float(step.log_z),
+        lam=float(step.tau) * lam,
+        resampled=bool(step.resampled),
+        ancestors=tuple(step.ancestors.tolist()),
+        ledger=ledger or {},
+    )
 
 
 def _changes(before: Board, now: Board) -> tuple[tuple[int, str | None], ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-SHARE = 50  # drawing takes no more than this part of the time
+SHARE = 100  # drawing takes no more than this part of the time
 PAUSE = 0.1  # seconds from one frame to the next, at least
 _BAR, _MASK = 6, "░"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -195,7 +195,7 @@ def number(value: float) -> str:
 class View(Bar):
     """Show the particles in the place of a bar; where there is no terminal it is the bar.
 
-    Drawing is held back so that it takes no more than a fiftieth of the time.
+    Drawing is held back so that it takes no more than a hundredth of the time.
 
     Args:
         name: of what runs.

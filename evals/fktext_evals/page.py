@@ -5,8 +5,6 @@ Whatever comes from a run is escaped by the templates; the page's own script is 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import unicodedata
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fktext
+from fktext import player
 from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
 from fktext_evals import compute, measures, report
@@ -349,7 +348,8 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
             ("denoiser rows, reward calls", f"{item['denoiser_rows']:.0f}, {item['reward_calls']:.0f}"),
             ("seconds", f"{item['seconds']:.2f}"),
         ],
-        **_lineage(lineage, f"“{asked}”{', ' * bool(which)}{which}"),
+        **_lineage(lineage, f"“{asked}”{', ' * bool(which)}{which}", texts="events" not in item),  # the player has them
+        "played": _played(item.get("events", ())),
         "rows": [
             {
                 "particle": place,
@@ -363,6 +363,21 @@ def _population(item: Mapping[str, Any], samples: int) -> dict[str, Any]:
             for place, row in enumerate(item["particles"])
         ],
     }
+
+
+def _played(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return events as a page plays them: no text holds what a browser would drop or obey, and numbers are short."""
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, str):
+            return visible(value)
+        if isinstance(value, float):
+            return float(f"{value:.5g}")
+        if isinstance(value, Mapping):
+            return {name: seen(item) for name, item in value.items()}
+        return [seen(item) for item in value] if isinstance(value, list) else value
+
+    return [{name: seen(value) for name, value in event.items() if name != "ledger"} for event in events]
 
 
 def visible(text: str) -> str:
@@ -403,16 +418,15 @@ def _asset(name: str) -> str:
 def _render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
-    script = _asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = f"{player.asset('player.js')}\n{_asset('page.js')}"
     return (
         _environment()
         .get_template(template)
         .render(
             version=fktext.__version__,
-            style=Markup(_asset("page.css")),
+            style=Markup(f"{_asset('page.css')}\n{player.asset('player.css')}"),
             script=Markup(script),
-            script_hash=f"sha256-{digest}",
+            script_hash=player.digest(script),
             **values,
         )
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from browser import Browser, find
 
 from fktext_evals import Results, run
 from tiny import mdlm
@@ -133,3 +139,17 @@ def whole(suite_text: str, plugin_path: Path, tmp_path_factory: pytest.TempPathF
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(plugin_path)
         return run(str(folder / "words.toml"), out=folder / "run")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium, where there is one."""
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium on this machine: install it from the system's packages, or name one in FKTEXT_CHROMIUM")
+    try:
+        found = Browser(program, tmp_path_factory.mktemp("profile"))
+    except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+        pytest.skip(f"{program} does not start here: {error}")
+    yield found
+    found.close()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from browser import Browser, find
+from browser import Browser
 
 from fktext_evals import Results, page, read
 from fktext_evals.figures import figures, held_out
@@ -330,19 +328,6 @@ def test_cli_writes_page_and_plots(whole: Results, tmp_path: Path) -> None:
 
 def test_the_same_run_gives_the_same_page(whole: Results) -> None:
     assert page.html([read(whole.folder)]) == page.html([whole])
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find()
-    if program is None:
-        pytest.skip("no Chromium on this machine: install it from the system's packages, or name one in FKTEXT_CHROMIUM")
-    try:
-        found = Browser(program, tmp_path_factory.mktemp("profile"))
-    except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
-        pytest.skip(f"{program} does not start here: {error}")
-    yield found
-    found.close()
 
 
 def seen(browser: Browser, text: str) -> bool:
