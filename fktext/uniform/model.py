@@ -60,6 +60,7 @@ class UniformModel(TextModel):
             temperature=run.temperature,
             top_p=run.top_p,
             batch_size=batch_size,
+            corrections=int(run.kernel == "uniform-gibbs"),
         )
 
     def _filled(self, template: Template) -> Start:

@@ -81,6 +81,17 @@ def take(masses: Routes, tokens: Tensor, probs: Tensor, which: Tensor, what: Ten
     return torch.where(target < stay, tokens[:, None], other)
 
 
+def conditional(probs: Tensor, alpha: float) -> Tensor:
+    """Return the law of a position's noisy token given all the others, alpha p + (1 - alpha) / K, (R, V) float64.
+
+    Args:
+        probs: (R, V) p of a leave-one-out network, normalised or not.
+        alpha: of the noise level.
+    """
+    probs = probs.double()
+    return alpha * probs / probs.sum(-1, keepdim=True) + (1 - alpha) / probs.shape[1]
+
+
 def anything(uniforms: Tensor, size: int) -> Tensor:
     """Choose among `size` tokens evenly."""
     return (uniforms * size).long()
@@ -144,6 +155,11 @@ class UniformDiffusion:
     Clamped positions (a prompt) are shown clean to the network at every step and never drawn. The model was trained with noise
     there too, so this approximates its law given the prompt. The clamped chain is the base law, and is steered exactly.
 
+    With `corrections` every step but the last is followed by as many updates of Gibbs sampling at its noise level: one position,
+    chosen at random, gets a token from its law given all the others (`conditional`). Where the network is right and p is as it says
+    (temperature and top_p 1) that leaves the law of x_s as it is, because which position is chosen does not depend on tokens; it
+    mends some of what steps that draw all positions at once get wrong. Each update costs a network call.
+
     Args:
         denoiser: network and vocabulary head; its `encode` is told the noise time.
         templates: (B, L) int64, the clamped tokens of each population, `denoiser.mask_id` (no token) elsewhere.
@@ -154,6 +170,7 @@ class UniformDiffusion:
         temperature, top_p: applied to p.
         batch_size: most rows per network call; halved where memory does not hold them.
         times: T + 1 noise times, falling from 1 to 0; T equal steps where none are given.
+        corrections: see above.
     """
 
     def __init__(
@@ -169,6 +186,7 @@ class UniformDiffusion:
         top_p: float = 1.0,
         batch_size: int = 256,
         times: Sequence[float] | None = None,
+        corrections: int = 0,
     ) -> None:
         self.denoiser = denoiser
         self.num_steps = num_steps
@@ -180,6 +198,7 @@ class UniformDiffusion:
         self._temperature, self._top_p = temperature, top_p
         self._batch_size = batch_size
         self._times = [1 - k / num_steps for k in range(num_steps + 1)] if times is None else list(times)
+        self._corrections = corrections
 
     def init(self, noise: Noise) -> UniformState:
         """Draw a uniform token at all positions but the clamped ones."""
@@ -196,6 +215,8 @@ class UniformDiffusion:
                 state = self._look(state, step)
                 ids = self._draw(state, step, step + 1, self._uniforms(noise, streams.TOKEN, step + 1))
                 state = UniformState.of(ids[:, 0])
+                for number in range(self._corrections if step + 1 < self.num_steps else 0):
+                    state = self._correct(state, step + 1, number, noise)
             return state
 
     @torch.inference_mode()
@@ -236,6 +257,25 @@ class UniformDiffusion:
         t = torch.full((len(ids),), time, device=ids.device)
         hidden, self._batch_size = encode(self.denoiser, ids, t, self._batch_size)
         return hidden
+
+    def _correct(self, state: UniformState, step: int, number: int, noise: Noise) -> UniformState:
+        """Update one position of every particle by its law given the others, after `step` steps."""
+        state = self._look(state, step)
+        place = torch.arange(2, device=state.ids.device) + 2 * (state.ids.shape[1] + number)  # behind the uniforms of the step
+        where, what = noise.uniform(streams.TOKEN, step, place).split(1, 1)
+        row, column = torch.arange(len(state.ids), device=place.device), self._chosen(where[:, 0])
+        ids = state.ids.clone()
+        for part, logits in heads(self.denoiser, state.hidden[row, column], self.ledger):
+            probs = token_probs(logits, self._forbidden, self._temperature, self._top_p)
+            tokens = draw_tokens(conditional(probs, alpha(self._times[step])), what[part])
+            ids[row[part], column[part]] = tokens[:, 0]
+        return UniformState.of(ids)
+
+    def _chosen(self, uniforms: Tensor) -> Tensor:
+        """Choose a position of each particle that is not clamped, by (M,) uniforms: (M,) columns."""
+        free = (self._templates == self.denoiser.mask_id).repeat_interleave(self._particles, 0)
+        wanted = (uniforms * free.sum(1)).long()
+        return torch.searchsorted(free.long().cumsum(1), wanted[:, None], right=True)[:, 0]
 
     def _draw(self, state: UniformState, k: int, k_next: int, uniforms: Tensor) -> Tensor:
         """Draw the states at step k_next by (M, S, 2 L) uniforms: (M, S, L)."""

@@ -107,7 +107,22 @@ class Uniform(Enumerable):
             q = self.kernel(step, step + 1)
             torch.testing.assert_close(q.sum(-1), torch.ones_like(q.sum(-1)))
             mass = mass @ self.moves(q)
+            for _ in range(self.settings.get("corrections", 0) if step + 1 < self.num_steps else 0):
+                mass = mass @ self.gibbs(step + 1)
         return mass
+
+    def gibbs(self, step):
+        """(V^L, V^L): an update of one free position, chosen at random, from the law of its noisy token given the others."""
+        alpha, states = self.alpha(step), torch.tensor(self._finished)
+        law = alpha * self.probs(step) + (1 - alpha) / self.tokens
+        moves = torch.zeros(len(states), len(states), dtype=torch.float64)
+        free = range(int(self.clamped is not None), self.length)
+        for place in free:
+            others = [at for at in range(self.length) if at != place]
+            same = (states[:, None, others] == states[None, :, others]).all(-1)
+            moves += same * law[:, place, states[:, place]] / len(free)
+        torch.testing.assert_close(moves.sum(1), torch.ones_like(moves.sum(1)))
+        return moves
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +156,8 @@ def z_scores(model, ids, law=None):
         {"forbidden": (2,)},
         {"temperature": 0.6},
         {"top_p": 0.7},
+        {"corrections": 1},
+        {"length": 3, "tokens": 2, "clamped": 1, "corrections": 2},
     ],
 )
 def test_the_sampler_has_its_law(settings):
@@ -246,6 +263,69 @@ def test_every_step_costs_one_row_for_each_state(model):
         state = process.advance(state, k, k + 1, noise)
         assert process.ledger.denoiser_rows == rows
     assert process.ledger.head_positions == 2 * model.num_steps * particles * model.length
+
+
+class Data(Table):
+    """Say what is true of texts with a random law: p of a position's clean token given the other positions of x_t."""
+
+    def __init__(self, length, tokens):
+        super().__init__(length, tokens)
+        states = torch.tensor(list(product(range(tokens), repeat=length)))
+        self.states = states[(states * self._radix).sum(-1).argsort()]
+        self.data = (1.5 * torch.randn(len(states), dtype=torch.float64, generator=torch.Generator().manual_seed(2))).softmax(0)
+
+    def noised(self, alpha):
+        """(clean, noisy, L): how probable a noisy token is given the clean one."""
+        same = self.states[:, None] == self.states[None]
+        return alpha * same.double() + (1 - alpha) / self.vocab_size
+
+    def encode(self, ids, t):
+        each = self.noised(1 - (1 - EPS) * float(t[0]))
+        out = torch.zeros(len(self.states), self.max_length, self.vocab_size, dtype=torch.float64)
+        for place in range(self.max_length):
+            others = [at for at in range(self.max_length) if at != place]
+            weight = self.data[:, None] * each[:, :, others].prod(-1)  # of clean texts, given the others of a noisy one
+            out[:, place] = weight.T @ torch.nn.functional.one_hot(self.states[:, place], self.vocab_size).double()
+        return out.log()[(ids * self._radix).sum(-1)].float()
+
+    def marginal(self, alpha):
+        return self.data @ self.noised(alpha).prod(-1)
+
+
+@pytest.mark.parametrize("chosen", ["at random", "by what is there"])
+def test_corrections_leave_the_law_of_noisy_texts_as_it_is(monkeypatch, chosen):
+    """Negative control: a position chosen because its token is improbable, as published correctors do, moves it."""
+    network, particles, step = Data(2, 3), 40_000, 2
+    process = UniformDiffusion(network, torch.full((1, 2), -1), particles, 4, list, corrections=1)
+    law = network.marginal(1 - (1 - EPS) * 0.5)
+    noise, rng = Noise.of([population_key(0, "corrections")], particles), torch.Generator().manual_seed(0)
+    ids = network.states[torch.multinomial(law, particles, replacement=True, generator=rng)]
+    if chosen == "by what is there":
+        held = network.encode(ids, torch.full((particles,), 0.5)).gather(2, ids[..., None])[..., 0]
+        monkeypatch.setattr(UniformDiffusion, "_chosen", lambda self, uniforms: held.argmin(1))
+    state = process._correct(uniform.UniformState.of(ids), step, 0, noise)
+    assert ((state.ids != ids).sum(1) <= 1).all()
+    seen = torch.bincount((state.ids * network._radix).sum(-1), minlength=len(law)).double() / particles
+    worst = ((seen - law) / (law * (1 - law) / particles).sqrt()).abs().max()
+    assert worst < Z_BOUND if chosen == "at random" else worst > 2 * Z_BOUND
+
+
+def test_corrections_mend_what_few_steps_get_wrong():
+    """Steps draw all positions on their own; with an update of one at a time after each, texts are closer to the data."""
+    distance = {}
+    for steps, corrections in product((4, 8), (0, 1)):
+        model = Uniform(num_steps=steps, corrections=corrections)
+        model.denoiser = Data(model.length, model.tokens)
+        data = model.denoiser.data[(torch.tensor(model._finished) * model.denoiser._radix).sum(-1)]
+        distance[steps, corrections] = float((model.law - data).abs().sum() / 2)
+    assert distance[4, 1] < 0.7 * distance[4, 0]
+    assert distance[8, 0] < distance[4, 1]  # but as many further steps do more
+
+
+def test_a_chain_with_corrections_is_steered_exactly():
+    model = Uniform(corrections=1)
+    result = run_case(model, "difference", RESAMPLERS["systematic"], 0.9, populations=1500)
+    assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
 
 
 def test_particle_gibbs(model):

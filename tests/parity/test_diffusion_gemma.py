@@ -108,6 +108,14 @@ def test_the_form_is_the_other_ones_with_the_position_itself_left_out(io: dict[s
     torch.testing.assert_close(product, mixture, atol=1e-12, rtol=0)
 
 
+def test_the_conditional_of_a_corrector(io: dict[str, Tensor]) -> None:
+    """Alpha 1/2; for canvases it is no kernel: what is fed back comes from other tokens than the ones it would be exact for."""
+    probs, ids = io["logits"].flatten(0, 1).double().softmax(-1), io["x_t"].flatten()
+    without = probs.clone()
+    without[torch.arange(len(ids)), ids] /= 1 + SIZE
+    torch.testing.assert_close(process.conditional(without, 0.5), io["gibbs.3"].flatten(0, 1), atol=1e-7, rtol=0)
+
+
 def replayed(network: gemma.DiffusionGemma, replay: dict[str, Tensor], *, conditioned: bool = True) -> tuple[Tensor, Tensor]:
     """Run the reference's sampler by its uniforms: states (canvases, steps, C) and tokens.
 

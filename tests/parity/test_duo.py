@@ -13,6 +13,7 @@ from torch import Tensor
 import tiny
 from fktext.errors import ModelError, UsageError
 from fktext.families import Checkpoint, recognise
+from fktext.families.duo import DUO
 from fktext.files.weights import read_tensors
 from fktext.masked import dit
 from fktext.masked.sampling import token_probs
@@ -203,7 +204,7 @@ def test_a_folder_is_known_and_its_traps_are_avoided(folder: Path, name: str, io
     """The class default of cond_dim is not the checkpoints', the last token is no mask, and a text holds no padding."""
     tiny.edit(folder / "config.json", model_type=name, cond_dim=None)
     model = load(str(folder))
-    assert (model.family, model.kernels, model.denoiser.max_length) == ("duo", ("uniform-ancestral",), 16)
+    assert (model.family, model.kernels, model.denoiser.max_length) == ("duo", DUO.kernels, 16)
     assert (model.denoiser.mask_id, model.denoiser.vocab_size, model.forbidden) == (-1, SIZE, (101,))
     raw = logits(model.denoiser, io["input_ids"], io["t"])  # type: ignore[arg-type]
     torch.testing.assert_close(raw, io["raw_logits"], atol=2e-5, rtol=0)

@@ -63,6 +63,15 @@ def test_methods(model, method):
         assert sum(item.ledger.denoiser_rows for item in found) == 4 * 8 * 6
 
 
+def test_gibbs_costs_a_call_more_for_each_step_but_the_last(model):
+    (plain,), (mended,) = (
+        run(model, ["w5"], particles=8, method="best-of-n", kernel=f"uniform-{name}") for name in ("ancestral", "gibbs")
+    )
+    assert (plain.ledger.denoiser_rows, mended.ledger.denoiser_rows) == (8 * 6, 8 * 11)
+    assert all(text.startswith("w5") for text in mended.texts)
+    assert run(model, ["w5"], kernel="uniform-gibbs")[0].texts != run(model, ["w5"])[0].texts
+
+
 def test_a_prompt_stays_and_no_padding_is_left(model):
     """The padding token is a state of the noise, but of no finished text, whatever the network wants."""
     template = model.template("w5 w6", 10)
