@@ -9,7 +9,7 @@ that is copied. A block that no particle has come by while the last one was writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -34,12 +34,12 @@ class Past:
         self.written: list[list[Tensor]] = []
         self._pools, self._pages, self._kept = pools, pages, kept
 
-    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
         """Return all keys and values that a layer's queries may look at, given those of the call's own positions.
 
         Args:
             key, value: (R, H, n, d), the keys turned to their positions.
-            layer: counted from 0, in this order.
+            layer: counted from 0, in this order. What transformers may add to it is not needed.
 
         Returns:
             (R, H, P + n, d) keys and values. They are put together for one layer at a time and given up after it.
@@ -99,6 +99,7 @@ class Cached:
         self.logits = net.logits
         self.computed = 0
         self._pools: list[list[Tensor]]
+        self._paths: dict[bytes, Tensor]  # whole beginnings of the present depth that are known -> pages
         self._depth = self._period = 0  # finished blocks of a row; how often that has changed
         self._clear()
 
@@ -129,66 +130,69 @@ class Cached:
         if depth != self._depth:
             self._forget()
             self._depth = depth
-        finished = self._spelled(ids[:, : depth * self.block])
-        waiting, order, parts = list(range(len(ids))), [], []
+        keys = [row.tobytes() for row in ids[:, : depth * self.block].cpu().numpy()]
+        waiting, order, parts = list(range(len(ids))), list[int](), []
         while waiting:
-            waiting, groups = self._grouped(waiting, finished)
+            waiting, groups = self._grouped(waiting, keys)
             for known, paths in groups.items():
                 rows = list(paths)
                 order += rows
-                parts.append(self._run(ids[rows, known * self.block :], paths, finished))
+                parts.append(self._run(ids[rows, known * self.block :], [keys[row] for row in rows], list(paths.values())))
         hidden = torch.cat(parts)
         return hidden if order == sorted(order) else hidden[torch.tensor(order, device=hidden.device).argsort()]
 
-    def _spelled(self, ids: Tensor) -> list[list[bytes]]:
-        """Return the blocks of each of the (R, P) rows as bytes."""
-        rows, size = ids.cpu().numpy(), self.block * ids.element_size()
-        return [[data[at : at + size] for at in range(0, len(data), size)] for data in (row.tobytes() for row in rows)]
-
-    def _grouped(self, waiting: list[int], finished: list[list[bytes]]) -> tuple[list[int], dict[int, dict[int, list[int]]]]:
+    def _grouped(self, waiting: list[int], keys: list[bytes]) -> tuple[list[int], dict[int, dict[int, Tensor]]]:
         """Sort rows by how many of their finished blocks are known: which row -> pages of those.
 
         Of rows that bring the same new blocks the first goes ahead; the others, which are returned too, find them there.
         """
-        later, groups, new = [], dict[int, dict[int, list[int]]](), set[tuple[bytes, ...]]()
+        later, groups, new = [], dict[int, dict[int, Tensor]](), set[bytes]()
         for row in waiting:
-            path = self._path(finished[row])
+            path = self._path(keys[row])
             if len(path) < self._depth:
-                if (whole := tuple(finished[row])) in new:
+                if keys[row] in new:
                     later.append(row)
                     continue
-                new.add(whole)
+                new.add(keys[row])
             groups.setdefault(len(path), {})[row] = path
         return later, groups
 
-    def _path(self, blocks: Sequence[bytes]) -> list[int]:
+    def _path(self, key: bytes) -> Tensor:
         """Return the pages of a row's finished blocks, as far as they are known, and note that a row came by them."""
-        node, path = self._root, []
-        for block in blocks:
+        if (known := self._paths.get(key)) is not None:
+            return known
+        node, pages = self._root, []
+        for block in self._split(key):
             if (found := node.following.get(block)) is None:
                 break
             node = found
             node.period = self._period
-            path.append(node.page)
+            pages.append(node.page)
+        path = torch.tensor(pages, dtype=torch.int64)
+        if len(pages) == self._depth:
+            self._paths[key] = path
         return path
 
-    def _run(self, ids: Tensor, paths: dict[int, list[int]], finished: list[list[bytes]]) -> Tensor:
+    def _split(self, key: bytes) -> Iterator[bytes]:
+        size = len(key) // max(1, self._depth)
+        return (key[at : at + size] for at in range(0, len(key), size or 1))
+
+    def _run(self, ids: Tensor, keys: list[bytes], paths: list[Tensor]) -> Tensor:
         """Encode rows from their first unknown block on: (R, n) -> (R, block, D)."""
-        pages = torch.tensor(list(paths.values()), dtype=torch.int64)
-        past = Past(self._pools, pages.view(len(ids), -1), ids.shape[1] - self.block)
+        past = Past(self._pools, torch.stack(paths), ids.shape[1] - self.block)
         hidden = self.net.extend(ids, past)
         self.computed += ids.numel()
         self.ledger.cached_positions += len(ids) * past.length
         if past.written:
-            self._add([finished[row] for row in paths], past)
+            self._add(keys, past)
         return hidden[:, -self.block :]
 
-    def _add(self, rows: list[list[bytes]], past: Past) -> None:
+    def _add(self, keys: list[bytes], past: Past) -> None:
         """Put the blocks that a call has computed into the tree, each once."""
         known, chosen, count = past.length // self.block, [], self.pages
-        for place, blocks in enumerate(rows):
+        for place, key in enumerate(keys):
             node = self._root
-            for number, block in enumerate(blocks):
+            for number, block in enumerate(self._split(key)):
                 if block not in node.following:
                     chosen.append(place * (self._depth - known) + number - known)
                     node.following[block] = _Node(count, self._period)
@@ -213,6 +217,7 @@ class Cached:
                 child.page = len(kept) - 1
                 nodes.append(child)
         self._period += 1
+        self._paths.clear()
         self._replace(kept=kept)
 
     def _replace(self, new: Sequence[Sequence[Tensor]] = (), kept: Sequence[int] | None = None) -> None:
@@ -226,4 +231,4 @@ class Cached:
             raise
 
     def _clear(self) -> None:
-        self._root, self._pools = _Node(-1, 0), list[list[Tensor]]()
+        self._root, self._pools, self._paths = _Node(-1, 0), list[list[Tensor]](), dict[bytes, Tensor]()

@@ -343,10 +343,10 @@ def test_a_run_counts_the_steps_of_its_blocks(model: BlockModel) -> None:
     assert model.num_steps(model.template("w5 w6", 16), run) == 4 * 5
 
 
-@pytest.mark.parametrize("length", [24, 32])
-def test_texts_do_not_depend_on_what_is_remembered(model: BlockModel, length: int) -> None:
-    """Steered, with prompts of unequal lengths and texts beyond the context too."""
-    settings = {"particles": 4, "samples": 2, "length": length, "lam": 2.0, "seed": 3}
+@pytest.mark.parametrize(("length", "method"), [(24, "fk"), (32, "fk"), (24, "particle-gibbs")])
+def test_texts_do_not_depend_on_what_is_remembered(model: BlockModel, length: int, method: str) -> None:
+    """Steered, with prompts of unequal lengths, texts beyond the context, and sweeps that begin anew."""
+    settings = {"method": method, "particles": 4, "samples": 2, "length": length, "lam": 2.0, "seed": 3}
     with_, without = (
         list(fktext.generate(each, Low(), ["w5", "w5 w6 w7", "w5 w6 w7 w8 w9"], **settings))  # type: ignore[arg-type]
         for each in (model, replace(model, cached=False))

@@ -143,9 +143,9 @@ def test_a_window_that_moves_is_computed_anew(net: DiT) -> None:
 class Broken(Cached):
     """Keep what a block's keys and values were before it was finished: no pass after it."""
 
-    def _add(self, rows: list[list[bytes]], past: Past) -> None:
+    def _add(self, keys: list[bytes], past: Past) -> None:
         past.written = [[torch.randn_like(new) * new.std() for new in layer] for layer in past.written]
-        super()._add(rows, past)
+        super()._add(keys, past)
 
 
 def causal(net: DiT) -> DiT:
