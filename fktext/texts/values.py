@@ -145,7 +145,7 @@ def fit_values(
     """Fit a value for each reward.
 
     Args:
-        model: a masked model, or one that writes by blocks.
+        model: a masked model, an SSD-LM or a DUO.
         terms: the rewards; their weights do not count.
         texts: to fit to beside the model's own; those that resemble what steering leads to help most.
         own: how many texts of the model to draw, by its own defaults.

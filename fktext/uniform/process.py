@@ -27,6 +27,7 @@ from fktext.masked.sampling import draw_tokens, token_probs
 from fktext.smc import noise as streams
 from fktext.smc.ledger import Ledger
 from fktext.smc.noise import Noise
+from fktext.smc.process import Features
 from fktext.text import Text
 
 
@@ -233,6 +234,37 @@ class UniformDiffusion:
             draws = torch.arange(streams.X0, streams.X0 + samples, device=state.ids.device)
             x0 = self._draw(state, k, self.num_steps, self._uniforms(noise, draws, k))
             return x0.flatten(0, 1), state
+
+    @torch.inference_mode()
+    def features(self, state: UniformState, k: int) -> tuple[Features, UniformState]:
+        """Return the network's hidden states of all particles; see `fktext.smc.process.Featured`.
+
+        Of the positions that are not clamped as many are unknown as the noise has replaced, on average.
+        """
+        with self.ledger.denoising():
+            state = self._look(state, k)
+            free = (self._templates == self.denoiser.mask_id).float().mean(1).repeat_interleave(self._particles)
+            return Features(state.hidden, free * (1 - alpha(self._times[k]))), state
+
+    def noised(self, ids: Tensor, free: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace free positions by random tokens, each row at a time of its own; see `fktext.values.fit.Noising`.
+
+        Returns:
+            (n, L) ids, (n,) noise times, stratified over (0, 1), and the share of positions that is unknown then.
+        """
+        size = len(ids)
+        t = (torch.randperm(size, generator=rng) + torch.rand(size, generator=rng)) / size
+        lost = (1 - EPS) * t  # 1 - alpha_t
+        hit = torch.rand(ids.shape, generator=rng) < lost[:, None]
+        tokens = torch.randint(self.denoiser.vocab_size, ids.shape, generator=rng)
+        return torch.where(hit & free, tokens, ids), t, free.float().mean(1) * lost
+
+    @torch.inference_mode()
+    def seen(self, ids: Tensor, t: Tensor, unknown: Tensor) -> Features:
+        """Return what the network says of texts under noise, given what `noised` drew."""
+        ids, t, unknown = (tensor.to(self._templates.device) for tensor in (ids, t, unknown))
+        hidden, self._batch_size = encode(self.denoiser, ids, t, self._batch_size)
+        return Features(hidden, unknown)
 
     def decode(self, x0: Tensor) -> Sequence[Text]:
         """Return the texts of (R, L) ids; R is a multiple of M."""

@@ -11,7 +11,7 @@ from fktext.masked.sampling import token_probs
 from fktext.rewards import Scorer, Weighted
 from fktext.smc import RESAMPLERS
 from fktext.smc.conditional import particle_gibbs
-from fktext.smc.lookahead import Predictions
+from fktext.smc.lookahead import Predictions, Values
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
 from fktext.smc.process import gather
@@ -208,6 +208,38 @@ def test_every_potential_and_adaptivity_is_unbiased(model, potential, resampler,
 def test_schedules_predictions_and_particle_numbers_do_not_change_the_law(model, settings):
     result = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1500, seed=1, **settings)
     assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
+
+
+def test_a_learned_value_changes_no_law_and_costs_no_row():
+    """However wrong it is; it reads what the next step reads."""
+    model = Uniform(clamped=0)
+    value = Values([lambda features: (features.hidden.flatten(1) * 37.7).sin().sum(1) + features.unknown])
+    result = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1500, look_ahead=value)
+    assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
+    asked = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1, look_ahead=Predictions(1))
+    read = run_case(model, "difference", RESAMPLERS["systematic"], 0.7, populations=1, look_ahead=value)
+    assert max(item.ledger.denoiser_rows for item in (asked, read)) <= 3 * model.num_steps
+    assert read.ledger.reward_requests == 3  # finished texts alone
+
+
+def test_texts_are_put_under_the_noise_that_particles_are_under(model):
+    """In closed form; the network says of a noised text what it says of a particle that is the same."""
+    process, rng = model.process(1, 4000), torch.Generator().manual_seed(0)
+    ids, free = torch.tensor([[0, 1]]).repeat(4000, 1), torch.tensor([[False, True]]).repeat(4000, 1)
+    noised, t, unknown = process.noised(ids, free, rng)
+    assert (noised[:, 0] == 0).all()
+    torch.testing.assert_close(unknown, (1 - EPS) * t / 2)
+    torch.testing.assert_close(t.sort().values, torch.arange(4000) / 4000, atol=1 / 4000, rtol=0)
+    for early, late in ((0.0, 0.5), (0.5, 1.0)):
+        here = (t >= early) & (t < late)
+        kept = 1 - (1 - EPS) * (early + late) / 2 * (model.tokens - 1) / model.tokens
+        assert abs(float((noised[here, 1] == 1).double().mean()) - kept) < 5 * (0.25 / 2000) ** 0.5
+    same = torch.full((4000,), 1 - 2 / model.num_steps)
+    features, state = process.features(uniform.UniformState.of(noised), 2)
+    seen = process.seen(noised, same, (1 - EPS) * same)
+    assert torch.equal(features.hidden, seen.hidden)
+    torch.testing.assert_close(features.unknown, seen.unknown)
+    assert torch.equal(state.seen, torch.full((4000,), 2))
 
 
 def test_a_clamped_chain_is_steered_exactly():

@@ -12,8 +12,10 @@ import tiny
 from fktext.models import load
 from fktext.rewards import Weighted
 from fktext.settings import Settings
+from fktext.smc.lookahead import Values
 from fktext.smc.noise import Noise
 from fktext.texts.generate import Population, generate
+from fktext.texts.values import Status, fit_values
 from fktext_cli import app
 
 PROMPTS = ["w5", "w5 w6 w7 w8 w9", "w10 w11", ""]
@@ -70,6 +72,18 @@ def test_gibbs_costs_a_call_more_for_each_step_but_the_last(model):
     assert (plain.ledger.denoiser_rows, mended.ledger.denoiser_rows) == (8 * 6, 8 * 11)
     assert all(text.startswith("w5") for text in mended.texts)
     assert run(model, ["w5"], kernel="uniform-gibbs")[0].texts != run(model, ["w5"])[0].texts
+
+
+def test_a_value_is_fitted_and_looks_ahead(model):
+    texts = [" ".join([f"w{index % 9}"] + ["w7" if index % 2 else "w8"] * 12) for index in range(300)]
+    term = Weighted("sevens", Sevens())
+    *told, (head, card) = fit_values(model, [term], texts, own=20, length=14, copies=3)
+    assert (card.own, card.given, head.size, card.loss < card.chance) == (20, 300, 48, True)
+    assert all(isinstance(step, Status) for step in told)
+    (item,) = run(model, ["w5"], particles=8, look_ahead=Values([head]))
+    assert item.ledger.reward_requests == 8
+    (piloted,) = run(model, ["w5"], particles=4, look_ahead="value:fit")
+    assert piloted.ledger.reward_requests > 400
 
 
 def test_a_prompt_stays_and_no_padding_is_left(model):
