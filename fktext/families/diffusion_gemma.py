@@ -24,7 +24,7 @@ class DiffusionGemma(Family):
     name = "diffusiongemma"
     looks = "model_type 'diffusion_gemma'"
     steps = 48
-    kernels = ("uniform-ancestral",)
+    kernels = ("uniform-ancestral", "entropy-bound")
     spreads = True
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

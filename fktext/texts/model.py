@@ -122,6 +122,17 @@ class TextModel(ABC):
     def steerable(self, kernel: str | KernelLike) -> bool:
         """Tell whether one of the model's kernels can be steered."""
 
+    def lawless(self, kernel: str) -> str:
+        """Say why a kernel cannot be steered."""
+        return (
+            "which positions stay masked depends on the model's own guesses, so it does not reverse a masking process: its texts "
+            "do not follow p(x), and predictions drawn from p(x0 | x_t) say nothing of how it goes on"
+        )
+
+    def greedy(self, kernel: str | KernelLike) -> bool:
+        """Tell whether one of the model's kernels takes temperature 0."""
+        return not self.steerable(kernel)
+
     def takes(self, kernel: str | KernelLike) -> bool:
         """Tell whether the model can be run with a kernel."""
         return kernel in self.kernels
@@ -185,12 +196,10 @@ class TextModel(ABC):
         steerable = self.steerable(kernel)
         if not steerable and asked.method in STEERING:
             raise UsageError(
-                f"kernel {name!r} cannot be steered by method {asked.method!r}: which positions stay masked depends on the "
-                "model's own guesses, so it does not reverse a masking process: its texts do not follow p(x), and predictions "
-                "drawn from p(x0 | x_t) say nothing of how it goes on. "
+                f"kernel {name!r} cannot be steered by method {asked.method!r}: {self.lawless(name)}. "
                 f"Use kernel {self.kernels[0]!r}, or method 'best-of-n' or 'base'"
             )
-        if temperature == 0 and steerable:
+        if temperature == 0 and not self.greedy(kernel):
             raise UsageError(f"temperature 0 leaves kernel {name!r} nothing to draw: only the confidence kernels take it")
         length = asked.length or self.default_length
         stride = self.stride(length, asked.stride)

@@ -219,12 +219,16 @@ class CanvasDiffusion:
     def _step(self, state: CanvasState, step: int, noise: Noise) -> CanvasState:
         """Take the step after `step` from a state that the network has seen."""
         inside, following = step % self._steps, step + 1
-        uniforms = uniforms_of(noise, streams.TOKEN, following, 2 * self._size)
-        drawn, soft = self._draw(state, step, (inside + 1) / self._steps, uniforms, embedded=True)
+        canvas, soft = self._move(state, step, uniforms_of(noise, streams.TOKEN, following, 2 * self._size))
         if inside + 1 < self._steps:
-            return CanvasState.of(state.text, drawn[:, 0], soft)
-        text = self._written(state.text, drawn[:, 0], step)
+            return CanvasState.of(state.text, canvas, soft)
+        text = self._written(state.text, canvas, step)
         return self._begin(text, following, noise) if following < self.num_steps else replace(state.forget(), text=text)
+
+    def _move(self, state: CanvasState, step: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (M, C) canvas after the step that follows `step`, and (M, C, D) what it leaves to be fed back."""
+        canvas, soft = self._draw(state, step, (step % self._steps + 1) / self._steps, uniforms, embedded=True)
+        return canvas[:, 0], soft
 
     def _columns(self, step: int) -> Tensor:
         """Return (M, C), the places of the canvas that is written at a step; those beyond L are cut."""

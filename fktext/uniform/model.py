@@ -35,8 +35,16 @@ class UniformModel(TextModel):
         return None
 
     def steerable(self, kernel: str | KernelLike) -> bool:
-        """Return True: its kernel has a law."""
-        return True
+        """Tell whether a kernel has a law."""
+        return kernel != "uniform-greedy-tail"
+
+    def lawless(self, kernel: str) -> str:
+        """See `TextModel.lawless`."""
+        return "its last step takes the likeliest token everywhere, so its texts do not follow p(x)"
+
+    def greedy(self, kernel: str | KernelLike) -> bool:
+        """Return False: at temperature 0 nothing of p would be left to draw on the way."""
+        return False
 
     def num_steps(self, template: Tensor, run: TextRun) -> int:
         """Return the steps asked for."""
@@ -61,6 +69,7 @@ class UniformModel(TextModel):
             top_p=run.top_p,
             batch_size=batch_size,
             corrections=int(run.kernel == "uniform-gibbs"),
+            greedy_tail=run.kernel == "uniform-greedy-tail",
         )
 
     def _filled(self, template: Template) -> Start:
@@ -112,8 +121,19 @@ class CanvasModel(TextModel):
         return template
 
     def steerable(self, kernel: str | KernelLike) -> bool:
-        """Return True: its kernel has a law."""
-        return True
+        """Tell whether a kernel has a law."""
+        return kernel != "entropy-bound"
+
+    def lawless(self, kernel: str) -> str:
+        """See `TextModel.lawless`."""
+        return (
+            "which tokens stay depends on how sure the network is of them, so its texts do not follow p(x), and predictions drawn "
+            "from p(x0 | x_t) say nothing of how it goes on"
+        )
+
+    def greedy(self, kernel: str | KernelLike) -> bool:
+        """Return False: at temperature 0 nothing of p would be left to draw."""
+        return False
 
     def num_steps(self, template: Tensor, run: TextRun) -> int:
         """Count the steps of all canvases that are to be written."""
@@ -126,9 +146,11 @@ class CanvasModel(TextModel):
         import torch
 
         from fktext.uniform.canvas import CanvasDiffusion
+        from fktext.uniform.entropy_bound import EntropyBound
 
         self._check_memory(templates, run)
-        return CanvasDiffusion(
+        kind = EntropyBound if run.kernel == "entropy-bound" else CanvasDiffusion
+        return kind(
             self.network,
             torch.stack(list(templates)).to(torch.device(str(self.network.device))),
             run.particles,

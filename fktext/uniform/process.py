@@ -172,6 +172,8 @@ class UniformDiffusion:
         batch_size: most rows per network call; halved where memory does not hold them.
         times: T + 1 noise times, falling from 1 to 0; T equal steps where none are given.
         corrections: see above.
+        greedy_tail: take the likeliest token of p everywhere at the last step, as DUO's published results of few steps do; texts
+            follow no law of the model then.
     """
 
     def __init__(
@@ -188,6 +190,7 @@ class UniformDiffusion:
         batch_size: int = 256,
         times: Sequence[float] | None = None,
         corrections: int = 0,
+        greedy_tail: bool = False,
     ) -> None:
         self.denoiser = denoiser
         self.num_steps = num_steps
@@ -199,7 +202,7 @@ class UniformDiffusion:
         self._temperature, self._top_p = temperature, top_p
         self._batch_size = batch_size
         self._times = [1 - k / num_steps for k in range(num_steps + 1)] if times is None else list(times)
-        self._corrections = corrections
+        self._corrections, self._greedy_tail = corrections, greedy_tail
 
     def init(self, noise: Noise) -> UniformState:
         """Draw a uniform token at all positions but the clamped ones."""
@@ -214,7 +217,8 @@ class UniformDiffusion:
         with self.ledger.denoising():
             for step in range(k, k_next):
                 state = self._look(state, step)
-                ids = self._draw(state, step, step + 1, self._uniforms(noise, streams.TOKEN, step + 1))
+                greedy = self._greedy_tail and step + 1 == self.num_steps
+                ids = self._draw(state, step, step + 1, self._uniforms(noise, streams.TOKEN, step + 1), greedy=greedy)
                 state = UniformState.of(ids[:, 0])
                 for number in range(self._corrections if step + 1 < self.num_steps else 0):
                     state = self._correct(state, step + 1, number, noise)
@@ -309,8 +313,8 @@ class UniformDiffusion:
         wanted = (uniforms * free.sum(1)).long()
         return torch.searchsorted(free.long().cumsum(1), wanted[:, None], right=True)[:, 0]
 
-    def _draw(self, state: UniformState, k: int, k_next: int, uniforms: Tensor) -> Tensor:
-        """Draw the states at step k_next by (M, S, 2 L) uniforms: (M, S, L)."""
+    def _draw(self, state: UniformState, k: int, k_next: int, uniforms: Tensor, *, greedy: bool = False) -> Tensor:
+        """Draw the states at step k_next by (M, S, 2 L) uniforms: (M, S, L); or take the likeliest tokens of p."""
         before, after, size = alpha(self._times[k]), alpha(self._times[k_next]), self.denoiser.vocab_size
         free = (self._templates == self.denoiser.mask_id).repeat_interleave(self._particles, 0)
         row, column = free.nonzero(as_tuple=True)
@@ -318,6 +322,9 @@ class UniformDiffusion:
         drawn = state.ids[row, column, None].repeat(1, uniforms.shape[1])
         for part, logits in heads(self.denoiser, state.hidden[row, column], self.ledger):
             probs = token_probs(logits, self._forbidden, self._temperature, self._top_p)
+            if greedy:
+                drawn[part] = probs.argmax(-1, keepdim=True)
+                continue
             tokens = drawn[part, 0]
             here = probs.gather(1, tokens[:, None])[:, 0].double() / probs.sum(-1, dtype=torch.float64)
             drawn[part] = take(routes(here, size, before, after), tokens, probs, which[part], what[part])

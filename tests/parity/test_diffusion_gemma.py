@@ -8,7 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
+from fktext.masked.sampling import draw_tokens
+from fktext.smc import noise as streams
+from fktext.smc.noise import Noise
 from fktext.uniform import canvas, gemma, process
+from fktext.uniform.entropy_bound import EntropyBound
 from fktext.uniform.process import Routes
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,3 +153,32 @@ def test_replay(network: gemma.DiffusionGemma) -> None:
     assert torch.equal(states, replay["states"])
     assert torch.equal(tokens, replay["tokens"])
     assert not torch.equal(replayed(network, replay, conditioned=False)[1], tokens)
+
+
+def test_entropy_bound_is_the_class_own_decoder(network: gemma.DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two canvases of 6 steps by the same uniforms; its early stop is told never to happen."""
+    from transformers.models.diffusion_gemma import generation_diffusion_gemma as reference
+
+    prompt = load_file(GOLDEN / "diffusion_gemma_decode.safetensors")["prompt"]
+    noise, places = Noise.of([5], 1), torch.arange(3 * CANVAS)
+
+    def uniforms(step: int, part: int) -> Tensor:
+        return noise.uniform(streams.TOKEN, step, places)[:, part * CANVAS : (part + 1) * CANVAS]
+
+    # In the order of its calls: a canvas before the first step, and after each step what stands for what is not kept.
+    canvases = [
+        (uniforms(*which) * SIZE).long()
+        for first in (0, STEPS)
+        for which in ((first, 2), *((step, 1) for step in range(first + 1, first + STEPS + 1)))
+    ]
+    draws = [uniforms(step, 0) for step in range(1, 2 * STEPS + 1)]
+    monkeypatch.setattr(reference.EntropyBoundSampler, "initialize_canvas", lambda *_, **__: canvases.pop(0))
+    monkeypatch.setattr(torch, "multinomial", lambda probs, **_: draw_tokens(probs, draws.pop(0)[0, :, None]))
+    limits = {"stability_threshold": 100, "confidence_threshold": 1e-9, "max_denoising_steps": STEPS}
+    expected = network.model.generate(prompt[None], max_new_tokens=2 * CANVAS, **limits).sequences
+    assert (canvases, draws) == ([], [])
+    template = torch.cat([prompt, prompt.new_full((2 * CANVAS,), -1)])[None]
+    sampler = EntropyBound(network, template, 1, STEPS, list)
+    assert torch.equal(sampler.advance(sampler.init(noise), 0, 2 * STEPS, noise).text, expected)
+    plain = canvas.CanvasDiffusion(network, template, 1, STEPS, list)
+    assert not torch.equal(plain.advance(plain.init(noise), 0, 2 * STEPS, noise).text, expected)

@@ -53,7 +53,7 @@ def run(model, prompts, batch_size=None, **settings):
 
 
 def test_what_a_folder_says(model):
-    assert (model.family, model.kernels, model.denoiser.canvas) == ("diffusiongemma", ("uniform-ancestral",), 8)
+    assert (model.family, model.kernels, model.denoiser.canvas) == ("diffusiongemma", ("uniform-ancestral", "entropy-bound"), 8)
     assert (model.bos_id, model.end_id, model.pad_id, model.ends) == (2, 1, 0, (1,))
     asked = model.resolve(Settings())
     assert (asked.length, asked.steps, asked.temperature) == (8, 48, 1.0)
@@ -81,6 +81,12 @@ def test_methods(model, method):
         method == "best-of-n"
     ):  # nothing is copied and no two states are equal: a row for every step of every particle, and the prompt
         assert found[0].ledger.denoiser_rows == 4 * 3 + 1
+
+
+def test_the_published_decoder_writes_and_chooses(model):
+    found = [run(model, ["w5"], kernel="entropy-bound", method=method)[0] for method in ("base", "best-of-n")]
+    assert [len(item.texts) for item in found] == [1, 3]
+    assert found[1].texts[0] == found[0].texts[0]
 
 
 def test_any_of_several_tokens_ends_a_text(folder):
@@ -164,6 +170,8 @@ def test_the_command_line(folder):
     [
         ({"kernel": "ancestral"}, "unknown kernel of model .*: 'ancestral'"),
         ({"stride": 4}, "writes 8 tokens at a time: a stride is for masked models"),
+        ({"kernel": "entropy-bound"}, "cannot be steered by method 'fk': which tokens stay depends on how sure the network is"),
+        ({"kernel": "entropy-bound", "method": "base", "temperature": 0.0}, "temperature 0 leaves kernel 'entropy-bound' nothing"),
         ({"temperature": 0.0}, "temperature 0 leaves kernel 'uniform-ancestral' nothing to draw"),
         ({"proposal": "guided", "look_ahead": "value:fit"}, "proposal 'guided' goes with kernels that reveal"),
     ],

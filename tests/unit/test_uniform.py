@@ -74,6 +74,22 @@ def test_gibbs_costs_a_call_more_for_each_step_but_the_last(model):
     assert run(model, ["w5"], kernel="uniform-gibbs")[0].texts != run(model, ["w5"])[0].texts
 
 
+def test_a_greedy_tail_takes_the_likeliest_tokens(model):
+    settings = model.resolve(Settings(particles=20, length=10, steps=4, kernel="uniform-greedy-tail", method="best-of-n"))
+    plain = model.resolve(Settings(particles=20, length=10, steps=4))
+    template, noise = model.template("w5", 10), Noise.of([1], 20)
+    greedy, ancestral = (model.process(["w5"], [template], run, 64) for run in (settings, plain))
+    before = ancestral.advance(ancestral.init(noise), 0, 3, noise)
+    last = greedy.advance(greedy.init(noise), 0, 4, noise).ids
+    assert torch.equal(greedy.advance(greedy.init(noise), 0, 3, noise).ids, before.ids)
+    logits = model.denoiser.logits(model.denoiser.encode(before.ids, torch.full((20,), 0.25)).flatten(0, 1)).view(20, 10, -1)
+    assert torch.equal(last[:, 2:], logits[:, 2:, :101].argmax(-1))
+    assert torch.equal(last[:, :2], template[:2].expand(20, -1))
+    assert not torch.equal(last, ancestral.advance(before, 3, 4, noise).ids)
+    (item,) = run(model, ["w5"], kernel="uniform-greedy-tail", method="best-of-n")
+    assert len(item.texts) == 4
+
+
 def test_a_value_is_fitted_and_looks_ahead(model):
     texts = [" ".join([f"w{index % 9}"] + ["w7" if index % 2 else "w8"] * 12) for index in range(300)]
     term = Weighted("sevens", Sevens())
