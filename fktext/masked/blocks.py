@@ -96,9 +96,11 @@ class BlockModel(MaskedModel):
         """List the columns of each block."""
         return blocks(template, self.denoiser.mask_id, self.block, self.denoiser.max_length)
 
-    def _equip(self, process: MaskedDiffusion) -> None:
+    def _equip(self, process: MaskedDiffusion) -> bool:
         """See `MaskedModel`: remember finished blocks, where the network can read them."""
         from fktext.masked.cache import Cached, Extending
 
-        if self.cached and isinstance(process.denoiser, Extending):
-            process.denoiser = Cached(process.denoiser, self.block, process.ledger)
+        if not self.cached or not isinstance(process.denoiser, Extending):
+            return False
+        process.denoiser = Cached(process.denoiser, self.block, process.ledger)
+        return True

@@ -107,16 +107,16 @@ class MaskedModel(TextModel):
             top_p=run.top_p,
             batch_size=batch_size,
         )
-        if ids.shape[1] == len(columns[0]):
+        if not self._equip(process) and ids.shape[1] == len(columns[0]):
             return process
         from fktext.masked.strides import Strides
 
-        self._equip(process)
         decode = self._decoder(starts)
         return Strides(process, ids, columns, run.particles, decode, endings=self._endings)
 
-    def _equip(self, process: MaskedDiffusion) -> None:
-        """Change what a process in windows runs its network with."""
+    def _equip(self, process: MaskedDiffusion) -> bool:
+        """Change what a process runs its network with; return whether that sees no more than the end of a window."""
+        return False
 
     def _windows(self, template: Tensor, run: TextRun) -> Sequence[Tensor]:
         """List the columns of each window that a sequence is written in."""

@@ -305,6 +305,16 @@ class Low:
         return [sum(int(word[1:]) < 40 for word in sample.split() if word[1:].isdigit()) / 4 for sample in samples]
 
 
+def test_a_text_of_one_block_after_a_long_prompt(model: BlockModel) -> None:
+    """The prompt is run once, not for every particle and token."""
+    prompt = "w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15"
+    (found,) = fktext.generate(model, Low(), prompt, particles=8, length=16, lam=2.0, seed=3)
+    (without,) = fktext.generate(replace(model, cached=False), Low(), prompt, particles=8, length=16, lam=2.0, seed=3)
+    assert found.texts == without.texts
+    assert found.ledger.cached_positions == 12 * (found.ledger.denoiser_rows - 1)
+    assert found.ledger.denoiser_rows == without.ledger.denoiser_rows > 8
+
+
 def test_texts_longer_than_the_network_are_steered(folder: Path) -> None:
     """Two windows' worth of text, at no more network rows than tokens, and the reward is raised."""
 
