@@ -101,9 +101,16 @@ def mdlm_names(model: Mapping[str, Any]) -> dict[str, Any]:
     return {new: model[old] for old, new in names.items() if old in model}
 
 
+_DUO = ("duo", "duo_base", "distillation")  # what DUO's code calls its ways of training
+
+
 def _lightning_settings(checkpoint: Any) -> dict[str, Any]:
     """Put a Lightning checkpoint's hyper-parameters under the names of the hub's config.json."""
     config = checkpoint.settings.get("config") or {}
+    if (config.get("algo") or {}).get("name") in _DUO:
+        if str(noise := (config.get("noise") or {}).get("type", "log-linear")).replace("-", "") != "loglinear":
+            raise ModelError(f"{checkpoint.path} has noise {noise!r}; of DUO only models of log-linear noise are known")
+        return mdlm_names(config.get("model") or {}) | {"model_type": "duo"}
     objective = (config | (config.get("algo") or {})).get("parameterization", "subs")  # newer code keeps it under "algo"
     if objective != "subs":
         raise ModelError(f"{checkpoint.path} has parameterization {objective!r}; masked diffusion needs 'subs'")

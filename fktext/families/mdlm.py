@@ -25,7 +25,7 @@ class MDLM(Family):
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """See `Family`."""
-        if checkpoint.is_lightning or checkpoint.settings.get("model_type") == "mdlm":
+        if (kind := checkpoint.settings.get("model_type")) == "mdlm" or (checkpoint.is_lightning and kind is None):
             return True
         return not checkpoint.settings and any(name.endswith("vocab_embed.embedding") for name in checkpoint.tensor_names)
 

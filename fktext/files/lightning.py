@@ -180,7 +180,8 @@ class Lightning:
         Raises:
             ModelError: the average does not fit the parameters.
         """
-        names = [name for name in self.state_dict if "backbone." in name] or list(self.state_dict)
+        own = [name for name in self.state_dict if not name.startswith("teacher")]  # that is what a model was distilled from
+        names = [name for name in own if "backbone." in name] or own
         chosen = {name: self.state_dict[name] for name in names}
         if ema and self.shadow:
             # The list follows the model's parameters; the state dict has them in the same order, with the buffers between.

@@ -218,6 +218,35 @@ def test_a_tokenizer_without_the_padding_token(folder: Path) -> None:
     assert (model.forbidden, model.denoiser.vocab_size) == ((101,), SIZE)
 
 
+def lightning(folder: Path, name: str, **config: object) -> Path:
+    """Put the folder's weights into a checkpoint of DUO's code: raw ones that differ, their average, and a teacher."""
+    weights = load_file(folder / "model.safetensors")
+    average = {name: tensor for name, tensor in weights.items() if not name.endswith("inv_freq")}
+    state = weights | {name: tensor + 1 for name, tensor in average.items()}
+    state |= {f"teacher.{name}": tensor - 1 for name, tensor in weights.items()}
+    sizes = {"hidden_size": 48, "cond_dim": 20, "length": 16, "n_blocks": 2, "n_heads": 3}
+    parameters = {"config": {"algo": {"name": name, "parameterization": "mean"}, "model": sizes, **config}}
+    file = folder / "last.ckpt"
+    torch.save({"state_dict": state, "ema": {"shadow_params": [*average.values()]}, "hyper_parameters": parameters}, file)
+    for other in ("model.safetensors", "config.json"):
+        (folder / other).unlink()
+    return file
+
+
+@pytest.mark.parametrize("name", ["duo", "duo_base", "distillation"])
+def test_a_training_checkpoint(folder: Path, io: dict[str, Tensor], name: str) -> None:
+    """The moving average is taken, the teacher is not, and the noise level is live."""
+    model = load(str(lightning(folder, name, noise={"type": "log-linear"})))
+    assert (model.family, model.kernels, model.denoiser.max_length) == ("duo", DUO.kernels, 16)
+    raw = logits(model.denoiser, io["input_ids"], io["t"])  # type: ignore[arg-type]
+    torch.testing.assert_close(raw, io["raw_logits"], atol=2e-5, rtol=0)
+
+
+def test_a_training_checkpoint_of_other_noise_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match="has noise 'cosine'; of DUO only models of log-linear noise are known"):
+        load(str(lightning(folder, "duo", noise={"type": "cosine"})))
+
+
 def cut(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])

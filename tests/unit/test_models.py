@@ -419,7 +419,7 @@ def test_a_tokenizer_without_a_mask(bert: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "found"), [({"parameterization": "sedd"}, "sedd"), ({"algo": {"name": "duo", "parameterization": "mean"}}, "mean")]
+    ("config", "found"), [({"parameterization": "sedd"}, "sedd"), ({"algo": {"name": "udlm", "parameterization": "mean"}}, "mean")]
 )
 def test_a_checkpoint_of_another_objective(mdlm: Path, config: dict[str, object], found: str) -> None:
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
