@@ -133,3 +133,10 @@ def test_blocks_prints_what_a_cache_saves(command):
     assert max(apart) < 3e-6
     for formula, held in re.findall(r"at the end \d+ blocks of \d+ bytes are ([\d.]+) MiB, held ([\d.]+) MiB", out):
         assert formula == held
+
+
+def test_watching(command, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    found = dict(re.findall(r"(\w+): [\d.]+ s, ratio ([\d.]+)", command("watching", "--seeds", 1, "--particles", 2)))
+    assert found["plain"] == "1.0000"
+    assert all(float(found[kind]) > 0.3 for kind in ("log", "view"))
