@@ -11,7 +11,7 @@ const fktextPlayer = (() => {
     Object.entries(attributes).forEach(([name, value]) => found.setAttribute(name, value));
     return found;
   };
-  const shown = (value, digits = 3) => (value === null || value === undefined ? "\u2212∞" : String(Number(value.toPrecision(digits))).replace("-", "\u2212"));
+  const shown = (value, digits = 3) => ((value ?? -Infinity) === -Infinity ? "\u2212∞" : String(Number(value.toPrecision(digits))).replace("-", "\u2212"));
   const weightsOf = (logs) => {
     const most = Math.max(...logs.map((value) => value ?? -Infinity));
     if (most === -Infinity) return logs.map(() => 0);
