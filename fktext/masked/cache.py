@@ -58,9 +58,12 @@ class Extending(Denoiser, Protocol):
     """A block-causal denoiser that can go on from finished blocks."""
 
     def extend(self, ids: Tensor, past: Past) -> Tensor:
-        """Encode (R, n) tokens, whole blocks, that come after the `past.length` positions before: (R, n, D).
+        """Encode (R, n) tokens that come after the `past.length` positions before, two whole blocks or more where there are none.
 
         Every layer takes its keys and values from `past.update`.
+
+        Returns:
+            (R, n, D) hidden states.
         """
         ...
 
@@ -130,6 +133,9 @@ class Cached:
         if depth != self._depth:
             self._forget()
             self._depth = depth
+        if not depth:  # nothing to read, and nothing to leave
+            self.computed += ids.numel()
+            return self.net.encode(ids, t)
         keys = [row.tobytes() for row in ids[:, : depth * self.block].cpu().numpy()]
         waiting, order, parts = list(range(len(ids))), list[int](), []
         while waiting:
@@ -174,8 +180,8 @@ class Cached:
         return path
 
     def _split(self, key: bytes) -> Iterator[bytes]:
-        size = len(key) // max(1, self._depth)
-        return (key[at : at + size] for at in range(0, len(key), size or 1))
+        size = len(key) // self._depth
+        return (key[at : at + size] for at in range(0, len(key), size))
 
     def _run(self, ids: Tensor, keys: list[bytes], paths: list[Tensor]) -> Tensor:
         """Encode rows from their first unknown block on: (R, n) -> (R, block, D)."""

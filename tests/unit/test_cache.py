@@ -175,7 +175,7 @@ def test_memory_that_ends_leaves_nothing_half_done(net: DiT, monkeypatch: pytest
 
     monkeypatch.setattr(net, "extend", small)
     cached = Cached(net, BLOCK)
-    for part in growing(ids):
+    for part in growing(ids, 8):
         hidden, size = encode(cached, part, torch.ones(8), 8)
         assert size == 2
         assert (logits(net, hidden) - logits(net, ask(net, part))).abs().max() < TOLERANCE
