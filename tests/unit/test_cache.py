@@ -232,3 +232,29 @@ def test_texts_are_those_without_a_cache(net: DiT, kernel: type[MaskedDiffusion]
     assert found[0][0].equal(found[1][0])
     assert found[0][1] == found[1][1]
     assert len(found[0][0].unique(dim=0)) > 2
+
+
+class Noted(Cached):
+    """Note every beginning of a row that a block was written after."""
+
+    def __init__(self, net: DiT, block: int) -> None:
+        super().__init__(net, block)
+        self.beginnings: set[tuple[int, ...]] = set()
+
+    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
+        for row in ids.tolist():
+            self.beginnings |= {tuple(row[:end]) for end in range(BLOCK, len(row) - BLOCK + 1, BLOCK)}
+        return super().encode(ids, t)
+
+
+@pytest.mark.parametrize("kernel", [MaskedDiffusion, FirstHitting])
+def test_a_run_computes_its_rows_and_each_finished_block_once(net: DiT, kernel: type[MaskedDiffusion]) -> None:
+    noise, cached = Noise.of([population_key(0, "a"), population_key(0, "b")], 4), Noted(net, BLOCK)
+    own = process(cached, kernel)
+    state = own.init(noise)
+    for k in range(own.num_steps):
+        state = gather(own.advance(state, k, k + 1, noise), torch.tensor([1, 1, 3, 3, 5, 4, 6, 6]))
+    rows = own.ledger.denoiser_rows
+    assert cached.computed == BLOCK * (rows + len(cached.beginnings))
+    blocks_of_all = 8 * len(own._columns)
+    assert len(cached.beginnings) < blocks_of_all < rows < blocks_of_all * (BLOCK if kernel is FirstHitting else 3)
