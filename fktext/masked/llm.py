@@ -7,9 +7,10 @@ that kept the shift of the language model it was made from: its output at i - 1 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,17 @@ from torch import Tensor, nn
 from fktext.errors import ModelError
 from fktext.files.weights import read_tensors
 
+
+class Piece(NamedTuple):
+    """A tensor of a file under the name that transformers has for it, or for what it is a part of: then `place` says which."""
+
+    name: str
+    tensor: Tensor
+    place: tuple[Any, ...] | None = None
+
+
+Translate = Callable[[str, Tensor], Iterable[Piece]]
+_FLOAT32 = "e_score_correction_bias"  # what stays so whatever the weights are in: it decides which experts are asked
 _LLADA_NAMES = {
     r"^model\.transformer\.wte\.": "model.embed_tokens.",
     r"^model\.transformer\.ln_f\.": "model.norm.",
@@ -97,9 +109,13 @@ class FullAttentionLM(nn.Module):
         """Move it, unless accelerate has spread it."""
         return self if self.main is not None else super().to(*args, **options)
 
+    def options(self, length: int, before: int | None = None) -> dict[str, Any]:
+        """Return what the model of transformers is told beside `length` tokens, so that they attend as they should."""
+        return {"use_cache": False, "is_causal": False}
+
     def encode(self, ids: Tensor, t: Tensor) -> Tensor:
         """Map (R, L) tokens to (R, L, D); these networks read the noise level off the number of masks, so t is ignored."""
-        hidden: Tensor = self.model.model(input_ids=ids, use_cache=False, is_causal=False)[0].to(ids.device)
+        hidden: Tensor = self.model.model(input_ids=ids, **self.options(ids.shape[1]))[0].to(ids.device)
         # The first position has nobody before it: the reference repeats its own output there.
         return torch.cat([hidden[:, :1], hidden[:, :-1]], 1) if self.shifted else hidden
 
@@ -143,7 +159,7 @@ def load(
     """
     make, names, shifted = _FAMILIES[family]
     kind, config = make(settings)
-    model = _assemble(kind, config, files, names, dtype, device, spread)
+    model = assemble(kind, config, files, renamed(names), dtype, device, spread=spread)
     return FullAttentionLM(model, mask_id, shifted, main=device if spread else None)
 
 
@@ -187,49 +203,92 @@ def _dream(settings: Mapping[str, Any]) -> tuple[Any, Any]:
 _FAMILIES = {"llada": (_llada, _LLADA_NAMES, False), "dream": (_dream, {}, True)}
 
 
-def _assemble(
+def renamed(names: Mapping[str, str]) -> Translate:
+    """Return what gives whole tensors new names, by patterns and their replacements."""
+
+    def translate(name: str, tensor: Tensor) -> Iterable[Piece]:
+        for pattern, new in names.items():
+            name = re.sub(pattern, new, name)
+        return [Piece(name, tensor)]
+
+    return translate
+
+
+def assemble(
     kind: Any,
     config: Any,
     files: Sequence[Path],
-    names: Mapping[str, str],
+    translate: Translate,
     dtype: torch.dtype,
     device: torch.device,
-    spread: bool,
+    *,
+    spread: bool = False,
 ) -> Any:
-    """Build a model around the tensors of its files, one shard at a time."""
+    """Build a model around the tensors of its files, one shard at a time.
+
+    Args:
+        kind, config: a class of transformers for language models, and its configuration.
+        files: the shards.
+        translate: from a file's tensor to what it is of the model.
+        dtype, device, spread: see `load`.
+
+    Raises:
+        ModelError: see `load`.
+    """
     with torch.device("meta"):
         model = kind(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected = dict(model.state_dict())
     places = _places(model, dtype) if spread else {"": device}
-    seen: set[str] = set()
+    filled, whole = Counter[str](), dict[str, Tensor]()
     for file in files:
         part = {}
-        for name, tensor in read_tensors(file).items():
-            for pattern, new in names.items():
-                name = re.sub(pattern, new, name)
-            if name not in expected:
-                raise ModelError(f"{file} holds {name!r}, which {kind.__name__} does not have")
-            if tensor.shape != expected[name]:
-                raise ModelError(f"{file}: {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(expected[name])}")
-            part[name] = tensor.to(_place(name, places), dtype)
+        for old, tensor in read_tensors(file).items():
+            for piece in translate(old, tensor):
+                name = piece.name
+                wanted = _shape(expected, piece)
+                if wanted is None:
+                    raise ModelError(f"{file} holds {old!r}, which {kind.__name__} does not have")
+                if piece.tensor.shape != wanted:
+                    shape = tuple(piece.tensor.shape)
+                    raise ModelError(f"{file}: {name} has shape {shape}, config.json asks for {tuple(wanted)}")
+                filled[name] += piece.tensor.numel()
+                own = torch.float32 if name.endswith(_FLOAT32) else dtype
+                if piece.place is None:
+                    part[name] = piece.tensor.to(_place(name, places), own)
+                    continue
+                if name not in whole:
+                    whole[name] = torch.empty(expected[name].shape, dtype=own, device=_place(name, places))
+                whole[name][piece.place] = piece.tensor.to(whole[name])
         model.load_state_dict(part, strict=False, assign=True)
-        seen |= part.keys()
+    model.load_state_dict(whole, strict=False, assign=True)
     model.tie_weights()
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    if missing := sorted(expected.keys() - seen - tied):
+    if missing := sorted(name for name, tensor in expected.items() if filled[name] != tensor.numel() and name not in tied):
         raise ModelError(f"{files[0].parent} lacks weights of {kind.__name__}, such as {', '.join(missing[:3])}")
-    # Its buffers are in no file, and stay in float32 whatever the dtype of the weights.
-    rotary = type(model.model.rotary_emb)(config=config)
-    if not rotary.inv_freq.isfinite().all():
-        raise ModelError(
-            f"{files[0].parent / 'config.json'} makes rotary frequencies infinite: rope_theta and scaling must be above 0"
-        )
-    model.model.rotary_emb = rotary.to(_place("model.rotary_emb", places))
+    _turn(model, config, files[0].parent, places)
     if spread:
         from accelerate import dispatch_model
 
         model = dispatch_model(model, places, main_device=device if device.type != "cpu" else None)
     return model
+
+
+def _shape(expected: Mapping[str, Tensor], piece: Piece) -> torch.Size | None:
+    """Return the shape that a piece has to have, None where the model has no such place."""
+    if piece.name not in expected:
+        return None
+    try:
+        return expected[piece.name].shape if piece.place is None else expected[piece.name][piece.place].shape
+    except IndexError:
+        return None
+
+
+def _turn(model: Any, config: Any, folder: Path, places: Mapping[str, Any]) -> None:
+    """Give a model its rotary frequencies: they are in no file, and stay in float32 whatever the dtype of the weights."""
+    rotary = type(model.model.rotary_emb)(config=config)
+    if not rotary.inv_freq.isfinite().all():
+        raise ModelError(f"{folder / 'config.json'} makes rotary frequencies infinite: rope_theta and scaling must be above 0")
+    model.model.rotary_emb = rotary.to(_place("model.rotary_emb", places))
 
 
 def _places(model: Any, dtype: torch.dtype) -> dict[str, Any]:

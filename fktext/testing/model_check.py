@@ -183,7 +183,7 @@ def _whole(network: Any, ids: Tensor) -> Tensor | None:
     model = getattr(network, "model", None)
     if model is None:
         return None
-    options = {"use_cache": False, "is_causal": False} if hasattr(network, "shifted") else {}
+    options = network.options(ids.shape[1]) if hasattr(network, "options") else {}
     logits: Tensor = model(input_ids=ids, **options)[0].to(ids.device).float()
     if getattr(network, "shifted", False):
         logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
