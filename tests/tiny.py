@@ -29,6 +29,10 @@ GOLDENS = {
     "sedd": ("sedd_tiny", 60, ["<|endoftext|>"], 59),
     "llada": ("llada_tiny", 63, ["<|endoftext|>", "<|eot|>"], 60),
     "dream": ("dream_tiny", 63, ["<|endoftext|>", "<|im_end|>"], 60),
+    "sdar": ("sdar_tiny", 100, ["<|im_end|>", "<|endoftext|>", "<|fim|>", "<|MASK|>"], 90),
+    "a2d-mdlm": ("a2d_qwen3_tiny", 110, ["<|endoftext|>", "<|im_end|>", "<|fim|>", "<|mask|>"], 101),
+    "a2d-bd3lm": ("a2d_qwen3_tiny", 110, ["<|endoftext|>", "<|im_end|>", "<|fim|>", "<|mask|>"], 101),
+    "llada2": ("llada2_tiny", 120, ["<|endoftext|>", "<|role_end|>", "<role>", "<|mask|>"], 109),
     "ssdlm": ("ssdlm_tiny", 97, ["<s>", "<pad>", "</s>", "<unk>"], 0),
 }
 
@@ -131,6 +135,8 @@ def golden(family: str, folder: Path, tokenizer: Tokenizer | None = None) -> Pat
     (tokenizer or numbered(size, special, at)).save(str(folder / "tokenizer.json"))
     if family == "diffusiongemma":
         _widen(folder)
+    if family in ("a2d-bd3lm", "llada2"):  # no published config.json says how long a block is
+        edit(folder / "config.json", fktext={"block": 8})
     return folder
 
 

@@ -8,19 +8,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fktext.errors import ModelError
+from fktext.families.a2d import A2D, A2DBlocks
 from fktext.families.bd3lm import BD3LM
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.diffusion_gemma import DiffusionGemma
 from fktext.families.duo import DUO
 from fktext.families.family import Family
+from fktext.families.llada2 import LLaDA2
 from fktext.families.llm import Dream, LLaDA
 from fktext.families.mdlm import MDLM
 from fktext.families.mlm import MaskedLM
+from fktext.families.sdar import SDAR
 from fktext.families.sedd import SEDD
 from fktext.families.ssdlm import SSDLM
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (BD3LM(), MDLM(), DUO(), LLaDA(), Dream(), DiffusionGemma(), SEDD(), SSDLM(), MaskedLM())
+    family.name: family
+    for family in (
+        BD3LM(),
+        MDLM(),
+        DUO(),
+        LLaDA(),
+        Dream(),
+        SDAR(),
+        A2DBlocks(),
+        A2D(),
+        LLaDA2(),
+        DiffusionGemma(),
+        SEDD(),
+        SSDLM(),
+        MaskedLM(),
+    )
 }
 """By name, in the order in which a checkpoint is offered to them."""
 

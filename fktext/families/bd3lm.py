@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fktext.errors import ModelError
+from fktext.families.blocks import ByBlocks
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.mdlm import MDLM
-from fktext.families.words import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fktext.texts.model import TextModel
-
 _TRAINING = frozenset({"sampling_eps_min", "sampling_eps_max"})  # bounds of the mask rates it was trained with
 
 
-class BD3LM(MDLM):
+class BD3LM(ByBlocks, MDLM):
     """BD3-LM from the hub's files or a Lightning checkpoint; its own sampler is first-hitting inside a block."""
 
     name = "bd3lm"
@@ -62,15 +60,6 @@ class BD3LM(MDLM):
         """See `Family`."""
         return super().parameters(checkpoint) - len(_TRAINING.intersection(checkpoint.tensor_names))
 
-    def defaults(self, checkpoint: Checkpoint, most: int) -> dict[str, Any]:
-        """See `Family`: a length of whole blocks, and steps of a block, as many as it has tokens."""
-        block = self.settings(checkpoint)["block_size"]
-        usual = {"length": max(block, min(self.length, most) // block * block), "steps": min(self.steps, block)}
-        given = {name for name in usual if f"default_{name}" in checkpoint.section}
-        return super().defaults(checkpoint, most) | {name: value for name, value in usual.items() if name not in given}
-
-    def model(self, checkpoint: Checkpoint, frame: Frame, **common: Any) -> TextModel:
-        """See `Family`."""
-        from fktext.masked.blocks import BlockModel
-
-        return BlockModel(block=self.settings(checkpoint)["block_size"], **common)
+    def block(self, checkpoint: Checkpoint) -> int:
+        """See `ByBlocks`."""
+        return int(self.settings(checkpoint)["block_size"])

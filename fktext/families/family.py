@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fktext.families.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ class Family(ABC):
         tokenizer_class: of transformers, for a folder without tokenizer.json.
         spreads: whether `device_map` can spread the network over devices.
         chats: whether a chat template can be put around prompts.
+        template: what its chat template is told beside the conversation.
     """
 
     name: ClassVar[str]
@@ -44,6 +46,7 @@ class Family(ABC):
     tokenizer_class: ClassVar[str] = "AutoTokenizer"
     spreads: ClassVar[bool] = False
     chats: ClassVar[bool] = True
+    template: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def recognises(self, checkpoint: Checkpoint) -> bool:

@@ -99,7 +99,7 @@ def _named(name: str, device: str, dtype: str, *, offline: bool, length: int | N
     names = read_json(checkpoint.folder / "tokenizer_config.json")
     words = Words(load_tokenizer(checkpoint.folder, family, offline), checkpoint.folder, checkpoint.section, names)
     network = family.network(checkpoint, words, getattr(torch, dtype), place, spread=spread)
-    asked = Chat.read(checkpoint.folder, name, words.tokenizer) if chat else None
+    asked = Chat.read(checkpoint.folder, name, words.tokenizer, family.template) if chat else None
     return _model(name, checkpoint, family, words, network, digest(weighed(checkpoint, family)), length=length, chat=asked)
 
 

@@ -6,7 +6,7 @@ rendered by transformers in a sandbox. No code of the model is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,13 @@ Render = Callable[[list[dict[str, str]], bool], str]
 _MARK = "\u241f"  # stands for an answer, to see what closes it
 
 
-def chat_template(folder: Path, name: str) -> Render:
+def chat_template(folder: Path, name: str, told: Mapping[str, Any] | None = None) -> Render:
     """Read how the model of a folder writes a conversation: (messages, whether an answer is to begin) -> text.
 
     Args:
         folder: with the tokenizer's files.
         name: of the model, for errors.
+        told: what the template gets beside the conversation.
 
     Raises:
         ModelError: there is no template, or it cannot be rendered.
@@ -52,7 +53,8 @@ def chat_template(folder: Path, name: str) -> Render:
             tokenizer_object=Tokenizer(models.WordLevel({})), **{key: token for key, token in tokens.items() if token}
         )
         try:
-            return str(holder.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=answer))
+            asked = {"chat_template": template, "tokenize": False, "add_generation_prompt": answer}
+            return str(holder.apply_chat_template(messages, **asked, **(told or {})))
         except Exception as error:  # of Jinja, and whatever a template raises
             line = f"{type(error).__name__}: {one_line(error, 200)}"
             raise ModelError(f"the chat template of model {name!r} cannot be rendered: {line}") from error
@@ -79,9 +81,9 @@ class Chat:
     closing_id: int | None
 
     @classmethod
-    def read(cls, folder: Path, name: str, tokenizer: Tokenizer) -> Chat:
+    def read(cls, folder: Path, name: str, tokenizer: Tokenizer, told: Mapping[str, Any] | None = None) -> Chat:
         """Take the template from a model's folder; see `chat_template`."""
-        render = chat_template(folder, name)
+        render = chat_template(folder, name, told)
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
         _, mark, rest = render(messages, False).rpartition(_MARK)
         ids = tokenizer.encode(rest.lstrip(), add_special_tokens=False).ids if mark else []  # a template may show no answers

@@ -1,0 +1,283 @@
+"""SDAR and dllm's A2D models, Qwen3 under a block-causal or no mask, against their reference implementations (float32, CPU)."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from replay import Recorded
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fktext.errors import ModelError
+from fktext.masked.block_llm import BlockCausalLM
+from fktext.masked.blocks import BlockModel
+from fktext.masked.cache import Cached
+from fktext.masked.llm import FullAttentionLM
+from fktext.masked.sampling import token_probs
+from fktext.masked.strides import Strides
+from fktext.models import load
+from fktext.models.facts import facts
+from fktext.settings import Settings
+from fktext.smc.noise import Noise
+from fktext.testing.model_check import run as run_checks
+from fktext.texts.model import TextModel
+
+GOLDEN = Path(__file__).parent / "golden"
+Checkpoint = Callable[[str], Path]
+BLOCK, MASK = 4, 93  # SDAR's
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    return load_file(GOLDEN / name)
+
+
+def logits(model: TextModel, ids: Tensor) -> Tensor:
+    network = model.denoiser
+    hidden = network.encode(ids, torch.ones(len(ids)))  # type: ignore[attr-defined]
+    return network.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.fixture
+def sdar(checkpoint: Checkpoint) -> BlockModel:
+    found = load(str(checkpoint("sdar")))
+    assert isinstance(found, BlockModel)
+    return found
+
+
+@pytest.fixture
+def a2d(checkpoint: Checkpoint) -> TextModel:
+    return load(str(checkpoint("a2d-mdlm")))
+
+
+@pytest.fixture
+def a2d_blocks(checkpoint: Checkpoint) -> BlockModel:
+    found = load(str(checkpoint("a2d-bd3lm")))
+    assert isinstance(found, BlockModel)
+    assert found.block == 8
+    return found
+
+
+def test_sdar(sdar: BlockModel) -> None:
+    io = golden("sdar_tiny.io.safetensors")
+    torch.testing.assert_close(logits(sdar, io["input_ids"]), io["logits"], atol=1e-5, rtol=0)
+    remembering = replace(sdar, denoiser=Cached(sdar.denoiser, BLOCK))  # type: ignore[arg-type]
+    for model in (sdar, remembering):
+        for at in range(0, 16, BLOCK):  # of all blocks in one pass of [noisy ; clean]
+            ids = torch.cat([io["clean"][:, :at], io["noisy"][:, at : at + BLOCK]], 1)
+            expected = io["logits_noisy"][:, at : at + BLOCK]
+            torch.testing.assert_close(logits(model, ids)[:, -BLOCK:], expected, atol=1e-5, rtol=0)
+
+
+def test_a2d(a2d: TextModel, a2d_blocks: BlockModel) -> None:
+    io = golden("a2d_qwen3_tiny.io.safetensors")
+    assert type(a2d.denoiser) is FullAttentionLM
+    torch.testing.assert_close(logits(a2d, io["input_ids"]), io["logits"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits(a2d_blocks, io["block_ids"]), io["block_logits"], atol=2e-5, rtol=0)
+    assert (logits(a2d, io["block_ids"]) - io["block_logits"]).abs().max() > 0.1
+    assert (logits(a2d_blocks, io["input_ids"]) - io["logits"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["sdar", "a2d"])
+def test_one_step_of_the_kernel(family: str, request: pytest.FixtureRequest) -> None:
+    io, model = (
+        golden("sdar_tiny.io.safetensors" if family == "sdar" else "a2d_qwen3_tiny.io.safetensors"),
+        request.getfixturevalue(family),
+    )
+    first, last = io["block"].tolist() if family == "sdar" else (0, 24)
+    mask = model.denoiser.mask_id
+    masked = io["input_ids"][:, first:last] == mask
+    probs = token_probs(logits(model, io["input_ids"])[:, first:last].flatten(0, 1), torch.tensor([mask]))
+    for (t, s), q in zip(io["ts"].tolist(), io["q"], strict=True):
+        law = probs.view(q.shape).double() * (1 - s / t)
+        law[..., mask] = s / t
+        torch.testing.assert_close(law[masked], q[masked], atol=1e-6, rtol=0)
+
+
+def attending(seen: Tensor, before: int) -> dict[str, object]:
+    position = torch.arange(seen.shape[1])[None, before:]
+    return {"use_cache": False, "is_causal": False, "attention_mask": seen[None, None], "position_ids": position}
+
+
+def causal(self: object, length: int, before: int | None = None) -> dict[str, object]:
+    before = before or 0
+    return attending(torch.ones(before + length, before + length, dtype=torch.bool).tril()[before:], before)
+
+
+def shifted_border(self: object, length: int, before: int | None = None) -> dict[str, object]:
+    before = before or 0
+    block = (torch.arange(before + length) + 1) // BLOCK
+    return attending(block[before:, None] >= block, before)
+
+
+@pytest.mark.parametrize(
+    "options", [causal, shifted_border, lambda self, length, before=None: FullAttentionLM.options(self, length)]
+)
+def test_another_mask_is_noticed(options: Callable[..., object], sdar: BlockModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = golden("sdar_tiny.io.safetensors")
+    monkeypatch.setattr(BlockCausalLM, "options", options)
+    assert (logits(sdar, io["input_ids"]) - io["logits"]).abs().max() > 0.1
+    assert not all(row.passed for row in run_checks(sdar))
+    if options is not shifted_border:
+        with pytest.raises(ModelError, match="cannot be run with block-causal attention"):
+            BlockCausalLM(sdar.denoiser.model, MASK, BLOCK)  # type: ignore[attr-defined]
+
+
+def test_a_causal_pass_over_finished_blocks_is_noticed(sdar: BlockModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = golden("sdar_tiny.io.safetensors")
+    first, last = io["block"].tolist()
+    cached = replace(sdar, denoiser=Cached(sdar.denoiser, BLOCK))  # type: ignore[arg-type]
+    assert (logits(cached, io["input_ids"]) - io["logits"][:, first:last]).abs().max() < 1e-5
+    monkeypatch.setattr(BlockCausalLM, "options", causal)
+    cached = replace(sdar, denoiser=Cached(sdar.denoiser, BLOCK))  # type: ignore[arg-type]
+    logits(cached, io["input_ids"])
+    monkeypatch.undo()
+    assert (logits(cached, io["input_ids"]) - io["logits"][:, first:last]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_sdar_is_replayed(index: int, cached: bool, sdar: BlockModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the prompt ends inside a block."""
+    decoded, name = golden("sdar_decode.safetensors"), f"ancestral.{index}"
+    reveal, token, states, tokens = (decoded[f"{name}{part}"] for part in (".u_reveal", ".u_token", ".states", ""))
+    prompt, start = decoded[f"prompt.{index}"].tolist(), len(decoded[f"prompt.{index}"]) // BLOCK
+    recorded = lambda self, noise, number: Recorded(reveal[number], token[number], (start + number) * BLOCK)  # noqa: E731
+    monkeypatch.setattr(Strides, "_noise", recorded)
+    words = " ".join(f"w{token}" for token in prompt)
+    steps = reveal.shape[1]
+    run = sdar.resolve(Settings(method="base", particles=1, length=len(tokens), steps=steps, kernel="ancestral"))
+    template = sdar.template(words, len(tokens))
+    assert template.tolist() == [*prompt, *[MASK] * (len(tokens) - len(prompt))]
+    process = replace(sdar, cached=cached).process([words], [template], run, 8)
+    noise = Noise.of([0], 1)
+    state = process.init(noise)
+    for k in range(process.num_steps):
+        state = process.advance(state, k, k + 1, noise)
+        assert torch.equal(state.ids[0], states[k])
+    assert torch.equal(state.ids[0], tokens)
+    assert (process.ledger.cached_positions > 0) == cached
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a2d_is_replayed(index: int, a2d: TextModel) -> None:
+    decoded, name = golden("a2d_qwen3_decode.safetensors"), f"ancestral.{index}"
+    reveal, token, states, tokens = (decoded[f"{name}{part}"] for part in (".u_reveal", ".u_token", ".states", ""))
+    prompt = decoded[f"prompt.{index}"].tolist()
+    words, steps = " ".join(f"w{token}" for token in prompt), reveal.shape[1]
+    run = a2d.resolve(Settings(method="base", particles=1, length=len(tokens), steps=steps, kernel="ancestral"))
+    process = a2d.process([words], [a2d.template(words, len(tokens))], run, 8)
+    noise = Recorded(reveal[0], token[0], 0)
+    state = process.init(noise)  # type: ignore[arg-type]
+    for k in range(process.num_steps):
+        state = process.advance(state, k, k + 1, noise)  # type: ignore[arg-type]
+        assert torch.equal(state.ids[0], states[k])
+    assert torch.equal(state.ids[0], tokens)
+
+
+WRONG = [
+    ({"block_size": 0}, "block_size 0 in its config.json"),
+    ({"block_size": "4"}, "block_size '4' in its config.json"),
+    (
+        {"block_size": 512},
+        "block_size 512 in its config.json, expected a whole number of tokens up to the 256 that the network takes",
+    ),
+    ({"head_dim": None}, "config.json lacks head_dim"),
+    ({"rope_theta": None}, "config.json lacks rope_theta"),
+    ({"num_key_value_heads": None}, "config.json lacks num_key_value_heads"),
+    ({"num_hidden_layers": 2}, "which Qwen3ForCausalLM does not have"),
+    ({"num_hidden_layers": 4}, "lacks weights of Qwen3ForCausalLM"),
+    ({"head_dim": 12}, "config.json asks for"),
+    ({"mask_token_id": 100}, "mask token 100 is outside the vocabulary of 100"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_config_that_cannot_be(change: dict[str, object], message: str, checkpoint: Checkpoint) -> None:
+    folder = checkpoint("sdar")
+    tiny_settings = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in tiny_settings.items() if value is not None}))
+    with pytest.raises(ModelError, match=re.escape(message)) as caught:
+        load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_shard(checkpoint: Checkpoint) -> None:
+    file = checkpoint("sdar") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load(str(file.parent))
+
+
+def test_what_config_leaves_open_is_told_otherwise(checkpoint: Checkpoint) -> None:
+    """The block by the folder's name, or 4; the mask by the tokenizer, which writes it in one of two ways."""
+    folder = checkpoint("sdar")
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["block_size"], settings["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    found = load(str(folder))
+    assert (found.block, found.denoiser.mask_id) == (4, MASK)  # type: ignore[attr-defined]
+    assert load(str(folder.rename(folder.with_name("SDAR-1.7B-Chat-b16")))).block == 16  # type: ignore[attr-defined]
+
+
+def test_a_tokenizer_without_a_mask(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("a2d-mdlm")
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|mask|>", "<|other|>"))
+    with pytest.raises(ModelError, match=r"names no mask_token_id, and its tokenizer has no <\|mask\|>$"):
+        load(str(folder))
+
+
+def test_files_that_do_not_say_how_they_were_trained(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("a2d-mdlm")
+    folder = folder.rename(folder.with_name("Qwen3"))
+    with pytest.raises(ModelError, match=r"whole texts or on blocks: put mdlm or bd3lm into the name of its folder"):
+        load(str(folder))
+    hub = folder.parent / "models--dllm-hub--Qwen3-0.6B-diffusion-bd3lm-v0.1" / "snapshots"
+    hub.mkdir(parents=True)
+    assert load(str(folder.rename(hub / "0a1b2c"))).block == 32  # type: ignore[attr-defined]
+
+
+def test_tied_heads_are_no_missing_weights(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("a2d-mdlm")
+    known = facts(str(folder))
+    assert (known.family, known.most) == ("a2d-mdlm", 256)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    network = load(str(folder)).denoiser.model  # type: ignore[attr-defined]
+    assert network.lm_head.weight.data_ptr() == network.model.embed_tokens.weight.data_ptr()
+
+
+def test_shards_and_a_missing_tensor(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("sdar")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.self_attn.q_norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.q_norm"):
+        load(str(folder))
+
+
+def test_ends_of_a_turn_end_a_text(checkpoint: Checkpoint) -> None:
+    found = load(str(checkpoint("sdar")))
+    assert (found.end_id, found.pad_id) == (90, 91)
+    row = torch.tensor([[5, 6, 7, 90, 8, MASK], [5, 6, 91, 7, 8, MASK]])
+    assert [text.text if hasattr(text, "text") else str(text) for text in found.decode(row, "w5")] == ["w5 w6 w7", "w5 w6"]
+
+
+@pytest.mark.parametrize("family", ["sdar", "a2d-mdlm", "a2d-bd3lm"])
+def test_chat(family: str, checkpoint: Checkpoint) -> None:
+    """dllm's models were trained with an empty thought before an answer."""
+    folder = checkpoint(family)
+    template = "{% for m in messages %}<|im_end|> {{ m.content }} {% endfor %}{% if enable_thinking is false %}w1 w2 {% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    asked = load(str(folder), chat=True).template("w5", 16).tolist()
+    end = 90 if family == "sdar" else 102
+    assert asked[:4] == ([end, 5, MASK, MASK] if family == "sdar" else [end, 5, 1, 2])
+
+
+def test_facts(checkpoint: Checkpoint) -> None:
+    known = facts(str(checkpoint("sdar")))
+    assert (known.family, known.most, known.kernels[0]) == ("sdar", 256, "ancestral")
+    assert (known.defaults["length"], known.defaults["steps"]) == (128, 4)
