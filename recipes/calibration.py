@@ -35,3 +35,18 @@ def best_scale(log_odds: Tensor, labels: Sequence[int]) -> float:
     truth, scales = torch.tensor(labels, dtype=torch.float64), torch.logspace(-2, 2, 201, base=2, dtype=torch.float64)
     losses = [functional.binary_cross_entropy_with_logits(scale * log_odds.double(), truth) for scale in scales]
     return float(scales[torch.stack(losses).argmin()])
+
+
+def even_shift(log_odds: Tensor, labels: Sequence[int]) -> float:
+    """What to take from the log-odds, in nats, so that they are for a text that is as likely of label 1 as of label 0.
+
+    Under it the labels are likeliest where both have the same weight together, which is where the mean probabilities of the texts
+    of label 1 and of label 0 add up to one. Both labels must occur.
+    """
+    values, truth = log_odds.double(), torch.tensor(labels, dtype=torch.bool)
+    low, high = float(values.min()) - 1, float(values.max()) + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        p = (values - middle).sigmoid()
+        low, high = (middle, high) if p[truth].mean() + p[~truth].mean() > 1 else (low, middle)
+    return (low + high) / 2

@@ -1,5 +1,6 @@
 """The recipes of the embedded judges of acceptability and toxicity: their parts on small inputs."""
 
+import gzip
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -38,6 +39,15 @@ def test_best_scale_undoes_a_factor(factor):
     true = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * 2
     labels = torch.bernoulli(true.sigmoid(), generator=torch.Generator().manual_seed(1)).long().tolist()
     assert best_scale(true / factor, labels) == pytest.approx(factor, rel=0.08)
+
+
+def test_even_shift_is_for_texts_as_often_of_one_label_as_of_the_other():
+    from calibration import even_shift
+
+    labels = torch.bernoulli(torch.full((40_000,), 0.8), generator=torch.Generator().manual_seed(0)).long()
+    seen = torch.randn(40_000, generator=torch.Generator().manual_seed(1)) * 2**0.5 + 2.0 * labels - 1  # log-odds at even odds
+    assert even_shift(seen, labels.tolist()) == pytest.approx(0, abs=0.05)
+    assert even_shift(seen + 1.5, labels.tolist()) == pytest.approx(1.5, abs=0.05)
 
 
 def test_hatecheck_is_counted_by_functionality(tmp_path):
@@ -134,21 +144,49 @@ def judge() -> tuple[Any, Any]:
     return Judge(transformers.BertForSequenceClassification(config)), tokenizer
 
 
-def test_what_ships_is_the_mean_of_runs_from_the_same_weights(judge):
-    from heldout_acceptability import learn_cola
+def test_what_ships_is_the_mean_of_runs_that_each_leave_out_a_part(judge):
+    from acceptability_training import margins
+    from heldout_acceptability import learn_cola, mean_of_runs
 
     model, tokenizer = judge
-    cola = [("the cat sits.", 1), ("the cat sit.", 0), ("the cats sit.", 1), ("cats the sits.", 0)]
+    settings = SimpleNamespace(epochs=2, cola_rate=1e-3)
+    cola = [("the cat sits.", 1), ("the cat sit.", 0), ("the cats sit.", 1), ("cats the sits.", 0), ("the cats.", 0)]
     first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = []
-    for seeds in (range(7, 8), range(8, 9), range(7, 9)):
+    runs, odds = [], []
+    for seed, seen, unseen in ((7, cola[1::2], cola[::2]), (8, cola[::2], cola[1::2])):
         model.load_state_dict(first)
-        learn_cola(model, tokenizer, cola, seeds, SimpleNamespace(epochs=2, cola_rate=1e-3))
-        found.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    one, other, both = found
-    assert not torch.equal(one["model.classifier.weight"], other["model.classifier.weight"])
-    for name, tensor in both.items():
-        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+        learn_cola(model, tokenizer, seen, seed, settings)
+        runs.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        odds.append(margins(model, tokenizer, [text for text, _ in unseen]))
+    assert not torch.equal(runs[0]["model.classifier.weight"], runs[1]["model.classifier.weight"])
+    model.load_state_dict(first)
+    found, labels = mean_of_runs(model, tokenizer, cola, range(7, 9), settings)
+    torch.testing.assert_close(found, torch.cat(odds))
+    assert labels == [1, 1, 0, 0, 0]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, (runs[0][name] + runs[1][name]) / 2)
+
+
+def test_even_odds_lie_half_way_between_colas_sentences_and_corruptions(judge, tmp_path):
+    from calibration import even_shift
+    from corruption import Corruptor, split_words
+    from heldout_acceptability import KINDS, mean_of_runs, second_stage
+
+    model, tokenizer = judge
+    (tmp_path / "lm_b").mkdir()
+    for source in ("books_b", "wikipedia_b"):
+        with gzip.open(tmp_path / f"lm_b/{source}.txt.gz", "wt") as file:
+            file.write("The cat sits on the mat. The cats sit. The old cat has sat on the mat of the cats.\n" * 5)
+    settings = SimpleNamespace(epochs=2, cola_rate=1e-3, data=tmp_path, words=16, seed=7, runs=2)
+    cola = [("the cat sits.", 1), ("the cat sit.", 0), ("the cats sit.", 1), ("cats the sits.", 0), ("the cats sits.", 1)]
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    of_cola = even_shift(*mean_of_runs(model, tokenizer, cola, range(7, 9), settings))
+    bias = model.model.classifier.bias.detach().clone()
+    model.load_state_dict(first)
+    corruptor = Corruptor([split_words("the cat sits on the mat."), split_words("a cat has sat here.")], Random(1), KINDS)
+    shift = second_stage(model, tokenizer, cola, corruptor, settings)
+    torch.testing.assert_close(bias - model.model.classifier.bias, torch.tensor([0.0, shift]))
+    assert abs(shift - of_cola) > 1e-6  # the corruptions have a say
 
 
 def test_pieces_that_a_judge_lacks_are_those_of_its_encoder(judge, tmp_path):
