@@ -70,7 +70,9 @@ def test_data_has_a_thumbnail_of_each_particle_at_each_weighing(run):
 def test_the_page_shows_images_and_names_the_command(run):
     text = (run / "trace.html").read_text()
     assert "fktext image generate · lineage of particles" in text
-    assert "particle-0" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.S)
+    assert "particle-0" not in re.sub(r"<(pre|script).*?</\1>", "", text, flags=re.S)
+    played = json.loads(re.search(r'<figure class="player".*?json">(.*?)</script>', text)[1])
+    assert [len(event["guesses"]) for event in played if event["event"] == "weighing"] == [4, 4]
     for there in (">Image</th>", "All final images descend from", "returned image"):
         assert there in text
     assert ">Text</th>" not in text
@@ -102,6 +104,8 @@ def test_beyond_so_many_bytes_there_are_no_more_pictures(run, monkeypatch, tmp_p
     assert "no pictures of this population" in text
     first, second = text.split('<section class="run"')[1:]
     assert "<image" in first
-    assert "data:" not in second
+    assert 'class="player"' in first
+    assert "data:" not in second.partition("<script>")[0]
+    assert 'class="player"' not in second
     for there in ("All final images descend", "particle-0"):
         assert there in second
