@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fktext.masked.block_llm import BlockCausalLM
 from fktext.masked.blocks import blocks
-from fktext.masked.cache import Cached, Past
+from fktext.masked.cache import Cached
 from fktext.masked.denoiser import Denoiser
 from fktext.masked.process import MaskedDiffusion
 from fktext.masked.strides import Strides
@@ -45,36 +45,13 @@ SMALL = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_at
 SIZES = {"qwen3-0.6b": (QWEN3, 28), "small": (SMALL | {"head_dim": 16}, 2)}
 
 
-class Network:
-    """Qwen3 with a block-causal mask and random weights, as a denoiser that can go on from finished blocks."""
+def network(size: str, layers: int, block: int, length: int, device: str, dtype: torch.dtype) -> BlockCausalLM:
+    """A Qwen3 under a block-causal mask, random weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    time_dependent = False
-
-    def __init__(self, size: str, layers: int, block: int, length: int, device: str, dtype: torch.dtype) -> None:
-        from transformers import Qwen3Config, Qwen3ForCausalLM
-
-        torch.manual_seed(0)
-        config = Qwen3Config(**SIZES[size][0], num_hidden_layers=layers, max_position_embeddings=length)
-        self.model: Any = Qwen3ForCausalLM(config).eval().requires_grad_(False).to(device, dtype)
-        self.block, self.vocab_size, self.max_length = block, config.vocab_size, length
-        self.mask_id, self.device = config.vocab_size - 1, self.model.device
-
-    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        return self._run(ids, 0, None)
-
-    def extend(self, ids: Tensor, past: Past) -> Tensor:
-        return self._run(ids, past.length, past)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.lm_head(hidden)
-        return logits
-
-    def _run(self, ids: Tensor, before: int, past: Past | None) -> Tensor:
-        place = torch.arange(before + ids.shape[1], device=ids.device)
-        seen = (place[before:, None] // self.block >= place // self.block)[None, None]
-        call = {"attention_mask": seen, "position_ids": place[None, before:], "past_key_values": past, "use_cache": False}
-        hidden: Tensor = self.model.model(input_ids=ids, **call)[0]
-        return hidden
+    torch.manual_seed(0)
+    config = Qwen3Config(**SIZES[size][0], num_hidden_layers=layers, max_position_embeddings=length)
+    return BlockCausalLM(Qwen3ForCausalLM(config).to(device, dtype), config.vocab_size - 1, block)
 
 
 class Both:
@@ -82,7 +59,7 @@ class Both:
 
     time_dependent = False
 
-    def __init__(self, net: Network, every: int) -> None:
+    def __init__(self, net: BlockCausalLM, every: int) -> None:
         self.net, self.cached, self.every = net, Cached(net, net.block), every
         self.mask_id, self.vocab_size, self.logits = net.mask_id, net.vocab_size, net.logits
         self.calls = self.positions = self.sampled = 0
@@ -115,7 +92,7 @@ def timed(net: Denoiser | Cached, ids: Tensor, t: Tensor) -> tuple[float, Tensor
     return clock() - started, hidden
 
 
-def measure(net: Network, length: int, particles: int, steps: int, every: int) -> list[str]:
+def measure(net: BlockCausalLM, length: int, particles: int, steps: int, every: int) -> list[str]:
     """Write a population, and say what it took."""
     both, template = Both(net, every), torch.full((1, length), net.mask_id, device=net.device)
     columns = blocks(template[0].cpu(), net.mask_id, net.block, length)
@@ -160,7 +137,7 @@ def main() -> None:
     depth = f"{layers} of {SIZES[args.size][1]} layers"
     print(f"{args.size}, {depth}, {args.dtype}, L={args.length}, N={args.particles}; {hardware(args.device)}", flush=True)
     for block in args.blocks:
-        net = Network(args.size, layers, block, args.length, args.device, getattr(torch, args.dtype))
+        net = network(args.size, layers, block, args.length, args.device, getattr(torch, args.dtype))
         with torch.inference_mode():
             net.encode(torch.zeros(1, block, dtype=torch.int64, device=args.device), torch.ones(1))  # warm up
         print("\n".join(measure(net, args.length, args.particles, min(args.steps, block), args.every)), flush=True)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import tiny
+from fktext.masked.block_llm import BlockCausalLM
 from fktext.masked.blocks import blocks
-from fktext.masked.cache import Cached, Past
+from fktext.masked.cache import Cached, Extending, Past
 from fktext.masked.denoiser import Denoiser, encode
 from fktext.masked.dit import DiT
 from fktext.masked.first_hitting import FirstHitting
@@ -31,6 +32,18 @@ def net() -> DiT:
     return found
 
 
+@pytest.fixture(scope="module", params=["dit", "Qwen3", "Glm4Moe"])
+def any_net(request: pytest.FixtureRequest, net: DiT) -> Extending:
+    """Our own network, and those that transformers runs."""
+    if request.param == "dit":
+        return net
+    sizes = {"hidden_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": 2, "head_dim": 16}
+    experts = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2, "moe_intermediate_size": 32}
+    more = experts | {"use_qk_norm": True} if request.param == "Glm4Moe" else {}
+    model = tiny.network(f"{request.param}ForCausalLM", vocab_size=MASK + 1, initializer_range=0.15, **sizes, **more)
+    return BlockCausalLM(model, MASK, BLOCK)
+
+
 def rows(count: int, length: int = LENGTH, seed: int = 0) -> Tensor:
     return torch.randint(0, MASK, (count, length), generator=torch.Generator().manual_seed(seed))
 
@@ -43,8 +56,8 @@ def last_masked(ids: Tensor, *shown: int) -> Tensor:
     return out
 
 
-def logits(net: DiT, hidden: Tensor) -> Tensor:
-    return net.logits(hidden[:, -BLOCK:])
+def logits(net: Denoiser, hidden: Tensor) -> Tensor:
+    return net.logits(hidden[:, -BLOCK:].flatten(0, 1))
 
 
 def ask(net: Denoiser, ids: Tensor) -> Tensor:
@@ -58,38 +71,38 @@ def growing(ids: Tensor, first: int = BLOCK) -> Iterator[Tensor]:
             yield last_masked(ids[:, :length], *shown)
 
 
-def difference(net: DiT, cached: Cached, ids: Tensor) -> float:
+def difference(net: Denoiser, cached: Cached, ids: Tensor) -> float:
     return float((logits(net, ask(net, ids)) - logits(net, ask(cached, ids))).abs().max())
 
 
-def test_logits_are_those_without_a_cache(net: DiT) -> None:
-    cached, ids = Cached(net, BLOCK), rows(5)
-    assert max(difference(net, cached, part) for part in growing(ids)) < TOLERANCE
-    assert ask(cached, ids).shape == (5, BLOCK, HEADS * WIDTH)
+def test_logits_are_those_without_a_cache(any_net: Extending) -> None:
+    cached, ids = Cached(any_net, BLOCK), rows(5)
+    assert max(difference(any_net, cached, part) for part in growing(ids)) < TOLERANCE
+    assert ask(cached, ids).shape == (5, BLOCK, 48)
 
 
-def test_rows_that_share_their_beginning(net: DiT) -> None:
+def test_rows_that_share_their_beginning(any_net: Extending) -> None:
     """Equal rows, rows that part in the middle, unequal prompts, and a changed order: all in one call."""
-    cached, ids = Cached(net, BLOCK), rows(6)
+    cached, ids = Cached(any_net, BLOCK), rows(6)
     ids[1], ids[2, :20], ids[3, :3] = ids[0], ids[0, :20], ids[4, :3]
     for number, part in enumerate(growing(ids, 12)):
         order = torch.randperm(6, generator=torch.Generator().manual_seed(number))
-        assert difference(net, cached, part[order]) < TOLERANCE
+        assert difference(any_net, cached, part[order]) < TOLERANCE
     # What is remembered at the end is what seven blocks of the six rows hold.
     assert cached.pages == len({tuple(row[:end]) for row in ids.tolist() for end in range(BLOCK, LENGTH - BLOCK + 1, BLOCK)})
 
 
-def test_particles_that_are_replaced(net: DiT) -> None:
+def test_particles_that_are_replaced(any_net: Extending) -> None:
     """After `gather` the new particles read the blocks of their ancestors, and forgotten ones come back by computing them."""
-    cached, ids = Cached(net, BLOCK), rows(4)
+    cached, ids = Cached(any_net, BLOCK), rows(4)
     for part in growing(ids[:, :20]):
         ask(cached, part)
     ancestors = torch.tensor([2, 2, 0, 2])
     following = torch.cat([ids[ancestors, :20], rows(4, 8, seed=1)], 1)
     for part in growing(following, 24):
-        assert difference(net, cached, part) < TOLERANCE
+        assert difference(any_net, cached, part) < TOLERANCE
     before = cached.computed
-    assert difference(net, cached, last_masked(ids[1:2, :28])) < TOLERANCE  # nobody descends from it
+    assert difference(any_net, cached, last_masked(ids[1:2, :28])) < TOLERANCE  # nobody descends from it
     assert cached.computed - before > BLOCK
 
 
