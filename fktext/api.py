@@ -79,6 +79,7 @@ def generate(
     device: str = "auto",
     offline: bool = False,
     batch_size: int | None = None,
+    watch: bool = False,
     **asked: Unpack[Asked],
 ) -> list[Population]:
     """Generate texts, steered by rewards, and return their weighted populations.
@@ -92,6 +93,7 @@ def generate(
         device: of a model and rewards that are named here: "auto" is CUDA where there is a GPU, else the CPU.
         offline: never touch a network.
         batch_size: most particles computed at once; it changes no result.
+        watch: keep what happens to every particle, in `Population.events`, for `Population.show`.
         **asked: fields of `Settings`, such as `particles=8, lam=5, seed=1`. Kernel, potential, schedule, resampler and look-ahead
             may be objects, or names of what a plugin brings.
 
@@ -113,7 +115,8 @@ def generate(
     """
     from fktext.population import Population
 
-    events = stream(model, rewards, prompts, settings, device=device, offline=offline, batch_size=batch_size, **asked)
+    how: dict[str, Any] = {"device": device, "offline": offline, "batch_size": batch_size, "watch": watch}
+    events = stream(model, rewards, prompts, settings, **how, **asked)
     return [item for item in events if isinstance(item, Population)]
 
 
@@ -135,7 +138,7 @@ def stream(
     Args:
         model, rewards, prompts, settings, device, offline, batch_size, **asked: see `generate`.
         guesses: keep what each particle was thought to become, in `Population.guesses`.
-        watch: tell what happens to every particle, in `Progress.events` and `Population.events`; see `fktext.trace`.
+        watch: also tell it as it happens, in `Progress.events`; see `fktext.trace`.
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish.

@@ -244,7 +244,7 @@ class Population:
     def show(self) -> Frame:
         """Play the particles in a frame of a notebook: masks become words, what is dropped fades, copies slide from their parents.
 
-        What the tokens were on the way is there if the population was watched (`fktext.stream(..., watch=True)`); else rewards,
+        What the tokens were on the way is there if the population was watched (`fktext.generate(..., watch=True)`); else rewards,
         weights and lineages are.
         """
         events = self.events or tuple(self._told())

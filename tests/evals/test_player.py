@@ -278,3 +278,18 @@ def test_a_population_shows_itself(browser: Browser, tmp_path: Path, tiny: Path)
         assert all(str(text).endswith(each) for text, each in zip(population.texts, said, strict=True))
         assert browser.run("document.querySelectorAll('.bars i').length") == 3
         assert browser.complaints == []
+
+
+def test_images_are_played_as_thumbnails(browser: Browser, tmp_path: Path) -> None:
+    dot = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    start = replace(START, modality="image", board=())
+    weighings = [replace(event, guesses=(dot,) * 3, revealed=()) for event in WEIGHINGS]
+    path = tmp_path / "images.html"
+    path.write_text(player.page([start, *weighings, END]))
+    browser.complaints.clear()
+    browser.open(path, 360, 700)
+    assert browser.run("[...document.querySelectorAll('.player .said img')].map((each) => each.naturalWidth)") == [1, 1, 1]
+    widths = browser.run("[...document.querySelectorAll('.player .row')].map((row) => row.getBoundingClientRect().width)")
+    assert max(widths) - min(widths) < 1
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.complaints == []
