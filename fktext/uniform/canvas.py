@@ -258,10 +258,10 @@ class CanvasDiffusion:
         for start in self._starts[stale].unique().tolist():
             rows = (stale & (self._starts == start)).nonzero()[:, 0]
             context = state.text[rows, : start + k // self._steps * self._size]
-            bits = state.soft[rows].flatten(1).view(torch.int16 if state.soft.element_size() == 2 else torch.int32)
-            _, same = torch.unique(torch.cat([context, state.canvas[rows], bits], 1), dim=0, return_inverse=True)
+            same = _equal(torch.cat([context, state.canvas[rows]], 1), state.soft[rows])
             first = torch.full_like(same, len(rows)).scatter_reduce_(0, same, torch.arange(len(rows), device=rows.device), "amin")
             first = first[: int(same.max()) + 1]
+            self.ledger.cached_positions += first.numel() * context.shape[1]
             prefix, which = self._prefix(start, context[first])
             fresh = self._encode(state.canvas[rows[first]], state.soft[rows[first]], prefix, which)
             hidden = hidden.index_copy(0, rows, fresh[same].to(hidden.dtype))
@@ -280,6 +280,7 @@ class CanvasDiffusion:
         before = _find(unique[:, :size], known) if size < unique.shape[1] else unique.new_full((len(unique),), -1)
         onward = bool((before >= 0).all())
         self.ledger.denoiser_rows += len(unique)
+        self.ledger.cached_positions += len(unique) * size * onward
         self._prefixes.pop(start, None)  # what is not gone on from makes room
         made = self.network.prefix(unique, (made, before) if onward else None)
         self._prefixes[start] = unique, made
@@ -326,6 +327,17 @@ class CanvasDiffusion:
         canvas = state.canvas[:, None].repeat(1, uniforms.shape[1], 1)
         canvas[row, :, column] = drawn
         return canvas, soft
+
+
+def _equal(ids: Tensor, soft: Tensor) -> Tensor:
+    """Number (R,) rows so that those have the same number that are equal in (R, n) tokens and in every bit of (R, C, D) numbers."""
+    _, label = torch.unique(ids, dim=0, return_inverse=True)
+    twice = torch.bincount(label)[label] > 1  # only of these is more to be compared, which is a thousand times as long
+    bits = soft[twice].flatten(1).view(torch.int16 if soft.element_size() == 2 else torch.int32)
+    _, finer = torch.unique(torch.cat([label[twice, None].view(bits.dtype), bits], 1), dim=0, return_inverse=True)
+    label[twice] = len(label) + finer
+    numbers: Tensor = torch.unique(label, return_inverse=True)[1]
+    return numbers
 
 
 def _find(rows: Tensor, among: Tensor) -> Tensor:

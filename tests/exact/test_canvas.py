@@ -278,7 +278,7 @@ def test_one_particle_is_the_plain_sampler_and_windows_do_not_matter(two):
 def test_every_step_costs_a_row_for_each_state_and_every_canvas_one_for_each_prefix():
     model, particles = Canvases(canvases=2, ends=(1,)), 60
     noise, sampler = Noise.of([1], particles), model.process(1, particles)
-    state, rows, heads = sampler.init(noise), 0, 0
+    state, rows, heads, cached = sampler.init(noise), 0, 0, 0
     for k in range(model.num_steps):
         live = ~(state.text[:, PROMPT:] == 1).any(1)
         seen = torch.cat([state.text, state.canvas, state.soft.flatten(1)], 1)[live]
@@ -286,13 +286,25 @@ def test_every_step_costs_a_row_for_each_state_and_every_canvas_one_for_each_pre
         prefixes = len(torch.unique(state.text[live], dim=0)) if k % model.steps == 0 else 0
         _, state = sampler.predict(state, k, noise, 2)
         assert sampler.ledger.denoiser_rows - rows == wanted + prefixes
+        cached += wanted * (PROMPT + k // model.steps * model.size) + (prefixes * PROMPT if k else 0)
         rows, heads = sampler.ledger.denoiser_rows, heads + 2 * int(live.sum()) * model.size
         state = gather(state, torch.arange(particles))  # a copy has what the network said of it
         state = sampler.advance(state, k, k + 1, noise)
         assert sampler.ledger.denoiser_rows == rows
     assert sampler.ledger.head_positions == heads
+    assert sampler.ledger.cached_positions == cached  # what would be read anew without the prefixes
     assert 0 < int(live.sum()) < particles
     assert model.denoiser.gone_on == model.denoiser.read[-1] > 1  # the second canvas's prefixes go on from the first's
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_equal_in_tokens_and_in_what_is_fed_back(dtype):
+    ids = torch.tensor([[1, 2], [1, 2], [0, 2], [1, 2], [0, 2], [3, 3]])
+    soft = torch.tensor([0.1, 0.2, 0.1, 0.1, 0.1, 0.1]).to(dtype)[:, None, None].expand(6, 2, 3)
+    number = canvas._equal(ids, soft).tolist()
+    assert number[0] == number[3]
+    assert number[2] == number[4]
+    assert len(set(number)) == 4 == max(number) + 1
 
 
 def test_particle_gibbs(model):

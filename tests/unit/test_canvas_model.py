@@ -144,6 +144,14 @@ def test_half_precision(folder):
     assert len(item.texts) == 3
 
 
+def test_accelerate_places_it(folder):
+    """With one place to put it, texts are the same."""
+    spread = load(str(folder), device_map="auto")
+    assert spread.denoiser.main is not None
+    assert spread.denoiser.to("meta") is spread.denoiser
+    assert run(spread, ["w5"])[0].texts == run(load(str(folder)), ["w5"])[0].texts
+
+
 def test_generate_in_python_raises_a_reward(folder):
     asked = {"samples": 6, "steps": 4, "length": 9}
     plain = fktext.generate(str(folder), Sevens(), "w5", method="base", **asked)
