@@ -50,6 +50,7 @@ class A2DBlocks(ByBlocks, A2D):
 
     name = "a2d-bd3lm"
     looks = ""
+    kernels = (*ByBlocks.kernels, "block-confidence")
 
     def block(self, checkpoint: Checkpoint) -> int:
         """See `ByBlocks`."""

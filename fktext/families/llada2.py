@@ -16,6 +16,7 @@ class LLaDA2(ByBlocks, LLM):
     model_type = "llada2_moe"
     looks = "model_type 'llada2_moe'"
     kind = "llada2"
+    kernels = (*ByBlocks.kernels, "llada2-threshold", "llada2-edit")
     masks = ("<|mask|>",)
     ends = ("<|role_end|>", "<|endoftext|>")
     tokenizer_class = "PreTrainedTokenizerFast"

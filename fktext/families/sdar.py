@@ -17,6 +17,7 @@ class SDAR(ByBlocks, LLM):
     name = model_type = "sdar"
     looks = "model_type 'sdar'"
     kind = "qwen3"
+    kernels = (*ByBlocks.kernels, "block-confidence", "block-sequential", "sdar-dynamic")
     masks = ("<|MASK|>", "<MASK>")
     ends = ("<|im_end|>", "<|endoftext|>")
     tokenizer_class = "Qwen2TokenizerFast"

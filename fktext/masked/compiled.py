@@ -29,7 +29,7 @@ class Compiled:
 
         self.net = net
         self.vocab_size, self.mask_id, self.max_length = net.vocab_size, net.mask_id, net.max_length
-        self.time_dependent = net.time_dependent
+        self.time_dependent, self.block = net.time_dependent, getattr(net, "block", None)
         self.device, self.logits = net.device, net.logits
         self._graphs = str(net.device).startswith("cuda")
         # Beyond its limit torch would go back to uncompiled code, with a warning; a run of templates has many lengths.

@@ -83,18 +83,27 @@ class ConfidenceUnmasking(MaskedDiffusion):
         if not len(active):
             return state
         state = self._refresh(state, active, self._times[step - 1].expand(len(active)))
-        row, column = (masked & (quota > 0)[:, None]).nonzero(as_tuple=True)
+        guess, confidence = self._guesses(state, masked & (quota > 0)[:, None], step, noise)
+        kept = self._kept(confidence, quota) & masked
+        ids = torch.where(kept, guess, state.ids)
+        return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
+
+    def _guesses(self, state: OrderedState, places: Tensor, step: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Guess at some (M, L) places: (M, L) what a text would be, and how sure that is, -inf elsewhere."""
+        row, column = places.nonzero(as_tuple=True)
         uniforms = noise.uniform(streams.TOKEN, step, column, row)[:, None]
         guess = state.ids.clone()
         confidence = torch.full(state.ids.shape, -torch.inf, dtype=torch.float64, device=guess.device)
         for part, logits in self._logits(state.hidden[row, column - state.ids.shape[1]], row, column):
             tokens, sure = self._guess(logits, uniforms[part])
             guess[row[part], column[part]], confidence[row[part], column[part]] = tokens, sure
+        return guess, confidence
+
+    def _kept(self, confidence: Tensor, quota: Tensor) -> Tensor:
+        """Choose the surest: (M, L) and (M,) how many -> (M, L) bool."""
         order = confidence.argsort(stable=True, dim=-1, descending=True)
         place = torch.arange(order.shape[1], device=order.device).expand(order.shape)
-        kept = torch.zeros_like(masked).scatter_(1, order, place < quota[:, None]) & masked
-        ids = torch.where(kept, guess, state.ids)
-        return replace(state, ids=ids, known=state.known & (ids == state.ids).all(-1))
+        return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, place < quota[:, None])
 
     def _quota(self, state: OrderedState, step: int) -> tuple[Tensor, Tensor]:
         """Return (M, L) whether a position may be revealed in this step, (M,) how many are."""

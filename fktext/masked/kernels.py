@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fktext.masked.any_order import AnyOrder
+from fktext.masked.block_confidence import BlockConfidence, BlockEditing
 from fktext.masked.confidence import ConfidenceUnmasking
 from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.process import MaskedDiffusion
@@ -51,6 +52,11 @@ KERNELS: Mapping[str, Kernel] = {
             Kernel(f"confidence-{measure}", partial(ConfidenceUnmasking, measure=measure), steerable=False)
             for measure in ("maskgit-plus", "topk-margin", "entropy")
         ),
+        Kernel("block-confidence", BlockConfidence, steerable=False),
+        Kernel("block-sequential", partial(BlockConfidence, sequential=True), steerable=False),
+        Kernel("sdar-dynamic", partial(BlockConfidence, threshold=0.85), steerable=False),
+        Kernel("llada2-threshold", partial(BlockConfidence, threshold=0.95), steerable=False),
+        Kernel("llada2-edit", partial(BlockEditing, threshold=0.95, editing=0.9), steerable=False),
     )
 }
 
