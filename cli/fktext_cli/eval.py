@@ -120,6 +120,31 @@ class Loading:
         str | None, run_option(metavar="I/N", help="Do part I of N, from 1; torchrun's processes divide it.", show_default="all")
     ] = None
 
+    executor: Annotated[
+        str, run_option(metavar="local|ray|slurm", help="Where workers run: here, on Ray or Slurm; or a plugin's.")
+    ] = "local"
+    workers: Annotated[
+        int, run_option(min=1, help="How many workers; they change no text. Local ones divide the threads, each has a GPU.")
+    ] = 1
+    retries: Annotated[
+        int | None,
+        run_option(min=0, help="Try a batch that failed again so often.", show_default="2, with one process stop at the first"),
+    ] = None
+    executor_options: Annotated[
+        list[str] | None,
+        run_option("--executor-option", metavar="KEY=VALUE", help="An option of the executor; repeatable.", show_default=False),
+    ] = None
+
+    def options(self) -> dict[str, str]:
+        """Return the options of the executor."""
+        found = {}
+        for option in self.executor_options or ():
+            name, equals, value = option.partition("=")
+            if not (name and equals):
+                raise UsageError(f"--executor-option is {option!r}; expected KEY=VALUE, such as partition=gpu")
+            found[name] = value
+        return found
+
     def part(self) -> tuple[int, int] | None:
         """Return which part of how many is to be done, None for all."""
         if self.shard is None:
@@ -267,6 +292,10 @@ def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, load
                 offline=where.offline,
                 shard=loading.part(),
                 registry=registry,
+                executor=loading.executor,
+                workers=loading.workers,
+                retries=loading.retries,
+                options=loading.options(),
             )
             results = _follow(steps, suite.name)
         except KeyboardInterrupt:

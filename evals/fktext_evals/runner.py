@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import fktext
 from fktext.errors import UsageError
 from fktext_evals import results
 from fktext_evals.catalogue import load
-from fktext_evals.results import Key, Results, Row, RowFile
+from fktext_evals.cells import Cell, batch_of, cells
+from fktext_evals.executors import Executor, Job, Worker, find
+from fktext_evals.results import Results, Row, RowFile
 from fktext_evals.session import session
-from fktext_evals.suite import Method, Suite
-from fktext_evals.work import Images, Texts, Work
+from fktext_evals.suite import Suite
+from fktext_evals.sweep import sweep
+from fktext_evals.work import Work, identity, load_work
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
@@ -56,14 +57,18 @@ class Options(TypedDict, total=False):
     offline: bool
     shard: tuple[int, int] | None
     registry: Registry | None
+    executor: str | Executor
+    workers: int
+    retries: int | None
+    options: Mapping[str, str] | None
 
 
 def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unpack[Options]) -> Results:
     """Run a suite, or go on with a run that was interrupted.
 
-    Seed by seed every method is run, on all prompts at once, so that batches are full; texts are judged and written batch by batch.
-    A text depends on the suite, the model and its seed alone: not on what was there already, on shards, or on the batch size. Its
-    costs are its share of its batch's, and do depend on them a little.
+    Seed by seed every method is run, in batches over all prompts; texts are judged and written batch by batch. A text depends on
+    the suite, the model and its seed alone: not on what was there already, on shards, workers, or the batch size. Its costs are
+    its share of its batch's, and depend on the batch size a little.
 
     Args:
         suite: a `Suite`, or a name or path for `fktext_evals.load`.
@@ -76,13 +81,20 @@ def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unp
         shard: (i, n): do the i-th of n parts of seeds x prompts, from 1; default all. Processes that a launcher started together
             (RANK and WORLD_SIZE in the environment, as torchrun and accelerate set them) divide that part among themselves.
         registry: rewards by name; default the installed ones.
+        executor: "local", "ray", "slurm", one of a plugin, or an object (`fktext_evals.executors.Executor`).
+        workers: how many of its workers; they change no row. A script that starts local ones keeps its own work under
+            `if __name__ == "__main__"`.
+        retries: how often a batch that failed is tried again, with a longer pause each time, after all others. Then the rows of
+            the others are there, and the error counts those that failed. None: 2, but one local process stops at the first error.
+        options: of the executor, by name.
 
     Returns:
         All there is in the folder now, by other processes too; with what `run_steps` said on the way among its notes.
 
     Raises:
         UsageError: a bad suite, an unknown name, or a folder with another run; before anything is generated.
-        RewardError: a reward or judge failed. RunError: the disk is full, say. What is written stays.
+        RewardError: a reward or judge failed. RunError: the disk is full, say, or workers failed at some batches. What is written
+            stays.
     """
     notes: list[str] = []
     for step in run_steps(suite, model, **options):
@@ -105,11 +117,15 @@ def run_steps(
     offline: bool = False,
     shard: tuple[int, int] | None = None,
     registry: Registry | None = None,
+    executor: str | Executor = "local",
+    workers: int = 1,
+    retries: int | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[Note | Advanced | Written | Results]:
     """Run a suite as `run` does, and tell how far it is.
 
     Args:
-        suite, model, options: see `run`.
+        suite, model, and all others: see `run`.
 
     Yields:
         A `Note` where the folder's files are not as they should be. Then, if anything is to do, `Advanced` at the start and after
@@ -125,107 +141,69 @@ def run_steps(
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     folder = Path("runs") / suite.name if out is None else Path(out)
+    if executor != "local" or workers != 1 or retries is not None:
+        import torch
+
+        if workers < 1 or (retries or 0) < 0:
+            raise UsageError(f"workers is {workers} and retries {retries}: expected at least 1 worker, and retries from 0")
+        if not (model is None or isinstance(model, str)):
+            raise UsageError(f"workers load their model themselves: give the name or folder of {model.name!r}, not the object")
+        threads = max(1, torch.get_num_threads() // workers)
+        job = Job(suite, str(folder), device, dtype, compiled, batch_size, offline, workers, threads, options or {})
+        yield from _swept(job, executor, registry, (part, parts), 2 if retries is None else retries)
+        return
     where: dict[str, Any] = {"device": device, "dtype": dtype, "offline": offline}
-    work = _work(suite, model, registry, folder, compiled, batch_size, where)
-    results.create(folder, _identity(work, dtype))
+    work = load_work(suite, model, registry, folder, compiled, batch_size, where)
+    results.create(folder, identity(work, dtype))
     with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
         yield from map(Note, file.notes)
         before = results.read(folder)
         yield from map(Note, before.notes)
-        jobs = _jobs(work.suite, {results.key(row) for row in before.rows}, part, parts)
-        if jobs:
+        there = {results.key(row) for row in before.rows}
+        left = cells(work.suite, there, batch_of(suite, batch_size, device), (part, parts))
+        if left:
             results.append_session(folder, session(device, batch_size, (part, parts)))
-            yield Advanced(0, sum(job.particles for job in jobs))
-        yield from _do(jobs, work, file)
+            yield Advanced(0, sum(cell.particles for cell in left))
+        yield from _do(left, work, file)
     yield results.read(folder)
 
 
-def _work(
-    suite: Suite,
-    model: str | TextModel | None,
-    registry: Registry | None,
-    folder: Path,
-    compiled: bool,
-    batch_size: int | None,
-    where: dict[str, Any],
-) -> Work:
-    """Load a suite's rewards, judges and model."""
-    from fktext.models import load as load_model
-    from fktext.plugins import load_plugins
-    from fktext.rewards import RewardContext, Scorer
-
-    registry = registry or load_plugins()
-    context = RewardContext(where["device"], where["offline"], batch_size or RewardContext.batch_size)
-    rewards = Scorer([registry.create(spec, context, suite.modality) for spec in suite.rewards])
-    judges = Scorer([registry.create(judge.reward, context, suite.modality) for judge in suite.judges])
-    if suite.modality == "image":
-        if compiled or not (model is None or isinstance(model, str)):
-            raise UsageError(f"suite {suite.name!r} is of images: its model is the name of a pipeline, not compiled")
-        return Images.of(suite, rewards, judges, batch_size, folder, where)
-    loaded = load_model(suite.model, **where) if model is None or isinstance(model, str) else model
-    return Texts.of(suite, rewards, judges, batch_size, loaded.compiled() if compiled else loaded)
+def _swept(
+    job: Job, executor: str | Executor, registry: Registry | None, part: tuple[int, int], retries: int
+) -> Iterator[Note | Advanced | Written | Results]:
+    """Let an executor's workers do what is to do; see `run_steps`."""
+    made = find(executor, registry) if isinstance(executor, str) else executor
+    folder, there = Path(job.folder), set()
+    if (folder / "run.json").exists():
+        before = results.read(folder)
+        yield from map(Note, before.notes)
+        there = {results.key(row) for row in before.rows}
+    left = cells(job.suite, there, batch_of(job.suite, job.batch_size, job.device), part)
+    if not left:  # a worker would say whether the folder holds this run
+        results.create(folder, Worker(job).started.identity)
+    done, total = 0, sum(cell.particles for cell in left)
+    if left:
+        yield Advanced(0, total)
+    for told in sweep(job, made, left, part, retries):
+        if isinstance(told, Cell):
+            yield Advanced(done := done + told.particles, total)
+        else:
+            yield Note(told) if isinstance(told, str) else Written(told)
+    yield results.read(folder)
 
 
-def _identity(work: Work, dtype: str) -> dict[str, Any]:
-    """Say what is run: a folder that holds anything else is refused."""
-    return {
-        "fktext": fktext.__version__,
-        "suite": work.suite.as_table(),
-        "model": {"name": work.suite.model, **work.about, "dtype": dtype},
-        "rewards": {term.name: term.provenance() for term in (*work.rewards.terms, *work.judges.terms)},
-    }
-
-
-def _do(jobs: Sequence[_Job], work: Work, file: RowFile) -> Iterator[Advanced | Written]:
+def _do(left: Sequence[Cell], work: Work, file: RowFile) -> Iterator[Advanced | Written]:
     """Generate, judge and write."""
-    from fktext.runs import Progress
-
-    done, total = 0, sum(job.particles for job in jobs)
-    for job in jobs:
-        weighed = size = 0
-        batch: list[Any] = []
-        for item in work.generate(job.method, job.seed, job.skip(work.suite)):
-            if isinstance(item, Progress):
-                weighed, size = item.done, item.done - weighed  # a weighing counts once for each population of the batch
-                yield Advanced(done + job.particles * item.done / item.total, total)
-                continue
-            batch.append(item)
-            if len(batch) == size:
-                rows = work.rows(job.method, job.seed, batch)
-                file.append(rows)
-                yield Written(rows)
-                batch = []
-        done += job.particles
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What one call generates: of a method and seed the populations, by prompt index and sample, that are not there yet."""
-
-    method: Method
-    seed: int
-    wanted: frozenset[tuple[int, int]]
-
-    @property
-    def particles(self) -> int:
-        """Count them all."""
-        return self.method.settings.particles * len(self.wanted)
-
-    def skip(self, suite: Suite) -> set[tuple[int, int]]:
-        """Return those of the suite that are there, or another shard's."""
-        return set(product(range(len(suite.prompts)), range(suite.samples))) - self.wanted
-
-
-def _jobs(suite: Suite, there: Container[Key], part: int, parts: int) -> list[_Job]:
-    """List what is to do of one part of the suite: of n parts, the i-th has every n-th pair of a seed and a prompt."""
-    mine = set(list(product(suite.seeds, range(len(suite.prompts))))[part - 1 :: parts])
-    jobs = []
-    for seed, method in product(suite.seeds, suite.methods):
-        indices = [index for index in range(len(suite.prompts)) if (seed, index) in mine]
-        wanted = [pair for pair in product(indices, range(suite.samples)) if (*method.key, seed, *pair) not in there]
-        if wanted:
-            jobs.append(_Job(method, seed, frozenset(wanted)))
-    return jobs
+    methods = {method.key: method for method in work.suite.methods}
+    done, total = 0, sum(cell.particles for cell in left)
+    for cell in left:
+        for item in work.made(methods[cell.method], cell.seed, frozenset(cell.wanted)):
+            if isinstance(item, list):
+                file.append(item)
+                yield Written(item)
+            else:
+                yield Advanced(done + cell.particles * item.done / item.total, total)
+        done += cell.particles
 
 
 def _shard(given: tuple[int, int]) -> tuple[int, int]:

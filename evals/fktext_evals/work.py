@@ -5,16 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fktext.errors import RewardError, shorten
+import fktext
+from fktext.errors import RewardError, UsageError, shorten
 from fktext.files.writing import to_json
 from fktext_evals import lineage
+from fktext_evals.cells import fits_first
 from fktext_evals.results import Row, writing
 from fktext_evals.suite import Method, Suite
 
 if TYPE_CHECKING:  # these import torch
+    from fktext.plugins.registry import Registry
     from fktext.population import Population
     from fktext.rewards import Scorer, Weighted
     from fktext.runs import Progress
@@ -67,8 +71,10 @@ class Work(ABC):
     about: dict[str, Any]
 
     @abstractmethod
-    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
-        """Yield all populations of a method and seed but those to skip, by prompt index and sample, and how far it is."""
+    def generate(
+        self, method: Method, seed: int, prompts: Sequence[str], skip: Container[tuple[int, int]]
+    ) -> Iterator[Progress | Population]:
+        """Yield all populations of these prompts but those to skip, by index and sample, and how far it is."""
 
     @abstractmethod
     def returned(self, method: Method, seed: int, population: Population, place: int) -> _Returned:
@@ -78,6 +84,33 @@ class Work(ABC):
         """Return the settings and the rewards that a method is run with."""
         settings = replace(method.settings, seed=seed, samples=self.suite.samples)
         return settings, () if settings.method == "base" else tuple(self.rewards.terms)
+
+    def made(self, method: Method, seed: int, wanted: Container[tuple[int, int]]) -> Iterator[Progress | list[Row]]:
+        """Yield the rows of what is wanted of a method and seed, batch by batch as they are judged, and how far it is.
+
+        A text's noise depends on its prompt, seed and sample, so other prompts need not be there; but where a value is fitted
+        before the run it is fitted to all of them.
+        """
+        from fktext.runs import Progress
+
+        samples = range(self.suite.samples)
+        chosen = [
+            index
+            for index in range(len(self.suite.prompts))
+            if fits_first(method) or any((index, sample) in wanted for sample in samples)
+        ]
+        skip = {(place, sample) for (place, index), sample in product(enumerate(chosen), samples) if (index, sample) not in wanted}
+        weighed = size = 0
+        batch: list[Population] = []
+        for item in self.generate(method, seed, [self.suite.prompts[index] for index in chosen], skip):
+            if isinstance(item, Progress):
+                weighed, size = item.done, item.done - weighed  # a weighing counts once for each population of the batch
+                yield item
+                continue
+            batch.append(replace(item, member=replace(item.member, prompt_index=chosen[item.prompt_index])))
+            if len(batch) == size:
+                yield self.rows(method, seed, batch)
+                batch = []
 
     def rows(self, method: Method, seed: int, populations: Sequence[Population]) -> list[Row]:
         """Judge what was generated in one batch, and make a row of each population."""
@@ -175,12 +208,13 @@ class Texts(Work):
         methods = tuple(replace(method, settings=run) for method, run in zip(suite.methods, runs, strict=True))
         return cls(replace(suite, methods=methods), rewards, judges, batch_size, {"digest": model.digest}, model)
 
-    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
+    def generate(
+        self, method: Method, seed: int, prompts: Sequence[str], skip: Container[tuple[int, int]]
+    ) -> Iterator[Progress | Population]:
         """See `Work`."""
         from fktext.texts.generate import generate
 
         (settings, terms), guesses = self.asked(method, seed), self.keeps_lineage(seed, 0)
-        prompts = self.suite.prompts
         return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, skip=skip, guesses=guesses)
 
     def returned(self, method: Method, seed: int, population: Population, place: int) -> _Returned:
@@ -223,12 +257,14 @@ class Images(Work):
         options = call_options(pipeline, **options)
         return cls(replace(suite, methods=methods), rewards, judges, batch_size, about, pipeline, options, folder)
 
-    def generate(self, method: Method, seed: int, skip: Container[tuple[int, int]]) -> Iterator[Progress | Population]:
+    def generate(
+        self, method: Method, seed: int, prompts: Sequence[str], skip: Container[tuple[int, int]]
+    ) -> Iterator[Progress | Population]:
         """See `Work`."""
         from fktext.images.generate import generate
 
         settings, terms = self.asked(method, seed)
-        return generate(self.pipeline, terms, self.suite.prompts, settings, batch_size=self.batch_size, skip=skip, **self.options)
+        return generate(self.pipeline, terms, prompts, settings, batch_size=self.batch_size, skip=skip, **self.options)
 
     def returned(self, method: Method, seed: int, population: Population, place: int) -> _Returned:
         """See `Work`; the file is there before the row."""
@@ -239,9 +275,54 @@ class Images(Work):
         said = f"images/{'-'.join(map(str, [*who.values(), population.sample_index]))}.png"
         path = self.folder / said
         with writing(path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(image.pixels, {"suite": self.suite.name, **who, "sample": population.sample_index}))
         return _Returned(population, place, image, image, said, said)
+
+
+def load_work(
+    suite: Suite,
+    model: str | TextModel | None,
+    registry: Registry | None,
+    folder: Path,
+    compiled: bool,
+    batch_size: int | None,
+    where: dict[str, Any],
+) -> Work:
+    """Load a suite's rewards, judges and model.
+
+    Args:
+        suite: what is run; its model is loaded unless `model` is one.
+        model: a loaded model, or the name that `suite` has.
+        registry: rewards by name; default the installed ones.
+        folder: the run's, for the files of images.
+        compiled, batch_size: see `fktext_evals.run`.
+        where: "device", "dtype" and "offline" of `fktext.models.load`.
+    """
+    from fktext.models import load as load_model
+    from fktext.plugins import load_plugins
+    from fktext.rewards import RewardContext, Scorer
+
+    registry = registry or load_plugins()
+    context = RewardContext(where["device"], where["offline"], batch_size or RewardContext.batch_size)
+    rewards = Scorer([registry.create(spec, context, suite.modality) for spec in suite.rewards])
+    judges = Scorer([registry.create(judge.reward, context, suite.modality) for judge in suite.judges])
+    if suite.modality == "image":
+        if compiled or not (model is None or isinstance(model, str)):
+            raise UsageError(f"suite {suite.name!r} is of images: its model is the name of a pipeline, not compiled")
+        return Images.of(suite, rewards, judges, batch_size, folder, where)
+    loaded = load_model(suite.model, **where) if model is None or isinstance(model, str) else model
+    return Texts.of(suite, rewards, judges, batch_size, loaded.compiled() if compiled else loaded)
+
+
+def identity(work: Work, dtype: str) -> dict[str, Any]:
+    """Say what is run: a folder that holds anything else is refused."""
+    return {
+        "fktext": fktext.__version__,
+        "suite": work.suite.as_table(),
+        "model": {"name": work.suite.model, **work.about, "dtype": dtype},
+        "rewards": {term.name: term.provenance() for term in (*work.rewards.terms, *work.judges.terms)},
+    }
 
 
 def _who(population: Population) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Parts of the engine that plugins bring: potentials, resamplers, schedules, look-aheads and kernels, by name.
+"""Parts that plugins bring, by name: of the engine potentials, resamplers, schedules, look-aheads and kernels; and executors.
 
     @hookimpl
     def fktext_register_parts(register):
@@ -22,7 +22,10 @@ from fktext.plugins.entries import imported
 from fktext.plugins.specs import NAME
 from fktext.settings import CHOICES, LOOK_AHEADS, PARTS, Part
 
-Kind = Literal["kernel", "potential", "resampler", "schedule", "look_ahead"]  # the settings that it may be given for
+# The settings that it may be given for; and where the evaluation of a suite is done, which is no setting.
+Kind = Literal["kernel", "potential", "resampler", "schedule", "look_ahead", "executor"]
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {**PARTS, "executor": ("run",)}
+_EXECUTORS = ("local", "ray", "slurm")
 
 
 class RegisterPart(Protocol):
@@ -33,8 +36,8 @@ class RegisterPart(Protocol):
 
         Args:
             kind: "potential" (`fktext.smc.potentials.Potential`), "resampler" (`fktext.smc.Resampler`), "schedule"
-                (`fktext.smc.schedules.Schedule`), "look_ahead" (`fktext.smc.lookahead.LookAhead`) or "kernel"
-                (`fktext.masked.kernels.Kernel`).
+                (`fktext.smc.schedules.Schedule`), "look_ahead" (`fktext.smc.lookahead.LookAhead`), "kernel"
+                (`fktext.masked.kernels.Kernel`) or "executor" (`fktext_evals.executors.Executor`).
             name: a letter or digit, then letters, digits, ".", "_", "-"; not one of the engine's own.
             factory: makes the object when it is called without arguments; or "module:attribute" of one, imported on first use.
             summary: one line: what it does.
@@ -81,7 +84,7 @@ class PartEntry:
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the program
             raise PluginError(f"{what} cannot be made: {type(error).__name__}: {one_line(error)}") from error
-        if absent := [name for name in PARTS[self.kind] if not hasattr(part, name)]:
+        if absent := [name for name in _ATTRIBUTES[self.kind] if not hasattr(part, name)]:
             raise PluginError(f"{what}: its factory returned {type(part).__name__}, which has no {absent[0]}")
         return part
 
@@ -117,6 +120,8 @@ def _known(kind: str, name: str) -> bool:
     """Tell whether the engine itself knows a name."""
     if kind == "kernel":
         return any(name in family.kernels for family in FAMILIES.values())
+    if kind == "executor":
+        return name in _EXECUTORS
     if kind == "look_ahead":
         return name in LOOK_AHEADS or name.startswith("value:")
     return name in CHOICES.get(kind, ())

@@ -16,6 +16,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -37,11 +38,16 @@ fktext_evals.run(sys.argv[1], out=sys.argv[2], shard=tuple(map(int, sys.argv[3].
 def timeless(results: Results) -> list[dict[str, Any]]:
     """The rows without what differs between two runs of the same thing: time, and shares of what a batch cost.
 
-    A shard, or a run that goes on, has other texts in a batch: which rows of the network and which texts are equal to one another
-    there, and computed once, is another thing then.
+    A run that goes on in the middle of a batch has other texts in it: which rows of the network and which texts are equal to one
+    another there, and computed once, is another thing then.
     """
     shares = ("seconds", "denoiser_rows", "reward_calls")
     return [{name: value for name, value in row.items() if name not in shares} for row in results.rows]
+
+
+def exact(results: Results) -> list[dict[str, Any]]:
+    """The rows without their seconds."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in results.rows]
 
 
 def start(suite_file: Path, out: Path, shard: str = "1/1") -> subprocess.Popen[str]:
@@ -152,7 +158,7 @@ def test_shards_together_are_the_whole(whole: Results, suite_file: Path, tmp_pat
     monkeypatch.setenv("WORLD_SIZE", "2")
     merged = run(str(suite_file), out=tmp_path / "run")
     assert sorted(path.name for path in merged.folder.glob("rows*")) == ["rows-1-of-2.jsonl", "rows-2-of-2.jsonl"]
-    assert timeless(merged) == timeless(whole)
+    assert exact(merged) == exact(whole)
     monkeypatch.undo()
 
 
@@ -181,7 +187,7 @@ def test_launched_as_two_processes_the_table_is_that_of_one(
         "rows-2-of-2.jsonl": 24,
     }
     merged = read(out)
-    assert timeless(merged) == timeless(whole)
+    assert exact(merged) == exact(whole)
     tables = [
         [line.rpartition("|")[0].rpartition("|")[0] for line in markdown(found).splitlines() if " seconds |" not in line]
         for found in (whole, merged)
@@ -198,7 +204,7 @@ def test_processes_of_a_launch_divide_their_shard(whole: Results, suite_file: Pa
             monkeypatch.setenv("WORLD_SIZE", "2")
             found = run(str(suite_file), out=tmp_path / "run", shard=(node, 2))
     assert sorted(path.name for path in found.folder.glob("rows*")) == [f"rows-{part}-of-4.jsonl" for part in (1, 2, 3, 4)]
-    assert timeless(found) == timeless(whole)
+    assert exact(found) == exact(whole)
 
 
 @pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("-1", "2"), ("x", "2")])
@@ -239,7 +245,7 @@ def test_to_pandas(whole: Results) -> None:
 
 def test_shards_in_another_number_go_on(whole: Results, suite_file: Path, tmp_path: Path) -> None:
     run(str(suite_file), out=tmp_path / "run", shard=(2, 3))
-    assert timeless(run(str(suite_file), out=tmp_path / "run", shard=(1, 1))) == timeless(whole)
+    assert exact(run(str(suite_file), out=tmp_path / "run", shard=(1, 1))) == exact(whole)
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
@@ -411,9 +417,7 @@ def calls(monkeypatch: Any) -> list[list[int]]:
     return found
 
 
-def test_one_call_generates_all_prompts_of_a_method_and_seed(
-    tiny: Path, tmp_path: Path, monkeypatch: Any, calls: list[list[int]]
-) -> None:
+def test_a_batch_is_a_call_and_batches_are_full(tiny: Path, tmp_path: Path, monkeypatch: Any, calls: list[list[int]]) -> None:
     """The toxicity experiment, small: batches are full, and a run that goes on makes what is missing only."""
     monkeypatch.chdir(tmp_path)
     table = tomllib.loads(source("paper-toxicity"))
@@ -423,8 +427,10 @@ def test_one_call_generates_all_prompts_of_a_method_and_seed(
     suite = parse(table, "paper")
     whole = run(suite, out="run")
     assert (len(whole.rows), whole.missing) == (3 * 7 * 3 * 2, 0)
-    assert [len(call) for call in calls] == [3 * 2] * (3 * 7)  # seeds x methods
-    assert [call[-1] for call in calls] == [6 * (place + 1) for place in range(21)]
+    populations = [len(call) for call in calls]
+    sizes = [method.settings.particles for method in suite.methods]  # 64 particles at once, of 3 x 2 populations
+    assert populations == 3 * [number for size in sizes for number in ([6] if 6 * size <= 64 else [4, 2])]  # seeds x methods
+    assert [call[-1] for call in calls] == list(accumulate(populations))
     lines = Path("run/rows-1-of-1.jsonl").read_text().splitlines(keepends=True)
     Path("run/rows-1-of-1.jsonl").write_text("".join(lines[:-8] + lines[-7:-3]))  # one of one call, three of another
     calls.clear()
@@ -450,7 +456,7 @@ def test_rows_are_there_before_the_next_batch_begins(
     monkeypatch.chdir(tmp_path)
     suite = load(str(suite_file))
     run(replace(suite, methods=suite.methods[:1], seeds=(0,)), out="run", batch_size=2)
-    assert calls == [[0, 2, 2, 4, 4, 6]]
+    assert calls == [[0, 2], [2, 4], [4, 6]]
 
 
 def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
