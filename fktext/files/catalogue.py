@@ -40,6 +40,41 @@ _ALIASES = (
         "not stated",
         "DiffusionGemma: random tokens for noise, canvases of 256, 26 B parameters of which 4 B at a time; instruction-tuned",
     ),
+    *(
+        Entry(
+            f"sdar-{size}b",
+            "sdar",
+            f"JetLM/SDAR-{size}B-Chat",
+            licence,
+            f"SDAR: Qwen3 that writes blocks of 4 tokens, {size} B parameters; instruction-tuned",
+        )
+        for size, licence in (("1.7", "not stated"), ("4", "Apache-2.0"), ("8", "not stated"))
+    ),
+    *(
+        Entry(
+            f"llada{version}-{size}",
+            "llada2",
+            f"inclusionAI/LLaDA{version}-{size}",
+            "not stated",
+            f"LLaDA{version}: a mixture of experts that writes blocks of 32 tokens, {parameters} B parameters; instruction-tuned",
+        )
+        for version in ("2.0", "2.1")
+        for size, parameters in (("mini", 16), ("flash", 103))
+    ),
+    Entry(
+        "a2d-mdlm",
+        "a2d-mdlm",
+        "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1",
+        "not stated",
+        "dllm's Qwen3 that unmasks whole texts, 0.6 B parameters; instruction-tuned",
+    ),
+    Entry(
+        "a2d-bd3lm",
+        "a2d-bd3lm",
+        "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1",
+        "not stated",
+        "dllm's Qwen3 that writes blocks of 32 tokens, 0.6 B parameters; instruction-tuned",
+    ),
     Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
     Entry("llada-base", "llada", "GSAI-ML/LLaDA-8B-Base", "MIT", "LLaDA, 8 B parameters: 16 GB in bfloat16"),

@@ -81,6 +81,11 @@ def shorter_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def without_mask(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|mask|>", "<|other|>"))
+
+
 def too_deep(folder: Path) -> None:
     edit(folder, **{"n_layers" if folder.name == "llada" else "num_hidden_layers": 10**6})
 
@@ -98,6 +103,12 @@ def not_a_pickle(folder: Path) -> None:
 WRONG = [
     *((family, cut, "safetensors file|cannot be loaded as a masked language model") for family in ("dit", "mlm", "sedd", "llada")),
     *((family, cut, "safetensors file|cannot be loaded as a masked language model") for family in ("dream", "ssdlm", "bd3lm")),
+    *((family, cut, "safetensors file") for family in ("sdar", "a2d-mdlm", "llada2")),
+    ("sdar", lambda folder: edit(folder, block_size=0), "has block_size 0 in its config.json, expected a whole number of tokens"),
+    ("sdar", lambda folder: edit(folder, hidden_size=64), "has shape .*, config.json asks for"),
+    ("llada2", lambda folder: edit(folder, num_experts=4), "holds .*experts.*, which Glm4MoeForCausalLM does not have"),
+    ("a2d-bd3lm", without_mask, r"names no mask_token_id, and its tokenizer has no <\|mask\|>$"),
+    *((family, shorter_tokenizer, "the tokenizer has 40 tokens, which contradicts") for family in ("sdar",)),
     ("dit", code, r"last\.ckpt carries code \(posix\.system\) and was not loaded; nothing in it was executed"),
     ("dit", code_in_bin, r"pytorch_model\.bin holds more than tensors and was not loaded; nothing in it was executed"),
     ("ssdlm", code_in_layer, r"timestep_layer\.pt holds more than tensors and was not loaded; nothing in it was executed"),

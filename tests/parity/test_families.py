@@ -16,7 +16,21 @@ from fktext.texts.generate import Population, generate
 from fktext.texts.model import TextModel
 
 Checkpoint = Callable[[str], Path]
-FAMILIES = ("dit", "bd3lm", "mlm", "llada", "dream", "sedd", "duo", "diffusiongemma", "ssdlm")
+FAMILIES = (
+    "dit",
+    "bd3lm",
+    "mlm",
+    "llada",
+    "dream",
+    "sdar",
+    "a2d-mdlm",
+    "a2d-bd3lm",
+    "llada2",
+    "sedd",
+    "duo",
+    "diffusiongemma",
+    "ssdlm",
+)
 RUNS = [
     *((family, "") for family in FAMILIES),
     *(("bd3lm", kernel) for kernel in ("ancestral", "any-order")),
@@ -101,7 +115,7 @@ def test_models_check_passes(family: str, dtype: str, checkpoint: Checkpoint) ->
     assert [row for row in rows if not row.passed] == []
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "a2d-mdlm", "a2d-bd3lm", "llada2"])
 def test_the_head_runs_where_a_token_is_drawn(family: str, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(str(checkpoint(family)))
     seen: list[int] = []
