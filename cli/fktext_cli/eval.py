@@ -130,6 +130,9 @@ class Loading:
         int | None,
         run_option(min=0, help="Try a batch that failed again so often.", show_default="2, with one process stop at the first"),
     ] = None
+    ray_address: Annotated[
+        str | None, run_option(help="The cluster of Ray to use.", show_default="one started on this machine")
+    ] = None
     executor_options: Annotated[
         list[str] | None,
         run_option("--executor-option", metavar="KEY=VALUE", help="An option of the executor; repeatable.", show_default=False),
@@ -137,7 +140,7 @@ class Loading:
 
     def options(self) -> dict[str, str]:
         """Return the options of the executor."""
-        found = {}
+        found = {} if self.ray_address is None else {"address": self.ray_address}
         for option in self.executor_options or ():
             name, equals, value = option.partition("=")
             if not (name and equals):
