@@ -2,7 +2,7 @@
 
 A block-causal network never looks ahead of a block, so the keys and values of a finished one depend on the text up to its end and
 on nothing that follows: remembered they are what would be computed again, not an approximation of it (Arriola et al. 2025, "Block
-Diffusion", arXiv 2503.09573, section 3). They are kept by content, in a tree: a finished block hangs below the one before it.
+Diffusion", arXiv 2503.09573). They are kept by content, in a tree: a finished block hangs below the one before it.
 Particles with the same beginning share its blocks, prompts with the same first lines too, and nothing has to travel with a particle
 that is copied. A block that no particle has come by while the last one was written is forgotten.
 """
