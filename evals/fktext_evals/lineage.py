@@ -11,16 +11,18 @@ A lineage is a mapping with K entries in each of its lists, one per weighing:
     texts        (K, N) what each particle was thought to become, the best of its predictions; at the last weighing the text itself
     images       the same of images, whose texts are empty: `data:` addresses of thumbnails; a row is empty where there are none
 
-and `chosen`, the particle that was returned, null of a dead population.
+and `chosen`, the particle that was returned, null of a dead population. Where the population was watched there are also `board`,
+what was given, and `revealed`, (K, N) what changed until each weighing (see `fktext.trace`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fktext.files.writing import to_json
-from fktext.trace import Weighing
+from fktext.trace import Start, Weighing, plain
 
 if TYPE_CHECKING:  # this imports torch
     from fktext.texts.generate import Population
@@ -49,8 +51,41 @@ def of(population: Population, chosen: int | None, width: int | None = None, sid
         "rewards": [[to_json(round(value, 4)) for value in step.reward.tolist()] for step in steps],
         "weights": [[round(value, 4) for value in normalize(step.log_w).tolist()] for step in steps],
         **(_seen(guesses, side) if side is not None else _told(guesses, width)),
+        **_watched(population),
         "chosen": chosen,
     }
+
+
+def _watched(population: Population) -> dict[str, Any]:
+    """Return what is known of the tokens on the way."""
+    weighings = [event for event in population.events if isinstance(event, Weighing)]
+    last = [plain(event)["revealed"] for event in weighings if event.sweep == weighings[-1].sweep]
+    starts = [list(event.board) for event in population.events if isinstance(event, Start)]
+    return {"board": starts[0], "revealed": last} if all(last) and last else {}
+
+
+def played(lineage: Mapping[str, Any], prompt: str) -> list[dict[str, Any]]:
+    """Return a lineage as the events of its population, for the page to play; none where it has no texts on the way."""
+    size, last = len(lineage["ancestors"][0]), len(lineage["k"])
+    if "images" in lineage or ("board" not in lineage and not all(lineage["texts"])):
+        return []
+    start = {"event": "start", "prompt": prompt, "modality": "text", "names": ["reward"], "board": lineage.get("board", [])}
+    weighings = [
+        {
+            "event": "weighing",
+            "sweep": 0,
+            "revealed": lineage.get("revealed", [[]] * last)[place],
+            "guesses": lineage["texts"][place],
+            "values": [],
+            "log_weights": [math.log(weight) if weight else None for weight in lineage["weights"][place]],
+            "log_z": None,
+            "lam": None,
+            **{name: lineage[name][place] for name in ("k", "rewards", "ess", "resampled", "ancestors")},
+        }
+        for place in range(last)
+    ]
+    sizes = {"particles": size, "steps": lineage["k"][-1]}
+    return [{**start, **sizes}, *weighings, {"event": "end", "chosen": lineage["chosen"]}]
 
 
 def of_weighings(weighings: Sequence[Weighing], chosen: int | None, *, pictures: bool) -> Lineage:

@@ -279,6 +279,7 @@ def _lineages(results: Results, there: Sequence[Method], prompts: int, texts: bo
                 "resamplings": sum(row["lineage"]["resampled"]),
                 "prompt": visible(row["prompt"]),
                 **_lineage(row["lineage"], f"{name}, prompt “{row['prompt']}”", texts),
+                "played": _played(lineages.played(row["lineage"], row["prompt"])) if texts else [],
             }
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fktext import trace
 from fktext_evals import Results, lineage
 from fktext_evals.tree import in_words, tree
 
@@ -115,3 +116,23 @@ def test_damaged(whole: Results, change: dict[str, Any], message: str) -> None:
     kept = whole.of(("fk", 3))[0]["lineage"]
     with pytest.raises(ValueError, match=message):
         lineage.check({**kept, **change})
+
+
+def test_a_watched_lineage_is_played_with_its_tokens(tiny: Path) -> None:
+    """What a row keeps of a watched population is enough for the page; without texts on the way there is nothing to play."""
+    import fktext
+
+    def letters(texts: Any) -> list[float]:
+        return [float(str(text).count("e")) for text in texts]
+
+    asked: dict[str, Any] = {"particles": 3, "length": 8, "steps": 6, "resample_every": 2}
+    [population] = fktext.generate(str(tiny), letters, "the book", watch=True, **asked)
+    kept = lineage.of(population, population.best())
+    start, *weighings, end = lineage.played(kept, "the book")
+    assert (start["board"], end["chosen"]) == (list(population.events[0].board), population.best())  # type: ignore[union-attr]
+    told = [event for event in population.events if isinstance(event, trace.Weighing)]
+    assert [event["revealed"] for event in weighings] == [trace.plain(event)["revealed"] for event in told]
+    assert [event["k"] for event in weighings] == [2, 4, 6]
+    [unwatched] = fktext.generate(str(tiny), letters, "the book", **asked)
+    assert "board" not in lineage.of(unwatched, 0)
+    assert lineage.played(lineage.of(unwatched, 0), "the book") == []

@@ -10,7 +10,7 @@
 
   const setUp = (figure) => {
     const data = JSON.parse(figure.querySelector("script").textContent);
-    const played = figure.closest("section").querySelector("figure.player script");
+    const around = figure.closest("details.one, section"), played = around.querySelector("figure.player script");
     if (played) { // texts are on the page once
       const weighed = JSON.parse(played.textContent).filter((event) => event.event === "weighing");
       data.texts = weighed.slice(weighed.length - data.k.length).map((event) => (event.guesses.some((guess) => guess.startsWith("data:")) ? [] : event.guesses));
@@ -146,7 +146,7 @@
     });
     const buttons = { in: () => zoom(scale * 1.4), out: () => zoom(scale / 1.4), fit };
     figure.querySelectorAll("[data-zoom]").forEach((button) => button.addEventListener("click", buttons[button.dataset.zoom]));
-    figure.closest("section").addEventListener("fktext-pick", (event) => select(at(event.detail.k, event.detail.i)));
+    around.addEventListener("fktext-pick", (event) => select(at(event.detail.k, event.detail.i)));
     figure.querySelector(".tools").hidden = detail.hidden = false;
     stage.setAttribute("role", "application");
     stage.setAttribute("aria-label", `${svg.getAttribute("aria-label")} Arrow keys walk along the tree, plus and minus zoom.`);
