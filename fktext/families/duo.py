@@ -21,7 +21,7 @@ class DUO(MDLM):
     name = "duo"
     looks = "model_type 'duo'"
     steps = 128
-    kernels = ("uniform-ancestral", "uniform-gibbs", "uniform-greedy-tail")
+    kernels = ("uniform-ancestral", "uniform-gibbs", "uniform-psi", "uniform-greedy-tail")
     chats = False
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

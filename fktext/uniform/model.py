@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fktext.texts.templates import Template
     from fktext.uniform.canvas import CanvasNetwork
 
+ETA = 0.2  # of the kernel "uniform-psi"
 UNWRITTEN = -1  # the `mask_id` of a network that has no mask: no token, so it never reaches the network
 
 
@@ -69,6 +70,7 @@ class UniformModel(TextModel):
             top_p=run.top_p,
             batch_size=batch_size,
             corrections=int(run.kernel == "uniform-gibbs"),
+            eta=ETA if run.kernel == "uniform-psi" else 0.0,
             greedy_tail=run.kernel == "uniform-greedy-tail",
         )
 

@@ -41,12 +41,12 @@ class Routes(NamedTuple):
 
     Attributes:
         stay: (R,) float64, of keeping the token.
-        draw: of drawing from p, which may give the same token.
-        uniform: of drawing any token; one for all positions, or (R,) float64.
+        draw: of drawing from p, which may give the same token; one for all positions, or (R,) float64.
+        uniform: of drawing any token, likewise.
     """
 
     stay: Tensor
-    draw: float
+    draw: Tensor | float
     uniform: Tensor | float
 
     @property
@@ -68,6 +68,25 @@ def routes(here: Tensor, size: int, before: float, after: float) -> Routes:
     return Routes(ratio * (after * here + other), (1 - ratio) / size * after, (1 - ratio) * other)
 
 
+def renewed(here: Tensor, size: int, before: float, after: float, eta: float) -> Routes:
+    """Split the kernel that with a probability 1 - kappa puts fresh noise on a clean token in the place of a step.
+
+    kappa = max(0, 1 - sigma / (1 - alpha_s)) with sigma = min(eta, (1 - alpha_s) / alpha_t), and 1 at the end: what DUO's code
+    calls a psi-sampler, its rate "max-capped". The clean token is one of the step to alpha = 1; the noise is that of alpha_s.
+
+    Args:
+        here, size, before, after: see `routes`.
+        eta: cap of sigma; 0 leaves the step as it is.
+    """
+    step = routes(here, size, before, after)
+    if not eta or after == 1:
+        return step
+    clean, lost = routes(here, size, before, 1.0), 1 - after
+    kappa = max(0.0, 1 - min(eta, lost / before) / lost)
+    old, new = kappa / step.total, (1 - kappa) * after / clean.total
+    return Routes(old * step.stay + new * clean.stay, old * step.draw + new * clean.draw, old * step.uniform + (1 - kappa) * lost)
+
+
 def take(masses: Routes, tokens: Tensor, probs: Tensor, which: Tensor, what: Tensor) -> Tensor:
     """Draw what follows (R,) tokens, (R, S), given (R, V) p, normalised or not.
 
@@ -78,7 +97,7 @@ def take(masses: Routes, tokens: Tensor, probs: Tensor, which: Tensor, what: Ten
     """
     stay, target = masses.stay[:, None], which * masses.total[:, None]
     # "<=", so that rounding never gives a way of mass zero: at the last step there are no uniform tokens.
-    other = torch.where(target <= stay + masses.draw, draw_tokens(probs, what), anything(what, probs.shape[1]))
+    other = torch.where(target <= (masses.stay + masses.draw)[:, None], draw_tokens(probs, what), anything(what, probs.shape[1]))
     return torch.where(target < stay, tokens[:, None], other)
 
 
@@ -172,6 +191,7 @@ class UniformDiffusion:
         batch_size: most rows per network call; halved where memory does not hold them.
         times: T + 1 noise times, falling from 1 to 0; T equal steps where none are given.
         corrections: see above.
+        eta: how much is noised anew on the way; see `renewed`.
         greedy_tail: take the likeliest token of p everywhere at the last step, as DUO's published results of few steps do; texts
             follow no law of the model then.
     """
@@ -190,6 +210,7 @@ class UniformDiffusion:
         batch_size: int = 256,
         times: Sequence[float] | None = None,
         corrections: int = 0,
+        eta: float = 0.0,
         greedy_tail: bool = False,
     ) -> None:
         self.denoiser = denoiser
@@ -202,7 +223,7 @@ class UniformDiffusion:
         self._temperature, self._top_p = temperature, top_p
         self._batch_size = batch_size
         self._times = [1 - k / num_steps for k in range(num_steps + 1)] if times is None else list(times)
-        self._corrections, self._greedy_tail = corrections, greedy_tail
+        self._corrections, self._eta, self._greedy_tail = corrections, eta, greedy_tail
 
     def init(self, noise: Noise) -> UniformState:
         """Draw a uniform token at all positions but the clamped ones."""
@@ -327,7 +348,7 @@ class UniformDiffusion:
                 continue
             tokens = drawn[part, 0]
             here = probs.gather(1, tokens[:, None])[:, 0].double() / probs.sum(-1, dtype=torch.float64)
-            drawn[part] = take(routes(here, size, before, after), tokens, probs, which[part], what[part])
+            drawn[part] = take(renewed(here, size, before, after, self._eta), tokens, probs, which[part], what[part])
         ids = state.ids[:, None].repeat(1, uniforms.shape[1], 1)
         ids[row, :, column] = drawn
         return ids

@@ -87,6 +87,10 @@ class Uniform(Enumerable):
         ratio = before / after
         above = before * size * p * here + (ratio - before) * here + (after - before) * p + (1 - ratio) * (1 - after) / size
         q = above / (before * size * (p * here).sum(-1, keepdim=True) + 1 - before)
+        if (eta := self.settings.get("eta", 0.0)) and after < 1:
+            clean = (before * size * p * here + (1 - before) * p) / (before * size * (p * here).sum(-1, keepdim=True) + 1 - before)
+            kappa = max(0.0, 1 - min(eta, (1 - after) / before) / (1 - after))
+            q = kappa * q + (1 - kappa) * (after * clean + (1 - after) / size)
         if self.clamped is not None:
             q[:, 0] = here[:, 0]
         return q
@@ -157,6 +161,7 @@ def z_scores(model, ids, law=None):
         {"temperature": 0.6},
         {"top_p": 0.7},
         {"corrections": 1},
+        {"eta": 0.3},
         {"length": 3, "tokens": 2, "clamped": 1, "corrections": 2},
     ],
 )
@@ -354,8 +359,9 @@ def test_corrections_mend_what_few_steps_get_wrong():
     assert distance[8, 0] < distance[4, 1]  # but as many further steps do more
 
 
-def test_a_chain_with_corrections_is_steered_exactly():
-    model = Uniform(corrections=1)
+@pytest.mark.parametrize("settings", [{"corrections": 1}, {"eta": 0.3}])
+def test_a_chain_that_goes_back_is_steered_exactly(settings):
+    model = Uniform(**settings)
     result = run_case(model, "difference", RESAMPLERS["systematic"], 0.9, populations=1500)
     assert max(map(abs, check_law(model, result, LAM))) < Z_BOUND
 

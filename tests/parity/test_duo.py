@@ -21,7 +21,7 @@ from fktext.models import load
 from fktext.settings import Settings
 from fktext.smc.noise import Noise
 from fktext.texts.templates import Template
-from fktext.uniform.process import UniformDiffusion, alpha, routes
+from fktext.uniform.process import Routes, UniformDiffusion, alpha, renewed, routes
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = GOLDEN / "duo_tiny"
@@ -72,7 +72,13 @@ def posterior(probs: Tensor, ids: Tensor, before: float, after: float) -> Tensor
     """(R, V) float64: what the three ways of the kernel sum to, given (R, V) probabilities and (R,) tokens."""
     probs = probs.double() / probs.double().sum(-1, keepdim=True)
     masses = routes(probs.gather(1, ids[:, None])[:, 0], probs.shape[1], before, after)
-    q = masses.draw * probs + masses.uniform / probs.shape[1]
+    return posterior_of(masses, probs, ids)
+
+
+def posterior_of(masses: Routes, probs: Tensor, ids: Tensor) -> Tensor:
+    """(R, V) float64: what the ways sum to."""
+    draw, anything = (torch.as_tensor(mass, dtype=torch.float64).reshape(-1, 1) for mass in (masses.draw, masses.uniform))
+    q = draw * probs + anything / probs.shape[1]
     q[torch.arange(len(ids)), ids] += masses.stay
     return q / masses.total[:, None]
 
@@ -140,6 +146,21 @@ def test_psi(network: dit.DiT, io: dict[str, Tensor], kappa: str) -> None:
     probs = token_probs(logits(network, io["input_ids"][:2], torch.full((2,), 0.5)).flatten(0, 1), NOTHING)
     q, clean = posterior(probs, ids, before, after), posterior(probs, ids, before, 1.0)
     torch.testing.assert_close(psi(q, clean, float(kappa), after), io[f"psi.{kappa}.q"].flatten(0, 1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_psi_in_three_ways(network: dit.DiT, io: dict[str, Tensor], replay: dict[str, Tensor], step: int) -> None:
+    """With the rate of the reference's run, which noise removal ends."""
+    before, after = (alpha(time) for time in TIMES[step : step + 2])
+    ids = io["input_ids"][:2].flatten()
+    raw = logits(network, io["input_ids"][:2], torch.full((2,), TIMES[step])).flatten(0, 1)
+    probs = token_probs(raw, NOTHING).double()
+    probs /= probs.sum(-1, keepdim=True)
+    masses = renewed(probs.gather(1, ids[:, None])[:, 0], SIZE, before, after, 0.2)
+    q, clean = posterior(probs, ids, before, after), posterior(probs, ids, before, 1.0)
+    expected = psi(q, clean, float(replay["psi.kappas"][step]), after)
+    torch.testing.assert_close(posterior_of(masses, probs, ids), expected, atol=1e-7, rtol=0)
+    assert step == STEPS or (expected - q).abs().max() > 1e-5
 
 
 def decode(network: dit.DiT, replay: dict[str, Tensor], name: str) -> list[Tensor]:
