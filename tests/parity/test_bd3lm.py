@@ -357,11 +357,12 @@ def test_a_run_counts_the_steps_of_its_blocks(model: BlockModel) -> None:
 def test_texts_do_not_depend_on_what_is_remembered(model: BlockModel, length: int, method: str) -> None:
     """Steered, with prompts of unequal lengths, texts beyond the context, and sweeps that begin anew."""
     settings = {"method": method, "particles": 4, "samples": 2, "length": length, "lam": 2.0, "seed": 3}
-    with_, without = (
-        list(fktext.generate(each, Low(), ["w5", "w5 w6 w7", "w5 w6 w7 w8 w9"], **settings))  # type: ignore[arg-type]
-        for each in (model, replace(model, cached=False))
+    with_, without, few = (
+        list(fktext.generate(each, Low(), ["w5", "w5 w6 w7", "w5 w6 w7 w8 w9"], batch_size=size, **settings))  # type: ignore[arg-type]
+        for each, size in ((model, 64), (replace(model, cached=False), 64), (model, 3))
     )
     assert [population.texts for population in with_] == [population.texts for population in without]
+    assert [population.texts for population in with_] == [population.texts for population in few]
     assert all(population.ledger.cached_positions > 0 for population in with_)
     assert all(population.ledger.cached_positions == 0 for population in without)
     for one, other in zip(with_, without, strict=True):

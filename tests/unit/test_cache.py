@@ -1,5 +1,6 @@
 """Remembered blocks: the same logits as without, each block computed once, and no more kept than what is read."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -130,6 +131,17 @@ def test_particles_share_memory(net: DiT) -> None:
         ask(cached, part)
     assert cached.nbytes == (4 + 8 * 3) * PAGE
     assert sum(tensor.untyped_storage().nbytes() for layer in cached._pools for tensor in layer) == cached.nbytes
+
+
+def test_half_precision_takes_half_the_memory(net: DiT) -> None:
+    half, ids = copy.deepcopy(net).bfloat16(), rows(4)
+    cached, exact = Cached(half, BLOCK), Cached(net, BLOCK)
+    for part in growing(ids):
+        largest = logits(half, ask(half, part)).abs().max()
+        assert difference(half, cached, part) < 3e-2 * largest
+        ask(exact, part)
+    assert cached.pages == exact.pages == 4 * 7
+    assert 2 * cached.nbytes == exact.nbytes
 
 
 def test_what_nobody_reads_is_forgotten(net: DiT) -> None:
