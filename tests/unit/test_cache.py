@@ -62,7 +62,7 @@ def logits(net: Denoiser, hidden: Tensor) -> Tensor:
 
 
 def ask(net: Denoiser, ids: Tensor) -> Tensor:
-    return net.encode(ids, torch.ones(len(ids)))
+    return net.encode(ids, torch.ones(len(ids), device=ids.device))
 
 
 def growing(ids: Tensor, first: int = BLOCK) -> Iterator[Tensor]:
@@ -142,6 +142,15 @@ def test_half_precision_takes_half_the_memory(net: DiT) -> None:
         ask(exact, part)
     assert cached.pages == exact.pages == 4 * 7
     assert 2 * cached.nbytes == exact.nbytes
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(net: DiT) -> None:
+    there, ids = copy.deepcopy(net).cuda(), rows(4).cuda()
+    cached = Cached(there, BLOCK)
+    assert max(difference(there, cached, part) for part in growing(ids)) < 1e-4
+    assert cached.nbytes == 4 * 7 * PAGE
+    assert {pool.device.type for layer in cached._pools for pool in layer} == {"cuda"}
 
 
 def test_what_nobody_reads_is_forgotten(net: DiT) -> None:
