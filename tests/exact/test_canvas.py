@@ -294,6 +294,7 @@ def test_every_step_costs_a_row_for_each_state_and_every_canvas_one_for_each_pre
     assert sampler.ledger.head_positions == heads
     assert sampler.ledger.cached_positions == cached  # what would be read anew without the prefixes
     assert 0 < int(live.sum()) < particles
+    assert model.denoiser.read[0] == 1  # one copy of the prompt for all
     assert model.denoiser.gone_on == model.denoiser.read[-1] > 1  # the second canvas's prefixes go on from the first's
 
 
