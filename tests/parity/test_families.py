@@ -35,6 +35,7 @@ RUNS = [
     *((family, "") for family in FAMILIES),
     *(("bd3lm", kernel) for kernel in ("ancestral", "any-order")),
     ("sedd", "sedd-normalised"),
+    *(("duo", f"uniform-{kernel}") for kernel in ("gibbs", "psi")),
     *(("dit", f"remdm-{strategy}") for strategy in ("cap", "rescale", "conf", "loop")),
     *(("ssdlm", f"simplex-{projection}") for projection in ("even", "uneven")),
 ]
