@@ -1,9 +1,10 @@
 """Decoders of models that write by blocks, by how sure the network is.
 
 They are SDAR's (Cheng et al. 2025, arXiv 2510.06303), those of LLaDA2.0 and 2.1 (Bie et al. 2025, arXiv 2512.15745), and dllm's.
-In a block of b tokens with T steps every step owes b / T of them. The surest guesses are kept, as many as are owed; with a threshold
-all that are surer than that, if they are at least as many, so that easy blocks take fewer steps. LLaDA2.1 also replaces tokens that
-it wrote before. As in `fktext.masked.confidence` guesses choose the positions: the texts' law has no name, and they are not steered.
+In a block of b tokens with T steps every step owes b / T of them. The surest guesses are kept, as many as are owed; with a
+threshold all that are surer than that, if they are at least as many, so that easy blocks take fewer steps. LLaDA2.1 also replaces
+tokens that it wrote before. As in `fktext.masked.confidence` guesses choose the positions: the texts' law has no name, and they are
+not steered.
 
 Two things of the published code are not done: to overwrite tokens, the prompt's among them, where more are owed than are masked;
 and to draw the mask.

@@ -50,8 +50,8 @@ def load(
         dtype: of the weights, one of `DTYPES`.
         offline: when true, never touch a network.
         length: makes this the model's default length.
-        device_map: "auto" spreads LLaDA, Dream or DiffusionGemma over all GPUs and, where they are too small, the computer's
-            memory, through accelerate; `device` is then where tokens are drawn.
+        device_map: "auto" spreads a model of a large family (`Family.spreads`) over all GPUs and, where they are too small, the
+            computer's memory, through accelerate; `device` is then where tokens are drawn.
         chat: put prompts into the model's chat template and return answers (see `fktext.texts.chat`).
 
     Raises:

@@ -6,7 +6,9 @@ from itertools import product
 import pytest
 import torch
 
+import tiny
 from fktext.masked.any_order import AnyOrder
+from fktext.masked.block_llm import BlockCausalLM
 from fktext.masked.blocks import blocks
 from fktext.masked.cache import Cached
 from fktext.masked.first_hitting import FirstHitting
@@ -119,6 +121,29 @@ class Blockwise(Enumerable):
         return [Text(self.spell(row)) for row in ids.tolist()]
 
 
+class Qwen3(BlockCausalLM):
+    """A network of transformers whose hidden states are its logits, as those of the tables are."""
+
+    def encode(self, ids, t):
+        return self.model.lm_head(super().encode(ids, t))
+
+    def extend(self, ids, past):
+        return self.model.lm_head(super().extend(ids, past))
+
+    def logits(self, hidden):
+        return hidden
+
+
+@torch.inference_mode()
+def qwen3(cached):
+    """A network of transformers in the place of the table: two heads, one layer, its weights large enough to tell texts apart."""
+    config = {"vocab_size": 3, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    rest = {"num_key_value_heads": 1, "head_dim": 8, "pad_token_id": None, "initializer_range": 0.4}
+    model = Blockwise(cached=cached)
+    model.denoiser = Qwen3(tiny.network("Qwen3ForCausalLM", **config, **rest), mask_id=2, block=2)
+    return model
+
+
 MODELS = {
     "two blocks": Blockwise(),
     "three blocks": Blockwise(length=3, block=1, num_steps=1),
@@ -127,6 +152,8 @@ MODELS = {
     "two blocks and an end": Blockwise(tokens=3, end=2, seed=5),
     "two blocks, remembered": Blockwise(cached=True),
     "a prompt that shares a block, remembered": Blockwise(length=6, prompt=(1, 0, 1), cached=True),
+    "Qwen3": qwen3(cached=False),
+    "Qwen3, remembered": qwen3(cached=True),
     "a context of two blocks for three, remembered": Blockwise(length=6, context=4, prompt=(0,), cached=True),
 }
 
