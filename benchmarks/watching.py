@@ -81,7 +81,7 @@ def main() -> None:
     asked = parser.parse_args()
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    reader = subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL)
+    reader = subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     model, spent = fktext.load("tiny-mdlm"), {kind: [] for kind in KINDS}
     watching, stopwatch = dict.fromkeys(KINDS, 0.0), Stopwatch()
     with tempfile.TemporaryDirectory() as folder, os.fdopen(theirs, "w") as terminal, contextlib.redirect_stderr(terminal):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-SHARE = 100  # drawing takes no more than this part of the time
+SHARE = 150  # times as long as a picture took to draw does the next one wait, so drawing takes less than a hundredth of the time
 PAUSE = 0.1  # seconds from one frame to the next, at least
 _BAR, _MASK = 6, "░"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -195,12 +195,12 @@ def number(value: float) -> str:
 class View(Bar):
     """Show the particles in the place of a bar; where there is no terminal it is the bar.
 
-    Drawing is held back so that it takes no more than a hundredth of the time.
+    Drawing is held back, so that it takes less than a hundredth of the time.
 
     Args:
         name: of what runs.
         total: populations in all.
-        calm: seconds of drawing that the next frame waits for, in such seconds; 0 draws every event.
+        calm: how many times as long as a picture took to draw the next one waits; 0 draws every event.
     """
 
     def __init__(self, name: str, total: int = 1, *, calm: float = SHARE) -> None:
