@@ -102,9 +102,9 @@ class _Folder:
 
     def add(self, done: Done) -> None:
         """Write the rows of a cell."""
-        if self._file is None:
-            raise RunError(f"the executor made {done.cell} before it said what it has loaded")
         if not done.written:
+            if self._file is None:
+                raise RunError(f"the executor made {done.cell} before it said what it has loaded")
             self._file.append(done.rows)
         self._made += 1
 

@@ -257,6 +257,48 @@ def test_what_ray_cannot_do_is_one_line(suite_file: Path, tmp_path: Path, monkey
         run(str(suite_file), out=tmp_path / "run", executor="ray")
 
 
+LOCAL = {"cluster": "local", "timeout_min": "10"}
+
+
+def test_jobs_of_submitit_make_the_rows_of_one_process(
+    whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="the extra [slurm]")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    found = run(str(suite_file), out=tmp_path / "run", executor="slurm", workers=2, options=LOCAL)
+    assert exact(found) == exact(whole)
+    assert {path.name: path.read_text().count("\n") for path in (tmp_path / "run").glob("rows*")} == {
+        "rows-1-of-1.jsonl": 0,
+        "rows-slurm-1-of-2.jsonl": 24,
+        "rows-slurm-2-of-2.jsonl": 24,
+    }
+
+
+def test_a_job_that_is_queued_again_makes_what_is_missing(whole: Results, suite_file: Path, tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit", reason="the extra [slurm]")
+    from fktext_evals.executors_slurm import _share, make_share
+
+    suite = replace(load(str(suite_file)), seeds=(0,))
+    job, all_cells = Job(suite, str(tmp_path / "run")), cells(suite, (), 64)
+    started, *_ = make_share(job, all_cells[:2], "rows-slurm-1-of-1.jsonl")
+    assert isinstance(started, Started)
+    again = _share()(job, all_cells, "rows-slurm-1-of-1.jsonl").checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    _, *outcomes = again.function()
+    assert [len(outcome.rows) for outcome in outcomes] == [0, 0, 6, 6]
+    assert exact(read(tmp_path / "run")) == [row for row in exact(whole) if row["seed"] == 0]
+
+
+def test_what_slurm_cannot_do_is_one_line(suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("submitit", reason="the extra [slurm]")
+    for options, message in (({}, "Slurm cannot be used from this machine"), ({**LOCAL, "nodse": "2"}, "slurm refuses an option")):
+        with pytest.raises((RunError, UsageError), match=message):
+            run(str(suite_file), out=tmp_path / "run", executor="slurm", options=options)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UsageError, match=r"needs submitit: pip install 'fktext\[slurm\]'"):
+        run(str(suite_file), out=tmp_path / "run", executor="slurm")
+
+
 START = """
 import sys, fktext_evals
 if __name__ == "__main__":
