@@ -189,7 +189,8 @@ class _Watcher:
         """Return what a weighing tells."""
         boards = self._view.boards(step.state) if self._view else ()
         last = step.k == self._last
-        guesses = [self._view.show(guess, last=last) if self._view else str(guess) for guess in _best_guesses(step, self._scorer)]
+        show = self._view.show if self._view else lambda guess, last: getattr(guess, "continuation", str(guess))
+        guesses = [show(guess, last=last) for guess in _best_guesses(step, self._scorer)]
         rows = step.values.flatten(0, 1)
         values = rows[torch.arange(len(rows)), _best(step, self._scorer)].tolist() if rows.shape[1] else []
         begun: tuple[Event, ...] = self._watch.starts if not self.events else ()

@@ -67,16 +67,13 @@ def _play(records: Iterator[Record], speed: float) -> None:
             view.see([record])
             if isinstance(record, End):
                 with view.away():
-                    print(_returned(record), flush=True)
+                    if record.chosen is not None:  # else it is dead
+                        print(visible(record.particles[record.chosen].text), flush=True)
                 left -= 1
                 if not left:
                     return
             elif isinstance(record, Weighing) and view.shows(record):
                 view.rest(PACE / speed)
-
-
-def _returned(end: End) -> str:
-    return "" if end.chosen is None else visible(end.particles[end.chosen].text)
 
 
 def _growing(lines: TextIO) -> Iterator[str]:

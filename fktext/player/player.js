@@ -1,5 +1,5 @@
 // Play the particles of a population, from the events of fktext.trace. `fktextPlayer(figure)` returns {add, show}: `add` takes events one
-// by one, as objects of the log's lines, while they happen or after; the figure may hold them as JSON, in a script.
+// by one, as objects of the log's lines, while they happen or after; the figure may hold them as JSON, in a script. A new start begins anew.
 const fktextPlayer = (() => {
   "use strict";
   const PACE = 750, SLIDE = 380, SPEEDS = [0.5, 1, 2, 4];
@@ -39,8 +39,11 @@ const fktextPlayer = (() => {
       else if (event.event === "weighing") weigh(event);
       else if (event.event === "end") { end = event; if (!loading) draw(); }
     };
-    const begin = (event) => {
-      start = event;
+    const begin = (event) => { // a population, in the place of another that was played before
+      [start, end, at, picked, pointed, here, low, high] = [event, null, -1, null, null, 0, Infinity, -Infinity];
+      frames.length = slots.length = 0;
+      rows.replaceChildren();
+      bars.replaceChildren();
       rows.classList.toggle("pictures", event.modality === "image");
       for (let place = 0; place < event.particles; place++) {
         const row = make("div", "row", "", { role: "option", tabindex: place ? "-1" : "0", "aria-selected": "false" });

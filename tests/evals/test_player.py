@@ -176,6 +176,9 @@ def test_events_may_come_one_by_one(browser: Browser, tmp_path: Path) -> None:
     assert "Step 2 of 6" in told(browser, ".now")
     browser.run("live.show(2)")
     assert told(browser, ".returned .said") == "she sat in here"
+    browser.run("events.slice(0, 2).forEach(live.add)")
+    assert rows(browser) == ["she sat__", "she__ red", "she___"], "another population takes the place of the first"
+    assert browser.run("document.querySelectorAll('.player .bars i').length") == 1
     assert browser.complaints == []
 
 
