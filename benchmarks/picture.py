@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import argparse
 from html import escape
-from typing import Any, NamedTuple
-
-import torch
+from typing import NamedTuple
 
 import fktext
-from fktext import values
-from fktext.rewards import Scorer
-from fktext.smc.noise import Noise, population_key
-from fktext.smc.steer import Step, steer_steps
+from fktext.trace import Board, Particles, Weighing
 
 ROW, TOP, LEFT, WIDE, CHAR, MASK = 30, 74, 86, 760, 8.4, 28  # pixels
 CLOSE = (".", ",", "!", "?", "'")  # to the word before
@@ -37,55 +32,29 @@ class Frame(NamedTuple):
     """The particles at a weighing: their tokens as (text, kind), and what the engine made of them."""
 
     lines: list[list[tuple[str, str]]]
-    step: Step
+    weighing: Weighing
 
 
-class Watched:
-    """A process that keeps the tokens of its particles after every move."""
-
-    def __init__(self, process: Any) -> None:
-        self._process, self.seen = process, torch.empty(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._process, name)
-
-    def advance(self, state: Any, k: int, k_next: int, noise: Noise) -> Any:
-        """Move on, and look."""
-        state = self._process.advance(state, k, k_next, noise)
-        self.seen = state.ids.clone()
-        return state
-
-
-def words(model: fktext.TextModel, ids: list[int], prompt: int) -> list[tuple[str, str]]:
-    """Return (text, kind) of the tokens of a particle, word pieces joined; what comes after the end is left out."""
+def words(board: Board, given: Board) -> list[tuple[str, str]]:
+    """Return (text, kind) of what a particle says, word pieces joined."""
     found: list[tuple[str, str]] = []
-    for place, token in enumerate(ids):
-        if token in (model.end_id, model.pad_id) and place:
-            break
-        if place == 0 and token == model.bos_id:
-            continue
-        text = str(model.tokenizer.id_to_token(token))
-        kind = "mask" if token == model.denoiser.mask_id else "prompt" if place < prompt else "word"
-        if kind == "mask":
-            found.append(("", kind))
-        elif text.startswith("##") and found and found[-1][1] != "mask":
-            found[-1] = (found[-1][0] + text[2:], kind)
-        else:
-            found.append((text.removeprefix("##"), kind))
+    for place, piece in enumerate(board):
+        kind = "mask" if piece is None else "word" if given[place] is None else "prompt"
+        if piece and piece.isalnum() and found and found[-1][1] != "mask":
+            found[-1] = (found[-1][0] + piece, kind)
+        elif piece != "":
+            found.append(((piece or "").strip(), kind))
     return found
 
 
 def frames(model: fktext.TextModel, prompt: str, reward: str, settings: fktext.Settings) -> list[Frame]:
     """Run one population, and keep what its particles look like at each weighing."""
-    terms = [fktext.load_plugins().create(reward)]
-    run = values.named(model, terms, model.resolve(settings))
-    start = model.start(prompt)
-    process = Watched(model.process([start], [model.template(start, run.length)], run, 64))
-    noise = Noise.of([population_key(run.seed, prompt, 0)], run.particles)
-    found = []
-    for step in steer_steps(process, Scorer(terms), noise, values.plan(model, terms, run)):
-        lines = [words(model, ids, len(start.ids)) for ids in process.seen.tolist()]
-        found.append(Frame(lines, step.of(0)))
+    [population] = fktext.generate(model, reward, prompt, settings, watch=True)
+    start, *weighings = population.events
+    particles, found = Particles(start), []
+    for weighing in weighings:
+        particles.add(weighing)
+        found.append(Frame([words(board, start.board) for board in particles.boards], weighing))
     return found
 
 
@@ -106,14 +75,13 @@ def line(parts: list[tuple[str, str]], row: int, dead: bool) -> str:
 
 def drawn(frame: Frame, number: int, *, resampling: bool, last: bool) -> str:
     """Draw a frame; while the population resamples the lines that end are grey, and curves lead to their places."""
-    ancestors = frame.step.ancestors.tolist()
-    weights = torch.softmax(frame.step.log_w, -1).tolist()
+    ancestors, weights = frame.weighing.ancestors, frame.weighing.weights
     ends = [resampling and ancestors[row] != row for row in range(len(ancestors))]
-    best = max(range(len(weights)), key=lambda row: float(frame.step.reward[row])) if last else -1
+    best = max(range(len(weights)), key=lambda row: frame.weighing.rewards[row]) if last else -1
     parts = [f'<g class="frame f{number}">']
     note = "resampled" if resampling else "finished" if last else "weighed"
     parts.append(
-        f'<text class="note" x="24" y="56">step {frame.step.k}: {note}; {float(frame.step.ess):.1f} effective particles</text>'
+        f'<text class="note" x="24" y="56">step {frame.weighing.k}: {note}; {frame.weighing.ess:.1f} effective particles</text>'
     )
     for row, tokens in enumerate(frame.lines):
         y = TOP + row * ROW
@@ -122,7 +90,7 @@ def drawn(frame: Frame, number: int, *, resampling: bool, last: bool) -> str:
         parts.append(f'<rect class="bar" x="24" y="{y + 6}" width="{max(1.5, 44 * weights[row]):.1f}" height="10" rx="2"/>')
         parts.append(line(tokens, row, ends[row]))
         if last:
-            worth = f"reward {float(frame.step.reward[row]):.3f}"
+            worth = f"reward {frame.weighing.rewards[row]:.3f}"
             parts.append(f'<text class="note" x="{WIDE - 28}" y="{y + 16}" text-anchor="end">{worth}</text>')
         if ends[row]:
             a, b = TOP + ancestors[row] * ROW + 11, y + 11
@@ -136,7 +104,7 @@ def picture(found: list[Frame], command: str) -> str:
     for frame in found:
         last = frame is found[-1]
         shown.append((frame, False, 5 * SECONDS if last else SECONDS))
-        if bool(frame.step.resampled):
+        if frame.weighing.resampled:
             shown.append((frame, True, SECONDS))
     total, clock, rules, drawings = sum(each for _, _, each in shown), 0.0, [], []
     for number, (frame, resampling, seconds) in enumerate(shown):
