@@ -7,7 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from fktext.errors import UsageError, one_line
 from fktext_cli import completion, onscreen
-from fktext_cli.common import group, load_registry
+from fktext_cli.common import group, load_registry, print_columns
 from fktext_cli.options import BatchSize, Compiled, Dtype, Model, RewardSpecs, Where, run_option, unfolded
 from fktext_cli.output import the_dead
 from fktext_cli.progress import Bar
@@ -130,6 +130,9 @@ class Loading:
         int | None,
         run_option(min=0, help="Try a batch that failed again so often.", show_default="2, with one process stop at the first"),
     ] = None
+    dry_run: Annotated[
+        bool, run_option("--dry-run", help="Say what is left to do and what it would take, from rows there or one text a method.")
+    ] = False
     ray_address: Annotated[
         str | None, run_option(help="The cluster of Ray to use.", show_default="one started on this machine")
     ] = None
@@ -281,25 +284,31 @@ def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, load
     from fktext_evals import report as reports
     from fktext_evals import runner
 
-    device = where.ready()
+    options: runner.Options = {
+        "out": folder,
+        "device": where.ready(),
+        "dtype": loading.dtype,
+        "compiled": loading.compiled,
+        "batch_size": loading.batch_size,
+        "offline": where.offline,
+        "shard": loading.part(),
+        "registry": registry,
+    }
+    if loading.dry_run:
+        with contextlib.redirect_stdout(sys.stderr):
+            plan = runner.estimate(suite, model, **options)
+        print_columns([asdict(share) for share in plan.shares])
+        print(plan.line(loading.workers))
+        return
+    options |= {
+        "executor": loading.executor,
+        "workers": loading.workers,
+        "retries": loading.retries,
+        "options": loading.options(),
+    }
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            steps = runner.run_steps(
-                suite,
-                model,
-                out=folder,
-                device=device,
-                dtype=loading.dtype,
-                compiled=loading.compiled,
-                batch_size=loading.batch_size,
-                offline=where.offline,
-                shard=loading.part(),
-                registry=registry,
-                executor=loading.executor,
-                workers=loading.workers,
-                retries=loading.retries,
-                options=loading.options(),
-            )
+            steps = runner.run_steps(suite, model, **options)
             results = _follow(steps, suite.name)
         except KeyboardInterrupt:
             print(f"\ninterrupted; {folder} keeps what is done, and the same command resumes it", file=sys.stderr)

@@ -215,6 +215,23 @@ def create(folder: Path, run: Mapping[str, Any]) -> None:
         raise RunError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise RunError(f"cannot write the run to {str(folder)!r}: {error.strerror}") from error
+    _refuse(folder, theirs, run)
+
+
+def same(folder: Path, run: Mapping[str, Any]) -> None:
+    """Check that a folder holds this run, if of fewer prompts.
+
+    Raises:
+        UsageError: another one is there; says what differs.
+    """
+    run = json.loads(json.dumps(run))
+    theirs = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if not _begins(theirs, run):
+        _refuse(folder, theirs, run)
+
+
+def _refuse(folder: Path, theirs: Any, run: Mapping[str, Any]) -> None:
+    """Raise a UsageError if two runs differ."""
     if theirs != run and _begins(run, theirs):
         there, asked = (len(each["suite"]["prompts"]) for each in (theirs, run))
         raise UsageError(

@@ -22,6 +22,7 @@ from fktext_evals.work import Work, identity, load_work
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
     from fktext.texts.model import TextModel
+    from fktext_evals.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -141,38 +142,68 @@ def run_steps(
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     folder = Path("runs") / suite.name if out is None else Path(out)
-    if executor != "local" or workers != 1 or retries is not None:
-        import torch
-
-        if workers < 1 or (retries or 0) < 0:
-            raise UsageError(f"workers is {workers} and retries {retries}: expected at least 1 worker, and retries from 0")
-        if not (model is None or isinstance(model, str)):
-            raise UsageError(f"workers load their model themselves: give the name or folder of {model.name!r}, not the object")
-        threads = max(1, torch.get_num_threads() // workers)
-        job = Job(suite, str(folder), device, dtype, compiled, batch_size, offline, workers, threads, options or {})
-        yield from _swept(job, executor, registry, (part, parts), 2 if retries is None else retries)
+    job = Job(suite, str(folder), device, dtype, compiled, batch_size, offline, workers, options=options or {})
+    if executor == "local" and workers == 1 and retries is None:
+        yield from _alone(job, model, registry, (part, parts))
         return
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "offline": offline}
-    work = load_work(suite, model, registry, folder, compiled, batch_size, where)
-    results.create(folder, identity(work, dtype))
-    with RowFile(folder / f"rows-{part}-of-{parts}.jsonl") as file:
+    if workers < 1 or (retries or 0) < 0:
+        raise UsageError(f"workers is {workers} and retries {retries}: expected at least 1 worker, and retries from 0")
+    if not (model is None or isinstance(model, str)):
+        raise UsageError(f"workers load their model themselves: give the name or folder of {model.name!r}, not the object")
+    yield from _swept(job, executor, registry, (part, parts), 2 if retries is None else retries)
+
+
+def _alone(
+    job: Job, model: str | TextModel | None, registry: Registry | None, part: tuple[int, int]
+) -> Iterator[Note | Advanced | Written | Results]:
+    """Do in this process what is to do; see `run_steps`."""
+    folder = Path(job.folder)
+    where: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offline": job.offline}
+    work = load_work(job.suite, model, registry, folder, job.compiled, job.batch_size, where)
+    results.create(folder, identity(work, job.dtype))
+    with RowFile(folder / f"rows-{part[0]}-of-{part[1]}.jsonl") as file:
         yield from map(Note, file.notes)
         before = results.read(folder)
         yield from map(Note, before.notes)
         there = {results.key(row) for row in before.rows}
-        left = cells(work.suite, there, batch_of(suite, batch_size, device), (part, parts))
+        left = cells(work.suite, there, batch_of(job.suite, job.batch_size, job.device), part)
         if left:
-            results.append_session(folder, session(device, batch_size, (part, parts)))
+            results.append_session(folder, session(job.device, job.batch_size, part))
             yield Advanced(0, sum(cell.particles for cell in left))
         yield from _do(left, work, file)
     yield results.read(folder)
+
+
+def estimate(suite: Suite, model: str | None = None, **options: Unpack[Options]) -> Plan:
+    """Estimate what `run` would take with these arguments; nothing is written.
+
+    Rows that are in the folder say what one text of their method costs. Of the other methods a pilot makes one text each.
+
+    Raises:
+        UsageError, RewardError: see `run`; also where the folder holds another suite.
+    """
+    from fktext_evals.plan import plan
+
+    suite = suite if model is None else replace(suite, model=model)
+    folder = Path(options.get("out") or Path("runs") / suite.name)
+    device, batch_size = options.get("device", "cpu"), options.get("batch_size")
+    where = {"device": device, "dtype": options.get("dtype", "float32"), "offline": options.get("offline", False)}
+    work = load_work(suite, None, options.get("registry"), folder, options.get("compiled", False), batch_size, where)
+    there: Sequence[Row] = ()
+    if (folder / "run.json").exists():
+        results.same(folder, identity(work, str(where["dtype"])))
+        there = results.read(folder).rows
+    return plan(work, there, device, _shard(options.get("shard") or (1, 1)))
 
 
 def _swept(
     job: Job, executor: str | Executor, registry: Registry | None, part: tuple[int, int], retries: int
 ) -> Iterator[Note | Advanced | Written | Results]:
     """Let an executor's workers do what is to do; see `run_steps`."""
+    import torch
+
     made = find(executor, registry) if isinstance(executor, str) else executor
+    job = replace(job, threads=max(1, torch.get_num_threads() // job.workers))
     folder, there = Path(job.folder), set()
     if (folder / "run.json").exists():
         before = results.read(folder)
