@@ -33,6 +33,8 @@ GOLDENS = {
     "a2d-mdlm": ("a2d_qwen3_tiny", 110, ["<|endoftext|>", "<|im_end|>", "<|fim|>", "<|mask|>"], 101),
     "a2d-bd3lm": ("a2d_qwen3_tiny", 110, ["<|endoftext|>", "<|im_end|>", "<|fim|>", "<|mask|>"], 101),
     "llada2": ("llada2_tiny", 120, ["<|endoftext|>", "<|role_end|>", "<role>", "<|mask|>"], 109),
+    "e2d2": ("e2d2_tiny", 101, ["<|endoftext|>", "<pad>", "<|mask|>"], 98),
+    "e2d2-share": ("e2d2_share_tiny", 97, ["<|endoftext|>", "<pad>", "<|mask|>"], 94),
     "ssdlm": ("ssdlm_tiny", 97, ["<s>", "<pad>", "</s>", "<unk>"], 0),
 }
 

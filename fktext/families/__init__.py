@@ -13,6 +13,7 @@ from fktext.families.bd3lm import BD3LM
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.diffusion_gemma import DiffusionGemma
 from fktext.families.duo import DUO
+from fktext.families.e2d2 import E2D2
 from fktext.families.family import Family
 from fktext.families.llada2 import LLaDA2
 from fktext.families.llm import Dream, LLaDA
@@ -34,6 +35,7 @@ FAMILIES: Mapping[str, Family] = {
         A2DBlocks(),
         A2D(),
         LLaDA2(),
+        E2D2(),
         DiffusionGemma(),
         SEDD(),
         SSDLM(),

@@ -25,10 +25,9 @@ from fktext.texts.model import TextModel
 
 GOLDEN = Path(__file__).parent / "golden"
 Checkpoint = Callable[[str], Path]
-FILES = {"sdar": "sdar_decode", "llada2": "llada2_decode"}
-RUNS = [
-    (family, name) for family, file in FILES.items() for name in json.loads((GOLDEN / f"{file}.json").read_text()) if "." in name
-]
+RUNS_OF = {"sdar": "sdar_decode.safetensors", "llada2": "llada2_decode.safetensors"}
+ABOUT = {"sdar": "sdar_decode.json", "llada2": "llada2_decode.json"}
+RUNS = [(family, name) for family, file in ABOUT.items() for name in json.loads((GOLDEN / file).read_text()) if "." in name]
 
 # Here the references draw the mask, which ours never do: replayed with it allowed.
 DRAW_THE_MASK = ("v21_edit.1", "v21_edit.2", "v21_sampled.2")
@@ -98,7 +97,7 @@ def test_runs_of_the_reference_are_replayed(family: str, name: str, cached: bool
     """`static_half.1` is not among them: there the reference overwrote its prompt, which is not done here."""
     model = load(str(checkpoint(family)))
     assert isinstance(model, BlockModel)
-    decoded, about = load_file(GOLDEN / f"{FILES[family]}.safetensors"), json.loads((GOLDEN / f"{FILES[family]}.json").read_text())
+    decoded, about = load_file(GOLDEN / RUNS_OF[family]), json.loads((GOLDEN / ABOUT[family]).read_text())
     prompt, expected = decoded[f"prompt.{name[-1]}"], decoded[name]
     kernel, steps = kernel_of(name, about[name], model.block)
     length = len(expected) if family == "sdar" else -(-(len(prompt) + about[name]["length"]) // model.block) * model.block

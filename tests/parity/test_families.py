@@ -26,6 +26,8 @@ FAMILIES = (
     "a2d-mdlm",
     "a2d-bd3lm",
     "llada2",
+    "e2d2",
+    "e2d2-share",
     "sedd",
     "duo",
     "diffusiongemma",
