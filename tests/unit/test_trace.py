@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+import re
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +161,17 @@ def test_a_log_that_cannot_be_read_is_an_error(tmp_path):
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(UsageError, match="cannot read the log"):
         list(read(tmp_path / "binary.jsonl"))
+
+
+def test_the_guide_names_every_key():
+    """The table of the log's format says what each record holds, and in which record."""
+    guide = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
+    table = guide[guide.index("| `event` |") :]
+    for name, kind in (("run", Run), ("start", Start), ("weighing", Weighing), ("end", End)):
+        part = re.search(rf"^\| `{name}` \|.*?(?=^\| `|\Z)", table, re.S | re.M)
+        assert part is not None
+        missing = [item.name for item in fields(kind) if f"`{item.name}`" not in part[0]]
+        assert missing == [], name
 
 
 def test_pieces_spell_texts():
