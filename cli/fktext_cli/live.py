@@ -88,9 +88,7 @@ class Scene:
         for place in range(size):
             source = last.ancestors[place] if moved else place
             came = source if moved else focus.slots[place]
-            row = _Row(
-                place, came, 1.0 if moved else weights[place] / most, last.rewards[source], focus.boards[source], focus.ages[source]
-            )
+            row = _Row(place, came, 1.0 if moved else weights[place] / most, last.rewards[source], *_text(focus, last, source))
             rows.append(row if moved or not last.resampled else replace(row, offspring=offspring[place]))
         room = max(1, height - 3)
         if size > room:
@@ -118,6 +116,14 @@ class Scene:
         head = Text("  ".join(parts), "bold", no_wrap=True)
         head.truncate(width, overflow="ellipsis")
         return head
+
+
+def _text(focus: Particles, last: Weighing, place: int) -> tuple[Sequence[str | None], Sequence[int]]:
+    """Return a particle's board and ages; where nobody knows its tokens, what is given and what it was thought to become."""
+    if last.revealed or not last.guesses:
+        return focus.boards[place], focus.ages[place]
+    given = [piece for piece in focus.start.board if piece]
+    return [*given, last.guesses[place]], [*[-1] * len(given), len(_STYLES)]
 
 
 @dataclass(frozen=True)

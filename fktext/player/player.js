@@ -83,7 +83,7 @@ const fktextPlayer = (() => {
         return;
       }
       const board = frame.boards[place], ages = frame.ages[place];
-      if (!board.length) { said.textContent = guess ?? ""; return; }
+      if (!board.length || (guess && !frame.event.revealed.length)) { said.textContent = guess ?? ""; return; }
       let span = null, first = true;
       board.forEach((piece, position) => {
         if (piece === "") return;

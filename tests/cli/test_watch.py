@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import fktext
 from fktext.population import Population
 from fktext.trace import End, Run, Start, Weighing, read
 from fktext_cli import tracing
+from fktext_cli.live import Scene
 
 Call = Callable[..., Result]
 COLOUR = rb"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;)[0-9;]*m"
@@ -175,6 +177,20 @@ def test_a_log_without_a_terminal_prints_the_texts(call: Call, log: Path) -> Non
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 4
     assert result.stderr == ""
+
+
+def test_where_nobody_knows_the_tokens_guesses_are_shown(log: Path) -> None:
+    """As of particles that are spread over several processes."""
+    scene = Scene()
+    for event in read(log):
+        if isinstance(event, Weighing):
+            scene.add(replace(event, revealed=()))
+        elif isinstance(event, Start):
+            scene.add(event)
+    end = next(event for event in read(log) if isinstance(event, End))
+    head, *lines = scene.frame(100, 24).plain.splitlines()
+    assert "step 6/6" in head
+    assert all(line.endswith(particle.text) for line, particle in zip(lines, end.particles, strict=True))
 
 
 @pytest.mark.parametrize(

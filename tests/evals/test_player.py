@@ -296,3 +296,10 @@ def test_images_are_played_as_thumbnails(browser: Browser, tmp_path: Path) -> No
     assert max(widths) - min(widths) < 1
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     assert browser.complaints == []
+
+
+def test_where_nobody_knows_the_tokens_guesses_are_played(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "guesses.html"
+    path.write_text(player.page([START, *(replace(event, revealed=()) for event in WEIGHINGS), END]))
+    browser.open(path)
+    assert rows(browser) == list(WEIGHINGS[-1].guesses)
