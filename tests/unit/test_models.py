@@ -309,7 +309,7 @@ def test_loaded_models_generate(family: str, request: pytest.FixtureRequest) -> 
     ("config", "found"),
     [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "model_type 'gpt2' and architectures"),
-        ({"model_type": "mystery", "vocab_size": 101}, "model_type 'e2d2'"),
+        ({"model_type": "mystery", "vocab_size": 101}, "model_type 'mystery'"),
         ({"tokens": 100}, "model_type None"),
     ],
 )
