@@ -215,7 +215,7 @@ class Texts(Work):
         from fktext.texts.generate import generate
 
         (settings, terms), guesses = self.asked(method, seed), self.keeps_lineage(seed, 0)
-        return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, skip=skip, guesses=guesses)
+        return generate(self.model, terms, prompts, settings, batch_size=self.batch_size, skip=skip, guesses=guesses, watch=guesses)
 
     def returned(self, method: Method, seed: int, population: Population, place: int) -> _Returned:
         """See `Work`."""

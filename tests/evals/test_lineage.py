@@ -62,6 +62,14 @@ def test_rows_keep_the_lineage_of_the_first_text(whole: Results) -> None:
     assert any(sum(row["lineage"]["resampled"]) for row in whole.of(("fk", 3)) if row["lineage"]), "a test of trees needs one"
 
 
+def test_a_kept_lineage_has_what_a_report_plays(whole: Results) -> None:
+    kept = next(row["lineage"] for row in whole.of(("fk", 3)) if row["lineage"])
+    assert None in kept["board"]
+    assert [len(particles) for particles in kept["revealed"]] == [3] * len(kept["k"])
+    written = {at for step in kept["revealed"] for particle in step for at, _ in particle}
+    assert written == {at for at, piece in enumerate(kept["board"]) if piece is None}
+
+
 def test_guesses_are_the_best_of_what_was_predicted(tiny: Path) -> None:
     from fktext.models import load
     from fktext.plugins import load_plugins
