@@ -183,8 +183,14 @@ class Several(TyperCommand):
 def run(
     name: SuiteName,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The folder of the run; an unfinished run in it is resumed.", show_default="runs/SUITE"),
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="The folder of the run; an unfinished run in it is resumed.",
+            show_default="runs/SUITE",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -209,7 +215,7 @@ def run(
     registry = load_registry()
     with contextlib.redirect_stdout(sys.stderr):  # what models, rewards and plugins may print is no result
         suite = fktext_evals.load(name, registry, changes=change.values(), limit=change.limit)
-    _carry_out(suite, model, out or Path("runs") / suite.name, where, loading, registry)
+    _carry_out(suite, model, out or str(Path("runs") / suite.name), where, loading, registry)
 
 
 @app.command(cls=Several)
@@ -237,8 +243,14 @@ def quick(
         typer.Option("--particles", "-n", min=1, metavar="N...", help="Particles of best-of-n and FK.", show_default="4 8"),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The folder of the run; an unfinished run in it is resumed.", show_default="one in runs"),
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="The folder of the run; an unfinished run in it is resumed.",
+            show_default="one in runs",
+        ),
     ] = None,
     change: Change,
     where: Where,
@@ -264,7 +276,7 @@ def quick(
             particles=particles or quickly.PARTICLES,
             changes=change.values(),
         )
-    folder = out or Path("runs") / quickly.folder_name(suite)
+    folder = out or str(Path("runs") / quickly.folder_name(suite))
     _carry_out(suite.limited(change.limit), None, folder, where, loading, registry)
 
 
@@ -279,7 +291,7 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
             yield each
 
 
-def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, loading: Loading, registry: Registry) -> None:
+def _carry_out(suite: Suite, model: str | None, folder: str, where: Where, loading: Loading, registry: Registry) -> None:
     """Run a suite, and print its report if all its texts are there."""
     from fktext_evals import report as reports
     from fktext_evals import runner
@@ -324,7 +336,7 @@ def _carry_out(suite: Suite, model: str | None, folder: Path, where: Where, load
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
     form: Annotated[
         ReportFormat | None,
         typer.Option(
@@ -372,8 +384,8 @@ def report(
 
 @app.command()
 def compare(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="The folder of another.", show_default="RUN")] = None,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="The folder of another.", show_default="RUN")] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME[:N]", help="A method of RUN.", show_default="all that both have")
     ] = None,
@@ -414,11 +426,12 @@ def _print(*reports: Report, form: ReportFormat | None = None) -> None:
     print("\n".join((blocks.latex if form == "latex" else blocks.markdown)(report) for report in reports), end="")
 
 
-def _read(folder: Path) -> Results:
+def _read(folder: str) -> Results:
     """Read a run; notes about its files go to stderr."""
     import fktext_evals
+    from fktext_evals.places import place
 
-    found = fktext_evals.read(folder)
+    found = fktext_evals.read(place(folder))
     _tell(found.notes)
     return found
 

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fktext.errors import FktextError, UsageError, one_line, unknown_name
 from fktext_evals.cells import Cell
+from fktext_evals.places import place
 from fktext_evals.results import Row, RunError
 from fktext_evals.suite import Suite
 
@@ -142,7 +142,7 @@ class Worker:
         device = device or job.device
         where = {"device": device, "dtype": job.dtype, "offline": job.offline}
         with redirect_stdout(sys.stderr):
-            self._work = load_work(job.suite, None, None, Path(job.folder), job.compiled, job.batch_size, where)
+            self._work = load_work(job.suite, None, None, place(job.folder), job.compiled, job.batch_size, where)
         self._methods = {method.key: method for method in self._work.suite.methods}
         self.started = Started(identity(self._work, job.dtype), session(device, job.batch_size, (1, 1)))
 

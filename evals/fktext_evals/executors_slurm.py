@@ -15,6 +15,7 @@ from fktext.errors import UsageError, one_line
 from fktext_evals import results
 from fktext_evals.cells import Cell
 from fktext_evals.executors import Done, Failed, Job, Outcome, Stopped, Worker
+from fktext_evals.places import is_remote
 from fktext_evals.results import RowFile, RunError
 
 POLL = 1.0  # seconds between two looks at the jobs
@@ -115,6 +116,8 @@ def _connect(job: Job) -> Any:
     Raises:
         UsageError: submitit is not installed, or an option is wrong. RunError: there is no Slurm here.
     """
+    if is_remote(job.folder):
+        raise UsageError(f"jobs of Slurm write to a folder that all of them see, not to {job.folder!r}")
     try:
         import submitit
     except ImportError as error:

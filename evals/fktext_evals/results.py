@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import FktextError, UsageError, shorten
 from fktext.files.writing import from_json, write_whole
+from fktext_evals.places import Objects, add_session, is_remote, reaching
 from fktext_evals.suite import Suite, parse
 
 if TYPE_CHECKING:
@@ -120,6 +121,12 @@ def read(folder: Path) -> Results:
         UsageError: there is no run in the folder.
         RunError: its files are damaged, or hold two texts of which there can be one only.
     """
+    with reaching(folder):
+        return _read(folder)
+
+
+def _read(folder: Path) -> Results:
+    """Read a run; see `read`."""
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         suite = parse(run["suite"], str(folder / "run.json"))
@@ -133,7 +140,7 @@ def read(folder: Path) -> Results:
     judges = [judge.name for judge in suite.judges]
     found: dict[Key, tuple[Row, str]] = {}
     again, notes = 0, []
-    for path in sorted(folder.glob("rows-*.jsonl")):
+    for path in sorted(folder.glob("rows-*.jsonl"), key=str):
         rows, good = _whole_lines(path)
         if good < path.stat().st_size:
             notes.append(f"warning: the last line of {path} is cut off; its text is left out")
@@ -204,18 +211,27 @@ def create(folder: Path, run: Mapping[str, Any]) -> None:
     run = json.loads(json.dumps(run))
     path = folder / "run.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_whole(path, json.dumps(run, indent=1).encode() + b"\n", replace=False)
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        if theirs != run and _begins(theirs, run):
-            write_whole(path, json.dumps(run, indent=1).encode() + b"\n")
-            return
+        with reaching(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write(path, json.dumps(run, indent=1).encode() + b"\n", replace=False)
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            if theirs != run and _begins(theirs, run):
+                _write(path, json.dumps(run, indent=1).encode() + b"\n")
+                return
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise RunError(f"cannot write the run to {str(folder)!r}: {error.strerror}") from error
     _refuse(folder, theirs, run)
+
+
+def _write(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file whole; an object at an address is never seen in part."""
+    if is_remote(path):
+        path.write_bytes(data)
+    else:
+        write_whole(path, data, replace=replace)
 
 
 def same(folder: Path, run: Mapping[str, Any]) -> None:
@@ -286,6 +302,9 @@ def append_session(folder: Path, session: Mapping[str, Any]) -> None:
     Raises:
         RunError: it cannot be written; nothing of it stays behind.
     """
+    if is_remote(folder):
+        add_session(folder, session)
+        return
     path = folder / "sessions.jsonl"
     with writing(path), path.open("ab", buffering=0) as file:
         _append(file, json.dumps(session).encode() + b"\n")
@@ -301,6 +320,16 @@ def _append(file: FileIO, data: bytes) -> None:
         with contextlib.suppress(OSError):
             file.truncate(good)
         raise
+
+
+def rows_of(folder: Path, part: tuple[int, int]) -> RowFile | Objects:
+    """Open what a process writes the rows of its part to.
+
+    Raises:
+        RunError: it cannot be opened, or another process has it.
+    """
+    path = folder / f"rows-{part[0]}-of-{part[1]}.jsonl"
+    return Objects(path) if is_remote(folder) else RowFile(path)
 
 
 class RowFile:

@@ -13,6 +13,7 @@ from fktext_evals import results
 from fktext_evals.catalogue import load
 from fktext_evals.cells import Cell, batch_of, cells
 from fktext_evals.executors import Executor, Job, Worker, find
+from fktext_evals.places import Objects, place, reaching
 from fktext_evals.results import Results, Row, RowFile
 from fktext_evals.session import session
 from fktext_evals.suite import Suite
@@ -74,7 +75,8 @@ def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unp
     Args:
         suite: a `Suite`, or a name or path for `fktext_evals.load`.
         model: in place of the suite's: a name or folder for `fktext.models.load`, or a loaded model.
-        out: the run's folder, made where there is none; by default `runs/` and the suite's name.
+        out: the run's folder, made where there is none; by default `runs/` and the suite's name. Or any address of fsspec, such as
+            "s3://bucket/run".
         device, dtype, offline: see `fktext.models.load`; "cpu" and "float32" by default. "cuda" is the process's own under torchrun
             (LOCAL_RANK).
         compiled: let torch compile the model's network (see `TextModel.compiled`).
@@ -141,7 +143,7 @@ def run_steps(
     part, parts = _shard(shard or (1, 1))
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    folder = Path("runs") / suite.name if out is None else Path(out)
+    folder = Path("runs") / suite.name if out is None else place(out)
     job = Job(suite, str(folder), device, dtype, compiled, batch_size, offline, workers, options=options or {})
     if executor == "local" and workers == 1 and retries is None:
         yield from _alone(job, model, registry, (part, parts))
@@ -157,11 +159,11 @@ def _alone(
     job: Job, model: str | TextModel | None, registry: Registry | None, part: tuple[int, int]
 ) -> Iterator[Note | Advanced | Written | Results]:
     """Do in this process what is to do; see `run_steps`."""
-    folder = Path(job.folder)
+    folder = place(job.folder)
     where: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offline": job.offline}
     work = load_work(job.suite, model, registry, folder, job.compiled, job.batch_size, where)
     results.create(folder, identity(work, job.dtype))
-    with RowFile(folder / f"rows-{part[0]}-of-{part[1]}.jsonl") as file:
+    with results.rows_of(folder, part) as file:
         yield from map(Note, file.notes)
         before = results.read(folder)
         yield from map(Note, before.notes)
@@ -185,12 +187,12 @@ def estimate(suite: Suite, model: str | None = None, **options: Unpack[Options])
     from fktext_evals.plan import plan
 
     suite = suite if model is None else replace(suite, model=model)
-    folder = Path(options.get("out") or Path("runs") / suite.name)
+    folder = place(options.get("out") or Path("runs") / suite.name)
     device, batch_size = options.get("device", "cpu"), options.get("batch_size")
     where = {"device": device, "dtype": options.get("dtype", "float32"), "offline": options.get("offline", False)}
     work = load_work(suite, None, options.get("registry"), folder, options.get("compiled", False), batch_size, where)
     there: Sequence[Row] = ()
-    if (folder / "run.json").exists():
+    if _begun(folder):
         results.same(folder, identity(work, str(where["dtype"])))
         there = results.read(folder).rows
     return plan(work, there, device, _shard(options.get("shard") or (1, 1)))
@@ -204,8 +206,8 @@ def _swept(
 
     made = find(executor, registry) if isinstance(executor, str) else executor
     job = replace(job, threads=max(1, torch.get_num_threads() // job.workers))
-    folder, there = Path(job.folder), set()
-    if (folder / "run.json").exists():
+    folder, there = place(job.folder), set()
+    if _begun(folder):
         before = results.read(folder)
         yield from map(Note, before.notes)
         there = {results.key(row) for row in before.rows}
@@ -223,7 +225,13 @@ def _swept(
     yield results.read(folder)
 
 
-def _do(left: Sequence[Cell], work: Work, file: RowFile) -> Iterator[Advanced | Written]:
+def _begun(folder: Path) -> bool:
+    """Say whether a folder holds a run."""
+    with reaching(folder):
+        return (folder / "run.json").exists()
+
+
+def _do(left: Sequence[Cell], work: Work, file: RowFile | Objects) -> Iterator[Advanced | Written]:
     """Generate, judge and write."""
     methods = {method.key: method for method in work.suite.methods}
     done, total = 0, sum(cell.particles for cell in left)

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 from fktext_evals import results
 from fktext_evals.cells import Cell
 from fktext_evals.executors import Done, Executor, Failed, Job, Outcome, Started, Stopped
+from fktext_evals.places import Objects, place
 from fktext_evals.report import counted
 from fktext_evals.results import Row, RowFile, RunError
 
@@ -86,9 +86,9 @@ class _Folder:
     """The folder of a sweep: made when the first worker says what it has loaded, and the same for all others."""
 
     def __init__(self, job: Job, part: tuple[int, int]) -> None:
-        self._path, self._part, self._stack = Path(job.folder), part, ExitStack()
+        self._path, self._part, self._stack = place(job.folder), part, ExitStack()
         self._identity: object = None
-        self._file: RowFile | None = None
+        self._file: RowFile | Objects | None = None
         self._failed = self._made = 0
 
     def check(self, started: Started) -> None:
@@ -97,7 +97,8 @@ class _Folder:
             results.create(self._path, started.identity)
             self._identity = started.identity
         if self._file is None:
-            self._file = self._stack.enter_context(RowFile(self._path / f"rows-{self._part[0]}-of-{self._part[1]}.jsonl"))
+            self._file = results.rows_of(self._path, self._part)
+            self._stack.callback(self._file.close)
         results.append_session(self._path, {**started.session, "shard": "/".join(map(str, self._part))})
 
     def add(self, done: Done) -> None:
