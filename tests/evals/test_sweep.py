@@ -318,7 +318,7 @@ def start(suite_file: Path, out: Path) -> subprocess.Popen[str]:
 def killed(suite_file: Path, whole: Results, out: Path, chance: random.Random, *, driver: bool) -> Results:
     """Kill the driver or one of its workers at a random moment, go on, and return what is there in the end."""
     suite_file.write_text((whole.folder.parent / "words.toml").read_text())
-    process, moment = start(suite_file, out), chance.randrange(len(whole.rows) - 8)
+    process, moment = start(suite_file, out), chance.randrange(len(whole.rows) // 2)
     deadline = time.monotonic() + 120
     while len(read(out).rows if (out / "run.json").exists() else ()) < moment:
         assert process.poll() is None, process.communicate()
