@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,6 +18,7 @@ from fktext.rewards import Scorer, Weighted
 from fktext.rewards.sharded import ShardedScorer
 from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Settings, TextRun
+from fktext.smc.hand import Hand, Handled
 from fktext.smc.ledger import Ledger
 from fktext.smc.lookahead import Values
 from fktext.smc.process import ReverseProcess
@@ -43,21 +44,23 @@ def generate(
     guesses: bool = False,
     watch: bool = False,
     spread: bool = False,
+    hand: Hand | None = None,
 ) -> Iterator[Progress | Population]:
     """Generate `settings.samples` weighted populations of texts for each prompt.
 
     Args:
         model: from `fktext.models.load`.
         terms: weighted rewards; may be empty with method "base".
-        prompts: texts to continue, "" for none; or templates to fill, `Template("The {5} sat.")`. A filled text has the length of
-            its template and no end before it, and rewards see the whole of it: it has no prompt.
+        prompts: texts to continue, "" for none; or `Template`s to fill: such a text has the length of its template and no end
+            before it, and rewards see the whole of it.
         settings: what is asked for, or what `model.resolve` made of it.
         batch_size: most particles computed at once; default 64 on a CPU, 1024 elsewhere. Where memory does not hold them they go
             through the network in halves, and so on. It does not change the result.
         skip: (prompt index, sample index) of populations that are there already.
         guesses, watch: keep the best prediction of each particle at each weighing; tell and keep all events (`fktext.trace`).
         spread: each population's particles are spread over the ranks of torch's default process group; every rank calls this with
-            the same arguments, its own model and rewards aside, and gets the same populations (see `fktext.smc.sharded`).
+            the same arguments, its own model and rewards aside, and gets the same populations.
+        hand: reaches into the run, which then is of one population (`fktext.smc.hand`).
 
     Yields:
         `Progress` after each weighing, and populations in order as their batches finish. One whose finished texts all have reward
@@ -65,8 +68,7 @@ def generate(
 
     Raises:
         UsageError: a setting out of range, a prompt that does not fit; before anything is computed.
-        RewardError: a reward failed. FktextError: a weight is beyond any number, and the message names the prompt; or memory does
-            not hold the particles.
+        RewardError: a reward failed. FktextError: a weight is beyond any number, or memory does not hold the particles.
     """
     run = values.named(model, terms, settings if isinstance(settings, TextRun) else model.resolve(settings))
     if not terms and run.method != "base":
@@ -78,19 +80,18 @@ def generate(
     rows = batch_size or (64 if device.type == "cpu" else 1024)
     shares = Shares.of(run.particles) if spread else None
     scorer = ShardedScorer(Scorer(terms), shares) if shares else Scorer(terms)
-
-    def too_large(size: int) -> str:
-        less = f"a smaller batch size{', fewer particles' * (rows <= run.particles)} or a shorter length"
-        return f"memory does not hold {size * run.particles} particles at once: give {less}"
-
     pieces = Pieces(model) if watch and not shares else None  # a rank sees its own particles only
     batches, cost = _batches(model, run, prompts, rows, shares, skip, pieces), Ledger()
     wanted = sum(len(batch.members) for batch in batches)
     if values.pilots(run) and wanted:
         plan, cost = yield from _piloted(model, terms, prompts, run, plan)
     batches = _guided(batches, model, terms, run, plan)
+    if hand is not None:
+        batches, plan = _through(batches, lambda own: Handled(own, hand)), hand.take(plan, scorer, wanted)
     share = Ledger(**{name: value / wanted for name, value in asdict(cost).items()}) if cost != Ledger() else cost
-    for item in populations(batches, run, scorer, plan, device, guesses=guesses, watch=watch, too_large=too_large):
+    for item in populations(
+        batches, run, scorer, plan, device, guesses=guesses, watch=watch, too_large=partial(_too_large, run, rows)
+    ):
         yield replace(item, ledger=item.ledger + share) if isinstance(item, Population) else item
 
 
@@ -100,13 +101,24 @@ def _guided(batches: list[Batch], model: TextModel, terms: Sequence[Weighted], r
         return batches
     assert isinstance(plan.look_ahead, Values)  # else `values.plan` has refused it
     heads, weights = plan.look_ahead.heads, [term.weight for term in terms]
+    return _through(batches, lambda own: model.guided(own, heads, weights, run))
+
+
+def _through(batches: list[Batch], change: Callable[[ReverseProcess[Any]], ReverseProcess[Any]]) -> list[Batch]:
+    """Let batches be made by what is made of their processes."""
 
     @contextmanager
     def process(batch: Batch) -> Iterator[ReverseProcess[Any]]:
         with batch.process() as own:
-            yield model.guided(own, heads, weights, run)
+            yield change(own)
 
     return [replace(batch, process=partial(process, batch)) for batch in batches]
+
+
+def _too_large(run: TextRun, rows: int, size: int) -> str:
+    """Say that memory does not hold so many populations, of at most so many rows, at once."""
+    less = f"a smaller batch size{', fewer particles' * (rows <= run.particles)} or a shorter length"
+    return f"memory does not hold {size * run.particles} particles at once: give {less}"
 
 
 def _check_spread(run: TextRun, plan: Plan) -> None:
