@@ -22,6 +22,7 @@ from fktext_cli.streams import protect, silence, visible
 COMMANDS = {
     "generate": "Generate texts that score high.",
     "watch": "Watch the particles of a run again, from the log that --trace RUN.jsonl wrote.",
+    "play": "Watch particles live in a page, stop them, and reach in by hand.",
     "score": "Score texts that exist, to look at a reward before steering by it.",
     "value": "Fit, list, show and check learned values, which steer without asking the reward on the way.",
     "image": "Steer diffusers pipelines of images.",

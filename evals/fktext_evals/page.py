@@ -416,6 +416,11 @@ def _asset(name: str) -> str:
     return (resources.files("fktext_evals") / "templates" / name).read_text(encoding="utf-8")
 
 
+def style() -> str:
+    """Return the style that the pages share."""
+    return _asset("page.css")
+
+
 def _render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 

@@ -85,14 +85,14 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, path: Path, width: int = 1200, height: int = 900, scheme: str = "light", *, calm: bool = False) -> None:
-        """Load a file and wait until it is there; `calm` asks for no motion."""
+    def open(self, path: Path | str, width: int = 1200, height: int = 900, scheme: str = "light", *, calm: bool = False) -> None:
+        """Load a file or an address and wait until it is there; `calm` asks for no motion."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         motion = "reduce" if calm else "no-preference"
         features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": motion}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path.resolve().as_uri() if isinstance(path, Path) else path)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._next(60)
 
