@@ -130,6 +130,9 @@ class Loading:
         int | None,
         run_option(min=0, help="Try a batch that failed again so often.", show_default="2, with one process stop at the first"),
     ] = None
+    judge_device: Annotated[
+        str | None, run_option(help="Device of the rewards and judges, such as cuda:1.", show_default="the model's")
+    ] = None
     dry_run: Annotated[
         bool, run_option("--dry-run", help="Say what is left to do and what it would take, from rows there or one text a method.")
     ] = False
@@ -150,6 +153,12 @@ class Loading:
                 raise UsageError(f"--executor-option is {option!r}; expected KEY=VALUE, such as partition=gpu")
             found[name] = value
         return found
+
+    def judge(self) -> str | None:
+        """Return the device of rewards and judges, None for the model's; one that cannot be used is an error here."""
+        from fktext.batches import usable_device
+
+        return None if self.judge_device is None else str(usable_device(self.judge_device))
 
     def part(self) -> tuple[int, int] | None:
         """Return which part of how many is to be done, None for all."""
@@ -305,6 +314,7 @@ def _carry_out(suite: Suite, model: str | None, folder: str, where: Where, loadi
         "offline": where.offline,
         "shard": loading.part(),
         "registry": registry,
+        "judge_device": loading.judge(),
     }
     if loading.dry_run:
         with contextlib.redirect_stdout(sys.stderr):

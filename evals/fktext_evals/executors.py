@@ -42,6 +42,7 @@ class Job:
         suite: what is run.
         folder: the run's, where images are written.
         device, dtype, compiled, batch_size, offline: see `fktext_evals.run`. Of "cuda" each worker has a GPU of its own.
+        judge_device: of rewards and judges; "" puts them beside the model.
         workers: how many.
         threads: CPU threads of each.
         options: of the executor, by name, such as "address" of Ray.
@@ -57,6 +58,11 @@ class Job:
     workers: int = 1
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
+    judge_device: str = ""
+
+    def where(self, device: str | None = None) -> dict[str, Any]:
+        """Return where a model is loaded, and how: on the job's device, or another."""
+        return {"device": device or self.device, "dtype": self.dtype, "offline": self.offline}
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,10 @@ class Worker:
 
         torch.set_num_threads(job.threads)
         device = device or job.device
-        where = {"device": device, "dtype": job.dtype, "offline": job.offline}
         with redirect_stdout(sys.stderr):
-            self._work = load_work(job.suite, None, None, place(job.folder), job.compiled, job.batch_size, where)
+            self._work = load_work(
+                job.suite, None, None, place(job.folder), job.compiled, job.batch_size, job.where(device), job.judge_device
+            )
         self._methods = {method.key: method for method in self._work.suite.methods}
         self.started = Started(identity(self._work, job.dtype), session(device, job.batch_size, (1, 1)))
 

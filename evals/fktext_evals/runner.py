@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from fktext.errors import UsageError
 from fktext_evals import results
@@ -63,6 +63,7 @@ class Options(TypedDict, total=False):
     workers: int
     retries: int | None
     options: Mapping[str, str] | None
+    judge_device: str | None
 
 
 def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unpack[Options]) -> Results:
@@ -90,6 +91,7 @@ def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unp
         retries: how often a batch that failed is tried again, with a longer pause each time, after all others. Then the rows of
             the others are there, and the error counts those that failed. None: 2, but one local process stops at the first error.
         options: of the executor, by name.
+        judge_device: of rewards and judges; None puts them beside the model.
 
     Returns:
         All there is in the folder now, by other processes too; with what `run_steps` said on the way among its notes.
@@ -124,6 +126,7 @@ def run_steps(
     workers: int = 1,
     retries: int | None = None,
     options: Mapping[str, str] | None = None,
+    judge_device: str | None = None,
 ) -> Iterator[Note | Advanced | Written | Results]:
     """Run a suite as `run` does, and tell how far it is.
 
@@ -145,6 +148,7 @@ def run_steps(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     folder = Path("runs") / suite.name if out is None else place(out)
     job = Job(suite, str(folder), device, dtype, compiled, batch_size, offline, workers, options=options or {})
+    job = replace(job, judge_device=judge_device or "")
     if executor == "local" and workers == 1 and retries is None:
         yield from _alone(job, model, registry, (part, parts))
         return
@@ -160,8 +164,7 @@ def _alone(
 ) -> Iterator[Note | Advanced | Written | Results]:
     """Do in this process what is to do; see `run_steps`."""
     folder = place(job.folder)
-    where: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offline": job.offline}
-    work = load_work(job.suite, model, registry, folder, job.compiled, job.batch_size, where)
+    work = load_work(job.suite, model, registry, folder, job.compiled, job.batch_size, job.where(), job.judge_device)
     results.create(folder, identity(work, job.dtype))
     with results.rows_of(folder, part) as file:
         yield from map(Note, file.notes)
@@ -189,8 +192,9 @@ def estimate(suite: Suite, model: str | None = None, **options: Unpack[Options])
     suite = suite if model is None else replace(suite, model=model)
     folder = place(options.get("out") or Path("runs") / suite.name)
     device, batch_size = options.get("device", "cpu"), options.get("batch_size")
+    judge = options.get("judge_device") or ""
     where = {"device": device, "dtype": options.get("dtype", "float32"), "offline": options.get("offline", False)}
-    work = load_work(suite, None, options.get("registry"), folder, options.get("compiled", False), batch_size, where)
+    work = load_work(suite, None, options.get("registry"), folder, options.get("compiled", False), batch_size, where, judge)
     there: Sequence[Row] = ()
     if _begun(folder):
         results.same(folder, identity(work, str(where["dtype"])))

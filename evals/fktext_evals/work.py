@@ -288,6 +288,7 @@ def load_work(
     compiled: bool,
     batch_size: int | None,
     where: dict[str, Any],
+    judge_device: str = "",
 ) -> Work:
     """Load a suite's rewards, judges and model.
 
@@ -298,13 +299,14 @@ def load_work(
         folder: the run's, for the files of images.
         compiled, batch_size: see `fktext_evals.run`.
         where: "device", "dtype" and "offline" of `fktext.models.load`.
+        judge_device: of the rewards and judges; "" puts them beside the model.
     """
     from fktext.models import load as load_model
     from fktext.plugins import load_plugins
     from fktext.rewards import RewardContext, Scorer
 
     registry = registry or load_plugins()
-    context = RewardContext(where["device"], where["offline"], batch_size or RewardContext.batch_size)
+    context = RewardContext(judge_device or where["device"], where["offline"], batch_size or RewardContext.batch_size)
     rewards = Scorer([registry.create(spec, context, suite.modality) for spec in suite.rewards])
     judges = Scorer([registry.create(judge.reward, context, suite.modality) for judge in suite.judges])
     if suite.modality == "image":
