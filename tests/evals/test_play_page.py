@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +71,9 @@ def test_a_run_is_stepped_through_and_reached_into(width: int, scheme: str, brow
     until(browser, STATE, "Done.")
     assert browser.run("document.querySelectorAll('#steered .row.returned').length") == 1
     assert browser.run("document.documentElement.scrollWidth") <= width
+    if (found := find_spec("axe_core_python")) and found.origin:
+        browser.run((Path(found.origin).parent / "axe.min.js").read_text() + ";1")
+        assert browser.run("axe.run().then((all) => all.violations.map((each) => [each.id, each.nodes[0].html]))") == []
     assert browser.complaints == []
     assert all(request.startswith(address) for request in browser.requests)
 
