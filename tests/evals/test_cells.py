@@ -52,3 +52,11 @@ def test_a_method_that_fits_a_value_first_is_not_cut(suite: Suite) -> None:
 def test_the_batch_size_where_nobody_says(suite: Suite) -> None:
     assert [batch_of(suite, None, device) for device in ("cpu", "cuda:1")] == [64, 1024]
     assert batch_of(suite, 7, "cuda") == 7
+
+
+@pytest.mark.parametrize("name", ["paper-toxicity", "toxicity"])
+def test_batches_of_a_whole_suite_are_full(name: str) -> None:
+    """Over its methods, weighted by their batches; batches of one method and seed take prompts and samples together."""
+    found = cells(load(name), (), 64)
+    room = sum(64 // cell.method[1] * cell.method[1] for cell in found)
+    assert sum(cell.particles for cell in found) >= 0.9 * room
