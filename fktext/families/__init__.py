@@ -19,7 +19,7 @@ from fktext.families.llada2 import LLaDA2
 from fktext.families.llm import Dream, LLaDA
 from fktext.families.mdlm import MDLM
 from fktext.families.mlm import MaskedLM
-from fktext.families.sdar import SDAR
+from fktext.families.sdar import SDAR, SDARMoE
 from fktext.families.sedd import SEDD
 from fktext.families.ssdlm import SSDLM
 
@@ -32,6 +32,7 @@ FAMILIES: Mapping[str, Family] = {
         LLaDA(),
         Dream(),
         SDAR(),
+        SDARMoE(),
         A2DBlocks(),
         A2D(),
         LLaDA2(),

@@ -27,3 +27,12 @@ class SDAR(ByBlocks, LLM):
         names = [part for part in checkpoint.path.parts if "sdar" in part.lower()]
         named = re.search(r"-b(\d+)$", names[-1]) if names else None
         return block_of(checkpoint, self.most(checkpoint), int(named[1]) if named else BLOCK)
+
+
+class SDARMoE(SDAR):
+    """SDAR with experts (30B-A3B), as a Qwen3-MoE: that its files have that model's tensor names is presumed, not verified."""
+
+    name = "sdar-moe"
+    model_type = "sdar_moe"
+    looks = "model_type 'sdar_moe'"
+    kind = "qwen3-moe"

@@ -50,6 +50,13 @@ _ALIASES = (
         )
         for size, licence in (("1.7", "not stated"), ("4", "Apache-2.0"), ("8", "not stated"))
     ),
+    Entry(
+        "sdar-30b-a3b",
+        "sdar-moe",
+        "JetLM/SDAR-30B-A3B-Chat",
+        "not stated",
+        "SDAR: a mixture of experts that writes blocks of 4 tokens, 30 B parameters of which 3 B at a time; instruction-tuned",
+    ),
     *(
         Entry(
             f"llada{version}-{size}",

@@ -43,6 +43,7 @@ _EXPERTS = (
     "first_k_dense_replace",
     "partial_rotary_factor",
 )
+_QWEN3_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step")
 # What GLM-4 computes; a LLaDA2 checkpoint that says otherwise would load and be wrong.
 _LLADA2_IS_GLM = {
     "hidden_act": "silu",
@@ -134,7 +135,7 @@ def load(
     """Load SDAR, dllm's Qwen3 or LLaDA2 from its weight files.
 
     Args:
-        kind: "qwen3" or "llada2".
+        kind: "qwen3", "qwen3-moe" or "llada2".
         block: tokens of a block; None for a network that sees the whole text.
         files, settings, mask_id, dtype, device, spread: see `fktext.masked.llm.load`.
 
@@ -164,6 +165,21 @@ def _qwen3(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, T
     if settings.get("use_sliding_window", False) is not False:
         raise ModelError("config.json has use_sliding_window true; only attention to all earlier blocks is known")
     return Qwen3ForCausalLM, Qwen3Config(**_known(settings, _NEEDED), use_sliding_window=False, **_NO_TOKENS), renamed({})
+
+
+def _qwen3_moe(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
+    """Make the class and the configuration of a Qwen3 with experts, whose files have a tensor for each of them."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    if settings.get("use_sliding_window", False) is not False:
+        raise ModelError("config.json has use_sliding_window true; only attention to all earlier blocks is known")
+    known = _known(settings, (*_NEEDED, *_QWEN3_EXPERTS))
+    aligned = known["moe_intermediate_size"] * dtype.itemsize % _ALIGNED == 0
+    own = {} if aligned else {"experts_implementation": "eager"}
+    config = Qwen3MoeConfig(
+        **known, mlp_only_layers=settings.get("mlp_only_layers") or [], use_sliding_window=False, **own, **_NO_TOKENS
+    )
+    return Qwen3MoeForCausalLM, config, _stacked(known["moe_intermediate_size"], renamed({}))
 
 
 def _llada2(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
@@ -196,15 +212,24 @@ def _llada2(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, 
 
 
 def _llada2_tensors(heads: int, pairs: int, width: int) -> Translate:
-    """Return what splits queries, keys and values, and stacks experts: the first rows of each are its gate's."""
-    plain, joined = renamed(_LLADA2_NAMES), "attention.query_key_value.weight"
+    """Return what splits queries, keys and values, and stacks experts."""
+    others, joined = _stacked(width, renamed(_LLADA2_NAMES)), "attention.query_key_value.weight"
     rows = {"q": slice(heads), "k": slice(heads, heads + pairs), "v": slice(heads + pairs, None)}
+
+    def translate(name: str, tensor: Tensor) -> Iterable[Piece]:
+        if not name.endswith(joined):
+            return others(name, tensor)
+        layer = name.removesuffix(joined)
+        return [Piece(f"{layer}self_attn.{part}_proj.weight", tensor[row]) for part, row in rows.items()]
+
+    return translate
+
+
+def _stacked(width: int, plain: Translate) -> Translate:
+    """Return what stacks experts of `width` hidden numbers, the gate's rows before those of `up`; `plain` does the rest."""
     halves = {"gate_proj.weight": slice(width), "up_proj.weight": slice(width, None)}
 
     def translate(name: str, tensor: Tensor) -> Iterable[Piece]:
-        if name.endswith(joined):
-            layer = name.removesuffix(joined)
-            return [Piece(f"{layer}self_attn.{part}_proj.weight", tensor[row]) for part, row in rows.items()]
         layer, _, rest = name.partition(".experts.")
         number, _, part = rest.partition(".")
         if not number.isdigit():
@@ -217,4 +242,8 @@ def _llada2_tensors(heads: int, pairs: int, width: int) -> Translate:
 
 
 _NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], tuple[Any, Any, Translate]]] = {"qwen3": _qwen3, "llada2": _llada2}
+_KINDS: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], tuple[Any, Any, Translate]]] = {
+    "qwen3": _qwen3,
+    "qwen3-moe": _qwen3_moe,
+    "llada2": _llada2,
+}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from replay import Recorded
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import tiny
 from fktext.errors import ModelError
 from fktext.masked.block_llm import BlockCausalLM
 from fktext.masked.blocks import BlockModel
@@ -281,3 +283,88 @@ def test_facts(checkpoint: Checkpoint) -> None:
     known = facts(str(checkpoint("sdar")))
     assert (known.family, known.most, known.kernels[0]) == ("sdar", 256, "ancestral")
     assert (known.defaults["length"], known.defaults["steps"]) == (128, 4)
+
+
+MOE = {
+    "model_type": "sdar_moe",
+    "architectures": ["SDARMoeForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "block_size": BLOCK,
+    "mask_token_id": MASK,
+}
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> tuple[Path, Any]:
+    """A folder of SDAR with experts, a tensor for each as on the hub, and the network of transformers that it was written from."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    network = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**MOE, "model_type": "qwen3_moe", "initializer_range": 0.3})).eval()
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        layer, found, part = name.partition(".experts.")
+        if not found:
+            tensors[name] = tensor
+        for number in range(len(tensor) if found else 0):
+            halves = {"gate_proj": tensor[number][:16], "up_proj": tensor[number][16:]}
+            for each, rows in (halves if part == "gate_up_proj" else {"down_proj": tensor[number]}).items():
+                tensors[f"{layer}.experts.{number}.{each}.weight"] = rows
+    folder = tmp_path / "SDAR-30B-A3B"
+    folder.mkdir()
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(MOE))
+    tiny.numbered(100, ["<|endoftext|>", "<|im_end|>", "<|MASK|>"], 91).save(str(folder / "tokenizer.json"))
+    return folder, network
+
+
+def test_sdar_with_experts_is_qwen3_moe_over_blocks(experts: tuple[Path, Any]) -> None:
+    folder, network = experts
+    model = load(str(folder))
+    assert isinstance(model, BlockModel)
+    assert (model.family, model.block, facts(str(folder)).family) == ("sdar-moe", BLOCK, "sdar-moe")
+    ids = torch.randint(90, (2, 12), generator=torch.Generator().manual_seed(1))
+    ids[:, -2:] = MASK
+    block = torch.arange(12) // BLOCK
+    with torch.inference_mode():
+        expected = network(input_ids=ids, attention_mask=(block[:, None] >= block)[None, None], use_cache=False).logits
+    torch.testing.assert_close(logits(model, ids), expected, atol=1e-5, rtol=0)
+    remembering = replace(model, denoiser=Cached(model.denoiser, BLOCK))  # type: ignore[arg-type]
+    torch.testing.assert_close(logits(remembering, ids), expected[:, -BLOCK:], atol=1e-5, rtol=0)
+    assert [row for row in run_checks(model) if not row.passed] == []
+    assert all(row.passed for row in run_checks(load(str(folder), dtype="bfloat16")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_experts": 3}, "which Qwen3MoeForCausalLM does not have"),
+        ({"num_experts": 5}, "has shape (4, 32), config.json asks for (5, 32)"),
+        ({"moe_intermediate_size": 12}, "config.json asks for"),
+        ({"norm_topk_prob": None}, "config.json lacks norm_topk_prob"),
+        ({"mlp_only_layers": []}, "which Qwen3MoeForCausalLM does not have"),
+    ],
+)
+def test_experts_that_config_contradicts(change: dict[str, object], message: str, experts: tuple[Path, Any]) -> None:
+    folder, _ = experts
+    tiny.edit(folder / "config.json", **change)
+    with pytest.raises(ModelError, match=re.escape(message)) as caught:
+        load(str(folder))
+    assert "\n" not in str(caught.value)

@@ -111,6 +111,7 @@ def test_catalogue() -> None:
         "llada",
         "dream",
         "sdar",
+        "sdar-moe",
         "llada2",
         "a2d-mdlm",
         "a2d-bd3lm",
