@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from fktext.texts.templates import Template
@@ -35,7 +36,9 @@ class Pieces(dict[int, str]):
             {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special},
         )
         size = tokenizer.get_vocab_size()
-        anchors = [i for i in tokenizer.encode("a", add_special_tokens=False).ids if i not in self._special]
+        anchors: list[int] = []
+        with suppress(Exception):  # plain ones, from a tokenizer that has neither such a letter nor a token for what it lacks
+            anchors = [i for i in tokenizer.encode("a", add_special_tokens=False).ids if i not in self._special]
         self._anchor = (anchors or [i for i in range(size) if i not in self._special])[-1:]
         self._before = self._decode(self._anchor)
 

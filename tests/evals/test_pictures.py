@@ -31,10 +31,11 @@ def test_pictures_in_a_browser(tmp_path: Path) -> None:
     try:
         browser.open(run / "trace.html")
         loaded = "Promise.all([...document.images].map((each) => each.decode().then(() => each.naturalWidth)))"
-        assert browser.run(loaded) == [8] * 4, "the page's policy lets them load"
+        assert browser.run(loaded) == [8] * 8, "the page's policy lets them load: in the player, the drawing and the table"
         style = "getComputedStyle(document.querySelector('{}')).imageRendering"
         assert browser.run(style.format("td.picture img")) == browser.run(style.format("svg image")) == "pixelated"
-        browser.run("box = document.querySelector('[data-n=\"0,1\"]').getBoundingClientRect()")
+        browser.run("node = document.querySelector('[data-n=\"0,1\"]'); node.scrollIntoView({block: 'center'})")
+        browser.run("box = node.getBoundingClientRect()")
         x, y = browser.run("[box.x + 4, box.y + 4]")  # a corner of the picture
         browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         assert browser.run("document.querySelector('.where').textContent").startswith("Step 2, particle 1, at the start")
