@@ -1,4 +1,4 @@
-"""dllm's models: Qwen3 that was trained on to unmask, whole texts (mdlm) or block after block (bd3lm), under one model type."""
+"""dllm's models: Qwen3 and Qwen2 that were trained on to unmask whole texts (mdlm) or block after block (bd3lm)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from fktext.families.blocks import ByBlocks, block_of
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.llm import LLM
 
+KINDS = {"a2d-qwen3": "qwen3", "a2d-qwen2": "qwen2"}  # of networks, by model type
 BLOCK = 32  # tokens of the published models that write by blocks; no config.json says it
 
 
 class A2D(LLM):
-    """A Qwen3 with full attention, its head tied to its embedding."""
+    """A Qwen3 or Qwen2 with full attention, its head tied to its embedding."""
 
     name = "a2d-mdlm"
     model_type = "a2d-qwen3"
-    looks = "model_type 'a2d-qwen3'"
+    looks = "model_type 'a2d-qwen3' or 'a2d-qwen2'"
     kind = "qwen3"
     masks = ("<|mask|>",)
     ends = ("<|im_end|>", "<|endoftext|>")
@@ -31,7 +32,7 @@ class A2D(LLM):
         Raises:
             ModelError: it does not.
         """
-        if not super().recognises(checkpoint):
+        if checkpoint.settings.get("model_type") not in KINDS:
             return False
         if "block" in checkpoint.section:
             return self.name == A2DBlocks.name
@@ -43,6 +44,10 @@ class A2D(LLM):
                 'name of its folder, or "fktext": {"block": 32} into its config.json'
             )
         return found == self.name
+
+    def built(self, checkpoint: Checkpoint) -> str:
+        """See `LLM`."""
+        return KINDS[checkpoint.settings["model_type"]]
 
 
 class A2DBlocks(ByBlocks, A2D):

@@ -43,6 +43,10 @@ class LLM(Family):
 
         return int(checkpoint.settings.get(self.longest, PUBLISHED_LENGTH))
 
+    def built(self, checkpoint: Checkpoint) -> str:
+        """Tell `kind` of a checkpoint."""
+        return self.kind
+
     def block(self, checkpoint: Checkpoint) -> int | None:
         """Tell how many tokens it writes at a time; None for all of a text."""
         return None
@@ -77,8 +81,8 @@ class LLM(Family):
         source, block, mask = checkpoint.path / "config.json", self.block(checkpoint), self.mask(checkpoint, words)
         files, settings = checkpoint.files, checkpoint.settings
         try:
-            if self.kind:
-                return block_llm.load(self.kind, files, settings, mask, block, dtype, device, spread=spread)
+            if kind := self.built(checkpoint):
+                return block_llm.load(kind, files, settings, mask, block, dtype, device, spread=spread)
             return llm.load(self.name, files, settings, mask, dtype, device, spread=spread)
         except (FktextError, MemoryError, OSError, RuntimeError):
             raise

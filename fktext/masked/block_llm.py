@@ -132,10 +132,10 @@ def load(
     *,
     spread: bool = False,
 ) -> FullAttentionLM:
-    """Load SDAR, dllm's Qwen3 or LLaDA2 from its weight files.
+    """Load SDAR, one of dllm's models or LLaDA2 from its weight files.
 
     Args:
-        kind: "qwen3", "qwen3-moe" or "llada2".
+        kind: "qwen2", "qwen3", "qwen3-moe" or "llada2".
         block: tokens of a block; None for a network that sees the whole text.
         files, settings, mask_id, dtype, device, spread: see `fktext.masked.llm.load`.
 
@@ -165,6 +165,17 @@ def _qwen3(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, T
     if settings.get("use_sliding_window", False) is not False:
         raise ModelError("config.json has use_sliding_window true; only attention to all earlier blocks is known")
     return Qwen3ForCausalLM, Qwen3Config(**_known(settings, _NEEDED), use_sliding_window=False, **_NO_TOKENS), renamed({})
+
+
+def _qwen2(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
+    """Make the class and the configuration of a Qwen2, whose heads are as wide as the hidden size leaves them."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    if settings.get("use_sliding_window", False) is not False:
+        raise ModelError("config.json has use_sliding_window true; only attention to all earlier blocks is known")
+    known = _known(settings, [name for name in _NEEDED if name != "head_dim"])
+    known.pop("attention_bias", None)  # its queries, keys and values always have one
+    return Qwen2ForCausalLM, Qwen2Config(**known, use_sliding_window=False, **_NO_TOKENS), renamed({})
 
 
 def _qwen3_moe(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
@@ -243,6 +254,7 @@ def _stacked(width: int, plain: Translate) -> Translate:
 
 _NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], tuple[Any, Any, Translate]]] = {
+    "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3-moe": _qwen3_moe,
     "llada2": _llada2,

@@ -368,3 +368,32 @@ def test_experts_that_config_contradicts(change: dict[str, object], message: str
     with pytest.raises(ModelError, match=re.escape(message)) as caught:
         load(str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "bd3lm"])
+def test_a2d_on_qwen2(kind: str, tmp_path: Path) -> None:
+    """dllm's Qwen2.5-Coder: transformers' own class under a mask that shows everything, or whole blocks of 32."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    sizes = {name: MOE[name] for name in (*names, "rms_norm_eps", "rope_theta", "hidden_act")}
+    settings = {**sizes, "max_position_embeddings": 64, "tie_word_embeddings": True, "model_type": "a2d-qwen2"}
+    torch.manual_seed(0)
+    network = Qwen2ForCausalLM(Qwen2Config(**{**settings, "model_type": "qwen2", "initializer_range": 0.3})).eval()
+    for name, tensor in network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(tensor)
+    folder = tmp_path / f"Qwen2.5-Coder-0.5B-Instruct-diffusion-{kind}-v0.1"
+    folder.mkdir()
+    tensors = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}  # a tied head is in no file
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(settings))
+    tiny.numbered(100, ["<|endoftext|>", "<|im_end|>", "<|mask|>"], 91).save(str(folder / "tokenizer.json"))
+    model = load(str(folder))
+    assert (model.family, model.denoiser.mask_id) == (f"a2d-{kind}", MASK)
+    ids = torch.randint(90, (2, 64), generator=torch.Generator().manual_seed(1))
+    block = torch.arange(64) // (32 if kind == "bd3lm" else 64)
+    with torch.inference_mode():
+        expected = network(input_ids=ids, attention_mask=(block[:, None] >= block)[None, None], use_cache=False).logits
+    torch.testing.assert_close(logits(model, ids), expected, atol=1e-5, rtol=0)
+    assert [row for row in run_checks(model) if not row.passed] == []
