@@ -43,17 +43,27 @@ def app(folder: Path) -> Any:
     return make(load(str(folder)), load_plugins(), TOKEN, PORT)
 
 
-def ask(
-    app: Any, method: str = "GET", path: str = f"/{TOKEN}/", body: bytes | dict[str, Any] = b"", **headers: str
+def ask(app: Any, *request: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Send a request to the application, as a server would; see `asked`."""
+    return asyncio.run(asked(app, *request, **headers))
+
+
+async def asked(
+    app: Any,
+    method: str = "GET",
+    path: str = f"/{TOKEN}/",
+    body: bytes | dict[str, Any] = b"",
+    stays: float = 3600,
+    **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
-    """Send a request to the application, as a server would."""
+    """Send a request from a page that stays for so many seconds."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     where, _, query = path.partition("?")
     named = {"host": f"127.0.0.1:{PORT}", "content-type": "application/json", "content-length": str(len(sent))}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     scope = {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": method,
         "path": where,
@@ -70,13 +80,13 @@ def ask(
     async def receive() -> dict[str, Any]:
         if parts:
             return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
-        await asyncio.sleep(3600)
-        raise AssertionError
+        await asyncio.sleep(stays)
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         messages.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    await app(scope, receive, send)
     start = messages[0]
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], found, b"".join(message.get("body", b"") for message in messages[1:])
@@ -123,6 +133,7 @@ HOSTILE: list[tuple[int, str, str, bytes | dict[str, Any], dict[str, str]]] = [
     (413, "POST", RUN, {**GOOD, "prompt": "x" * 70_000}, {}),
     (413, "POST", RUN, {**GOOD, "prompt": "x" * 70_000}, {"content_length": "10"}),
     (413, "POST", RUN, GOOD, {"content_length": "-1"}),
+    (413, "POST", RUN, GOOD, {"content_length": "9" * 5000}),
     (422, "POST", RUN, b"{", {}),
     (422, "POST", RUN, b"[1]", {}),
     (422, "POST", RUN, b"[" * 50_000, {}),
@@ -138,6 +149,7 @@ HOSTILE: list[tuple[int, str, str, bytes | dict[str, Any], dict[str, str]]] = [
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "sentiment:model=/root"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "fktext:classifier:model=a/b"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "nonesuch"}]}, {}),
+    (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "keywords:nonesuch=1"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "brightness"}]}, {}),
     (422, "POST", ACT, {"what": "format the disk"}, {}),
     (404, "POST", ACT, {"what": "go"}, {}),
@@ -228,6 +240,29 @@ def test_a_run_stops_when_it_is_told_to(folder: Path) -> None:
     until(run, "paused")
     run.stop()
     assert run.said(1) is None
+
+
+def test_a_page_that_goes_away_keeps_its_turn_until_its_run_has_ended(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    start, stop = Run.start, Run.stop
+
+    def starts(run: Run) -> None:
+        told.append("start")
+        start(run)
+
+    def stops(run: Run) -> None:
+        time.sleep(0.5)
+        stop(run)
+        told.append("stop")
+
+    monkeypatch.setattr(Run, "start", starts)
+    monkeypatch.setattr(Run, "stop", stops)
+
+    async def both() -> None:
+        await asyncio.gather(asked(app, "POST", RUN, GOOD | {"paused": True}, 1.0), asked(app, "POST", RUN, GOOD))
+
+    asyncio.run(both())
+    assert told == ["start", "stop"] * 2
 
 
 @pytest.fixture

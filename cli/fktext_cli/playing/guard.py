@@ -86,7 +86,7 @@ class Guard:
             if headers.get("content-type", [""])[0].partition(";")[0].strip().lower() != "application/json":
                 return 415, "expected application/json"
             length = headers.get("content-length", ["0"])[0]
-            if not length.isdecimal() or int(length) > MOST:
+            if not length.isdecimal() or len(length) > 9 or int(length) > MOST:
                 return 413, "the request is too long"
         return None
 

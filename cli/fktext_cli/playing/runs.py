@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fktext.errors import FktextError, UsageError
-from fktext.trace import Event, Weighing, plain
+from fktext.trace import Event, Start, Weighing, plain
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
@@ -72,7 +72,8 @@ def terms_of(asked: Asked, registry: Registry, device: str) -> list[Weighted]:
     for each in asked.rewards:
         spec = registry.parse(each.spec)
         entry = registry.resolve(spec.name)
-        strange = [name for name, _ in spec.options if name in NAMING or "path" in str(entry.options()[name].type).lower()]
+        files = {name for name, option in entry.options().items() if "path" in str(option.type).lower()}
+        strange = [name for name, _ in spec.options if name in NAMING or name in files]
         if entry.name in REFUSED or strange:
             what = f"its option {strange[0]!r}" if strange else "it"
             raise UsageError(f"reward {each.spec!r} is not offered here: {what} may name a file or a model. Use fktext generate")
@@ -141,10 +142,14 @@ class Run:
         try:
             for column in ("best-of-n", self._asked.method):
                 started = time.perf_counter()
+                steps = 0
                 for event in self._events(column):
+                    steps = event.steps if isinstance(event, Start) else steps
+                    weighed = event if column != "best-of-n" and isinstance(event, Weighing) else None
+                    if weighed:
+                        self.hand.saw(weighed.ancestors)
                     self._said.put({"column": column, **plain(event), "seconds": time.perf_counter() - started})
-                    if column != "best-of-n" and isinstance(event, Weighing):
-                        self.hand.saw(event.ancestors)
+                    if weighed and weighed.k < steps:  # after the last there is nothing to reach into
                         self._wait()
                     if self._stopped:
                         return

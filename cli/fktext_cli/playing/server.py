@@ -111,6 +111,8 @@ class _Server:
 
     async def _stream(self, run: Run) -> AsyncIterator[str]:
         """Wait for the turn, run, and tell; a beat between finds out whether anyone is there."""
+        import anyio
+
         name = secrets.token_urlsafe(16)
         while self._turn.locked():
             yield _event({"event": "waiting"})
@@ -125,7 +127,8 @@ class _Server:
                 yield _event({"event": "over"})
             finally:
                 del self._running[name]
-                await asyncio.shield(asyncio.to_thread(run.stop))
+                with anyio.CancelScope(shield=True):  # the turn is kept until the run has ended, also where the page is gone
+                    await asyncio.to_thread(run.stop)
 
     async def act(self, request: Request) -> Response:
         """Do what a hand asks for."""
