@@ -141,6 +141,8 @@ HOSTILE: list[tuple[int, str, str, bytes | dict[str, Any], dict[str, str]]] = [
     (422, "POST", RUN, {**GOOD, "prompt": "x" * 3000}, {}),
     (422, "POST", RUN, {**GOOD, "particles": 100_000}, {}),
     (422, "POST", RUN, {**GOOD, "model": "/etc/passwd"}, {}),
+    (422, "POST", RUN, {**GOOD, "model": "gpt2"}, {}),
+    (422, "POST", RUN, {**GOOD, "device": "cuda"}, {}),
     (422, "POST", RUN, {**GOOD, "look_ahead": "value:/etc"}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": []}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "function:target=os:system"}]}, {}),
@@ -189,6 +191,13 @@ def test_both_columns_are_what_the_command_writes(app: Any, folder: Path) -> Non
             alone = Settings(method="base", length=10, seed=3)
             [base] = [item for item in generate(model, terms, ["the city"], alone) if isinstance(item, Population)]
             assert population.texts[0] == base.texts[0]  # as the page says
+
+
+def test_another_embedded_model_may_be_chosen(app: Any) -> None:
+    found = events(ask(app, "POST", RUN, {**GOOD, "model": "tiny-mdlm", "particles": 2})[2])
+    [board] = [event["board"] for event in found if event.get("event") == "start" and event["column"] == "fk"]
+    assert "".join(filter(None, board)).strip() == "the city"
+    assert "tiny-mdlm</option>" in ask(app)[2].decode()
 
 
 def test_a_failing_run_is_a_line(app: Any) -> None:

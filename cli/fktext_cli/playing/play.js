@@ -61,7 +61,7 @@
   const begin = async (paused) => {
     if (!form.reportValidity()) return;
     const given = new FormData(form), body = { rewards: asked(), paused };
-    ["prompt", "method", "look_ahead"].forEach((name) => { body[name] = given.get(name); });
+    ["model", "prompt", "method", "look_ahead"].forEach((name) => { body[name] = given.get(name); });
     ["particles", "lam", "seed"].forEach((name) => { body[name] = Number(given.get(name)); });
     if (given.get("length")) body.length = Number(given.get("length"));
     const stopper = new AbortController();

@@ -37,6 +37,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    model: str = Field("", max_length=300)
     prompt: str = Field("", max_length=2000)
     rewards: list[Reward] = Field(min_length=1, max_length=MOST_REWARDS)
     particles: int = Field(8, ge=2, le=64)

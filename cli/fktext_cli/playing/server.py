@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import fktext
-from fktext import player
-from fktext.errors import FktextError
+from fktext import embedded, player
+from fktext.errors import FktextError, unknown_name
 from fktext_cli.playing.guard import Guard
 from fktext_cli.playing.runs import REFUSED, Act, Asked, Run, terms_of
 
@@ -33,7 +33,7 @@ def make(model: TextModel, registry: Registry, token: str, port: int, device: st
     """Make the application that serves a model on a loopback port under `/TOKEN/`.
 
     Args:
-        model: what runs are of.
+        model: what runs are of, where a page does not choose an embedded one.
         registry: the rewards there are.
         token: of at least 128 bits, part of every address.
         port: of this machine, for Host and Origin.
@@ -55,7 +55,11 @@ class _Server:
     """Answer the page of one model; one run at a time."""
 
     def __init__(self, model: TextModel, registry: Registry, device: str) -> None:
-        self._model, self._registry, self._device = model, registry, device
+        self._registry, self._device = registry, device
+        self._first = model.name
+        self._models: dict[str, TextModel | None] = {model.name: model} | {
+            name: None for name in embedded.names("text") if name != model.name
+        }
         self._turn = asyncio.Lock()
         self._running: dict[str, Run] = {}
 
@@ -87,8 +91,8 @@ class _Server:
         offered = (name for name, entry in self._registry.rewards.items() if entry.modality == "text" and entry.name not in REFUSED)
         script = resources.files("fktext_cli.playing") / "play.js"
         return environment.get_template("play.html.j2").render(
-            model=self._model.name,
-            length=self._model.default_length,
+            model=self._first,
+            models=list(self._models),
             names=sorted(offered),
             nonce=nonce,
             style=Markup(f"{page.style()}\n{player.asset('player.css')}"),
@@ -104,10 +108,25 @@ class _Server:
         if not isinstance(asked, Asked):
             return asked
         try:
+            model = await asyncio.to_thread(self._loaded, asked.model or self._first)
             terms = await asyncio.to_thread(terms_of, asked, self._registry, self._device)
         except FktextError as error:
             return _refused(str(error))
-        return StreamingResponse(self._stream(Run(self._model, terms, asked)), media_type="text/event-stream")
+        return StreamingResponse(self._stream(Run(model, terms, asked)), media_type="text/event-stream")
+
+    def _loaded(self, name: str) -> TextModel:
+        """Return a model that a page may choose, loaded when it is first asked for.
+
+        Raises:
+            UsageError: it may not.
+        """
+        from fktext.models import load
+
+        if name not in self._models:
+            raise unknown_name("model", name, self._models)
+        if (found := self._models[name]) is None:
+            found = self._models[name] = load(name, device=self._device, offline=True)
+        return found
 
     async def _stream(self, run: Run) -> AsyncIterator[str]:
         """Wait for the turn, run, and tell; a beat between finds out whether anyone is there."""
