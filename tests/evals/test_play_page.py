@@ -53,6 +53,7 @@ def begin(browser: Browser, address: str, width: int, scheme: str) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_a_run_is_stepped_through_and_reached_into(width: int, scheme: str, browser: Browser, address: str) -> None:
     begin(browser, address, width, scheme)
+    assert not browser.run("document.getElementById('columns').checkVisibility()")
     browser.run("document.getElementById('slow').click()")
     until(browser, f"{STATE}.startsWith('Paused')")
     assert browser.run("document.querySelectorAll('#best .row').length") == 4
