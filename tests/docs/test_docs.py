@@ -79,6 +79,7 @@ def test_links_between_pages_lead_somewhere():
 def test_models_and_licences_are_those_of_the_catalogue():
     from fktext.files.catalogue import catalogue
 
-    rows = re.findall(r"^\| (`.+`) \| `([\w-]+)` \| [\d,]+ \|.*\| (.+) \|$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE)
+    guide = (ROOT / "docs" / "models.md").read_text()
+    rows = re.findall(r"^\| (`.+`) \| `([\w-]+)` \| [\d,]+ \|.*\| (.+) \|$", guide, re.MULTILINE)
     listed = {(name, family, licence) for names, family, licence in rows for name in re.findall("`(.+?)`", names)}
     assert listed == {(entry.name, entry.family, entry.licence) for entry in catalogue()}

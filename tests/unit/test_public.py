@@ -10,7 +10,16 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 FILE = Path(__file__).with_name("public.txt")
-MODULES = ("fktext", "fktext.plugins", "fktext.rewards", "fktext.models", "fktext.smc", "fktext.batches", "fktext.text", "fktext.trace")
+MODULES = (
+    "fktext",
+    "fktext.plugins",
+    "fktext.rewards",
+    "fktext.models",
+    "fktext.smc",
+    "fktext.batches",
+    "fktext.text",
+    "fktext.trace",
+)
 
 
 def _members(thing: type) -> Iterator[str]:
