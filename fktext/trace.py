@@ -330,7 +330,7 @@ def read(path: str | Path) -> Iterator[Record]:
 
 def parse(lines: Iterable[str], name: str) -> Iterator[Record]:
     """Read the lines of a log as they come, see `read`; `name` is for messages of errors."""
-    number = 0
+    number, starts = 0, dict[Who, Start]()
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
             number -= 1
@@ -339,7 +339,9 @@ def parse(lines: Iterable[str], name: str) -> Iterator[Record]:
             said = json.loads(line)
             if number == 1 and (said["event"] != "run" or said["version"] != VERSION):
                 raise ValueError(f"expected event 'run' of version {VERSION}")
-            yield _record(said)
+            record = _record(said)
+            _check(record, starts)
+            yield record
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UsageError(f"{name}:{number} is no line of an event log: {error!r}, in {shorten(line.strip(), 80)}") from error
     if not number:
@@ -385,8 +387,40 @@ def _record(said: Mapping[str, Any]) -> Record:
     raise ValueError(f"there is no event {kind!r}")
 
 
+def _check(record: Record, starts: dict[Who, Start]) -> None:
+    """Hold an event against the beginning of its population.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    if isinstance(record, Run):
+        return
+    if isinstance(record, Start):
+        if not (isinstance(record.particles, int) and record.particles > 0):
+            raise ValueError(f"particles is {record.particles!r}")
+        starts[record.population] = record
+        return
+    if (start := starts.get(record.population)) is None:
+        raise ValueError(f"population {record.population} has no beginning")
+    size, board = start.particles, len(start.board)
+    if isinstance(record, End):
+        lengths, places = {len(record.particles)}, [0 if record.chosen is None else record.chosen]
+    else:
+        each = (record.rewards, record.log_weights, record.ancestors)
+        some = (record.revealed, record.guesses, record.values)
+        lengths, places = {*map(len, each), *(len(part) or size for part in some)}, list(record.ancestors)
+    if lengths != {size} or not all(isinstance(place, int) and 0 <= place < size for place in places):
+        raise ValueError(f"it does not fit a population of {size} particles")
+    changed = [] if isinstance(record, End) else [at for changes in record.revealed for at, _ in changes]
+    if not all(isinstance(at, int) and 0 <= at < board for at in changed):
+        raise ValueError(f"it does not fit texts of {board} positions")
+
+
 def _numbers(values: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(from_json(value) for value in values)
+    found = tuple(from_json(value) for value in values)
+    if not all(isinstance(value, int | float) for value in found):
+        raise ValueError(f"expected numbers, not {found!r}")
+    return found
 
 
 def _log_z(value: float | None, most: float) -> float:

@@ -97,7 +97,9 @@ class Scene:
         lines = [self._head(focus.start, last, width)]
         lines += [row.line(width, returned=row.place == self._chosen, image=focus.start.modality == "image") for row in rows]
         if len(rows) < size:
-            lines.append(Text(f"{size - len(rows)} more, which weigh less", "dim"))
+            more = Text(f"{size - len(rows)} more, which weigh less", "dim")
+            more.truncate(width, overflow="ellipsis")
+            lines.append(more)
         return Text("\n").join(lines)
 
     def _head(self, start: Start, last: Weighing, width: int) -> Text:

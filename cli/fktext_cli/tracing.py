@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,8 @@ class Trace:
     def write(self) -> None:
         """Write what was kept, if anything was."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written has been told of
+                self._file.close()
         if self.path is not None and self._kept:
             write(self.path, [Run(self.run, self.populations), *self._kept])
 

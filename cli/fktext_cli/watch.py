@@ -52,8 +52,8 @@ def watch(
     try:
         with log.open(encoding="utf-8") as lines:
             _play(trace.parse(_growing(lines), str(log)), speed)
-    except OSError as error:
-        raise UsageError(f"cannot read the log {str(log)!r}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the log {str(log)!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _play(records: Iterator[Record], speed: float) -> None:

@@ -124,15 +124,15 @@ def test_a_log_that_is_cut_off_is_read_up_to_there(model, tmp_path):
 
 def test_minus_infinity_and_no_estimate_survive(model):
     (population, *_) = watched(model, "the book")[1]
-    weighing, end = population.events[-1], population.end()
+    start, weighing, end = population.events[0], population.events[-1], population.end()
     assert isinstance(weighing, Weighing)
     nothing = (-math.inf,) * 3
     for event in (
         replace(weighing, rewards=nothing, log_weights=nothing, log_z=-math.inf),
         replace(end, particles=tuple(replace(each, log_weight=-math.inf) for each in end.particles), log_z=-math.inf, chosen=None),
     ):
-        assert list(parse([to_line(RUN), to_line(event)], "log"))[1] == event
-    (back,) = list(parse([to_line(RUN), to_line(replace(end, log_z=math.nan))], "log"))[1:]
+        assert list(parse([to_line(RUN), to_line(start), to_line(event)], "log"))[2] == event
+    (back,) = list(parse([to_line(RUN), to_line(start), to_line(replace(end, log_z=math.nan))], "log"))[2:]
     assert isinstance(back, End)
     assert math.isnan(back.log_z)
 
@@ -180,3 +180,25 @@ def test_pieces_spell_texts():
     pieces, ids = Pieces(model), model.spell(text)
     assert "".join(pieces[token] for token in ids).strip() == text == model.tokenizer.decode(ids)
     assert pieces[model.denoiser.mask_id] == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("start", {"particles": 0}, "particles is 0"),
+        ("start", {"particles": "3"}, "particles is '3'"),
+        ("weighing", {"ancestors": [0, 1, 99]}, "does not fit a population of 3"),
+        ("weighing", {"rewards": ["a", "b", "c"]}, "expected numbers"),
+        ("weighing", {"rewards": [1.0]}, "does not fit a population of 3"),
+        ("weighing", {"revealed": [[[999, " x"]], [], []]}, "does not fit texts of"),
+        ("weighing", {"population": [5, 0]}, "has no beginning"),
+        ("end", {"chosen": 55}, "does not fit a population of 3"),
+    ],
+)
+def test_a_line_that_contradicts_the_beginning_is_named(model, kind, change, message):
+    (population, *_) = watched(model, "the book")[1]
+    lines = [to_line(RUN), *map(to_line, [*population.events, population.end()])]
+    number = next(place for place, line in enumerate(lines) if json.loads(line)["event"] == kind)
+    lines[number] = json.dumps(json.loads(lines[number]) | change) + "\n"
+    with pytest.raises(UsageError, match=f"^log:{number + 1} is no line of an event log.*{message}"):
+        list(parse(lines, "log"))
