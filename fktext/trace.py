@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fktext.errors import UsageError, shorten
 from fktext.files.writing import from_json, to_json
@@ -182,7 +182,7 @@ class Particles:
 
     def __init__(self, start: Start) -> None:
         self.start = start
-        self._sweep, self._ancestors = -1, range(start.particles)
+        self._sweep, self._ancestors = -1, cast(Sequence[int], range(start.particles))
         self._begin()
 
     def _begin(self) -> None:
@@ -205,7 +205,7 @@ class Particles:
             for position, piece in changes:
                 board[position], age[position] = piece, 0
         self.slots, self.boards, self.ages = list(self._ancestors), boards, ages
-        self._sweep, self._ancestors = weighing.sweep, weighing.ancestors  # type: ignore[assignment]
+        self._sweep, self._ancestors = weighing.sweep, weighing.ancestors
 
 
 class Watch:
