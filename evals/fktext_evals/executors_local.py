@@ -52,7 +52,7 @@ class Local:
         """Take what a worker says, and give it the next cell; where it is gone, take it out."""
         hand = hands[connection]
         try:
-            outcome: Outcome = connection.recv()
+            outcome = _received(connection)
             yield outcome
             if isinstance(outcome, Started | Stopped):
                 return
@@ -70,6 +70,19 @@ class Local:
             yield Failed(hand.cell, f"its worker ended with {how}")
         connection.close()
         del hands[connection]
+
+
+def _received(connection: Connection) -> Outcome:
+    """Return what a worker says.
+
+    Raises:
+        EOFError: it is gone, perhaps in the middle of saying it.
+    """
+    try:
+        outcome: Outcome = connection.recv()
+    except OSError as error:  # "got end of file during message" has no class of its own
+        raise EOFError from error
+    return outcome
 
 
 def _start(job: Job, number: int, cell: Cell) -> tuple[Connection, _Hand]:

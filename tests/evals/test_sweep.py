@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from fktext_evals import Results, Suite, load, read, run
 from fktext_evals import sweep as sweeping
 from fktext_evals.cells import Cell, cells
 from fktext_evals.executors import Done, Failed, Job, Started, Stopped, Worker, check, find
-from fktext_evals.executors_local import Local
+from fktext_evals.executors_local import Local, _Hand
 from fktext_evals.results import RunError
 from fktext_evals.runner import Note, run_steps
 from fktext_evals.sweep import CellsError
@@ -185,6 +187,18 @@ def test_a_worker_that_is_killed_loses_its_cell_which_another_makes(failing: Any
     assert sum("ended with signal SIGKILL" in note for note in notes) == 1, notes
 
 
+def test_a_worker_that_is_killed_while_it_speaks_loses_its_cell_only(suite_file: Path) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), (1000).to_bytes(4, "big") + b"half a message")
+    theirs.close()
+    process, cell = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,)), Cell(("fk", 2), 0, ((0, 0),))
+    process.start()
+    process.kill()
+    hands = {ours: _Hand(process, cell)}
+    assert list(Local()._hear(ours, hands, deque())) == [Failed(cell, "its worker ended with signal SIGKILL")]
+    assert not hands
+
+
 def test_where_nothing_works_the_sweep_stops(failing: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sweeping, "FUTILE", 2)
     suite = replace(failing(times=99), prompts=("she",), seeds=(0, 1, 2))
@@ -320,14 +334,15 @@ def killed(suite_file: Path, whole: Results, out: Path, chance: random.Random, *
     suite_file.write_text((whole.folder.parent / "words.toml").read_text())
     process, moment = start(suite_file, out), chance.randrange(len(whole.rows) // 2)
     deadline = time.monotonic() + 120
-    while len(read(out).rows if (out / "run.json").exists() else ()) < moment:
+    while not (out / "run.json").exists() or len(read(out).rows) < moment:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     children = psutil.Process(process.pid).children()
     victim = process.pid if driver else chance.choice([child.pid for child in children if "spawn_main" in "".join(child.cmdline())])
     os.kill(victim, signal.SIGKILL)
-    process.communicate(timeout=120)
+    said = process.communicate(timeout=120)
+    assert driver or process.returncode == 0, said  # what a worker was at is made by another
     psutil.wait_procs(children, timeout=60)
     assert not [child for child in children if child.is_running()]
     return run(str(suite_file), out=out, batch_size=4)
