@@ -60,6 +60,15 @@ class Job:
     options: Mapping[str, str] = field(default_factory=dict)
     judge_device: str = ""
 
+    @property
+    def overlaps(self) -> bool:
+        """Say whether one batch can be judged while another is sampled: rewards and judges have a device of their own.
+
+        A compiled model stays in one thread, as CUDA graphs must.
+        """
+        model, judges = ("cuda:0" if device == "cuda" else device for device in (self.device, self.judge_device or self.device))
+        return model != judges and not self.compiled
+
     def where(self, device: str | None = None) -> dict[str, Any]:
         """Return where a model is loaded, and how: on the job's device, or another."""
         return {"device": device or self.device, "dtype": self.dtype, "offline": self.offline}

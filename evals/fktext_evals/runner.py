@@ -13,6 +13,7 @@ from fktext_evals import results
 from fktext_evals.catalogue import load
 from fktext_evals.cells import Cell, batch_of, cells
 from fktext_evals.executors import Executor, Job, Worker, find
+from fktext_evals.overlap import Turns, overlapped
 from fktext_evals.places import Objects, place, reaching
 from fktext_evals.results import Results, Row, RowFile
 from fktext_evals.session import session
@@ -91,7 +92,8 @@ def run(suite: Suite | str, model: str | TextModel | None = None, **options: Unp
         retries: how often a batch that failed is tried again, with a longer pause each time, after all others. Then the rows of
             the others are there, and the error counts those that failed. None: 2, but one local process stops at the first error.
         options: of the executor, by name.
-        judge_device: of rewards and judges; None puts them beside the model.
+        judge_device: of rewards and judges; None puts them beside the model. Where it is another device, one process samples two
+            batches in turns, so that one is judged while the model writes the other. That changes no row.
 
     Returns:
         All there is in the folder now, by other processes too; with what `run_steps` said on the way among its notes.
@@ -135,7 +137,8 @@ def run_steps(
 
     Yields:
         A `Note` where the folder's files are not as they should be. Then, if anything is to do, `Advanced` at the start and after
-        each weighing, and `Written` after each batch. At the end the results: all there is in the folder now.
+        each weighing (each batch, where judges have a device of their own), and `Written` after each batch. At the end the results:
+        all there is in the folder now.
 
     Raises:
         UsageError, RewardError, RunError: see `run`.
@@ -175,7 +178,7 @@ def _alone(
         if left:
             results.append_session(folder, session(job.device, job.batch_size, part))
             yield Advanced(0, sum(cell.particles for cell in left))
-        yield from _do(left, work, file)
+        yield from _do_overlapped(left, work, file) if job.overlaps else _do(left, work, file)
     yield results.read(folder)
 
 
@@ -247,6 +250,17 @@ def _do(left: Sequence[Cell], work: Work, file: RowFile | Objects) -> Iterator[A
             else:
                 yield Advanced(done + cell.particles * item.done / item.total, total)
         done += cell.particles
+
+
+def _do_overlapped(left: Sequence[Cell], work: Work, file: RowFile | Objects) -> Iterator[Advanced | Written | Note]:
+    """Generate one batch while another is judged, and write."""
+    done, total, turns = 0, sum(cell.particles for cell in left), Turns()
+    for cell, rows in overlapped(work, left, turns):
+        file.append(rows)
+        yield Written(rows)
+        yield Advanced(done := done + cell.particles, total)
+    if left:
+        yield Note(turns.line())
 
 
 def _shard(given: tuple[int, int]) -> tuple[int, int]:

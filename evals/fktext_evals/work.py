@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import fktext
 from fktext.errors import RewardError, UsageError, shorten
@@ -62,8 +62,10 @@ class Work(ABC):
         rewards, judges: score what is generated.
         batch_size: most particles computed at once.
         about: what run.json says of the model.
+        at_once: how many batches may take turns at the model (`fktext_evals.overlap`).
     """
 
+    at_once: ClassVar[int] = 2
     suite: Suite
     rewards: Scorer
     judges: Scorer
@@ -86,7 +88,14 @@ class Work(ABC):
         return settings, () if settings.method == "base" else tuple(self.rewards.terms)
 
     def made(self, method: Method, seed: int, wanted: Container[tuple[int, int]]) -> Iterator[Progress | list[Row]]:
-        """Yield the rows of what is wanted of a method and seed, batch by batch as they are judged, and how far it is.
+        """Yield the rows of what is wanted of a method and seed, batch by batch as they are judged, and how far it is."""
+        for item in self.sampled(method, seed, wanted):
+            yield self.rows(method, seed, item) if isinstance(item, list) else item
+
+    def sampled(
+        self, method: Method, seed: int, wanted: Container[tuple[int, int]]
+    ) -> Generator[Progress | list[Population], None, None]:
+        """Yield the populations that are wanted of a method and seed, batch by batch, and how far it is.
 
         A text's noise depends on its prompt, seed and sample, so other prompts need not be there; but where a value is fitted
         before the run it is fitted to all of them.
@@ -109,7 +118,7 @@ class Work(ABC):
                 continue
             batch.append(replace(item, member=replace(item.member, prompt_index=chosen[item.prompt_index])))
             if len(batch) == size:
-                yield self.rows(method, seed, batch)
+                yield batch
                 batch = []
 
     def rows(self, method: Method, seed: int, populations: Sequence[Population]) -> list[Row]:
@@ -238,6 +247,7 @@ class Texts(Work):
 class Images(Work):
     """Work on images: each is a file in `images`, and its name is what a row has for a text."""
 
+    at_once = 1  # a pipeline has one scheduler
     pipeline: Any
     options: dict[str, Any]
     folder: Path

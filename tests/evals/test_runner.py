@@ -616,21 +616,3 @@ def test_the_gap_between_the_judge_that_steers_and_another_of_its_label(whole: R
     expected = fmean(math.exp(row["judges"]["steering"]) - math.exp(row["judges"]["held-out"]) for row in rows)
     assert float(line["e-ful_gap_held-out"]) == pytest.approx(expected)
     assert float(line["e-ful_gap_held-out_low"]) < expected < float(line["e-ful_gap_held-out_high"])
-
-
-def test_judges_may_have_a_device_of_their_own(whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Rewards and judges are told of theirs, not the model's, and the rows are the same."""
-    from fktext.plugins.registry import Registry
-
-    told = []
-    create = Registry.create
-
-    def spy(self: Registry, spec: Any, context: Any = None, *more: Any) -> Any:
-        told.append(context.device)
-        return create(self, spec, context, *more)
-
-    monkeypatch.setattr(Registry, "create", spy)
-    one = run(small(suite_file), out=tmp_path / "one", judge_device="cpu:0")
-    assert told == ["cpu:0"] * 3  # a reward and two judges
-    texts = {(row["method"], row["particles"], row["prompt"], row["sample"]): row["text"] for row in small_rows(whole)}
-    assert {(row["method"], row["particles"], row["prompt"], row["sample"]): row["text"] for row in one.rows} == texts
