@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fktext.errors import UsageError
 from fktext.settings import Settings
 from fktext_cli import completion
-from fktext_cli.options import MOST_SAMPLES, MOST_STEPS, Dtype, Where, sample_option, unfolded
+from fktext_cli.common import create_rewards
+from fktext_cli.options import MOST_SAMPLES, MOST_STEPS, Dtype, RewardSpecs, Where, out_option, sample_option, unfolded
+
+if TYPE_CHECKING:  # these import torch
+    from fktext.settings import TextRun
+    from fktext.text import Text
+    from fktext.texts.model import TextModel
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +38,10 @@ def bench(
     ] = "tiny-mdlm",
     prompts: Annotated[int, sample_option(min=1, max=MOST_SAMPLES, help="Populations at once.")] = 1,
     dense_steps: Annotated[int, sample_option(min=1, max=MOST_STEPS, help="Steps of the dense samplers to time.")] = 5,
+    costs: Annotated[
+        bool, out_option("--costs", help="Instead print as JSON what a row, a head position and a judged text cost.")
+    ] = False,
+    rewards: RewardSpecs = None,
     *,
     asked: Settings,
     where: Where,
@@ -37,7 +49,7 @@ def bench(
 ) -> None:
     """Time this sampler against two dense ones.
 
-    The reward costs nothing, so only the samplers are timed.
+    The reward costs nothing, so only the samplers are timed. With --costs the rewards named are, too.
     """
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
@@ -47,6 +59,8 @@ def bench(
         from fktext.smc.steer import Plan
         from fktext.testing.speed import compare
 
+        if rewards and not costs:
+            raise UsageError("--reward is for --costs: the samplers are compared with a reward that costs nothing")
         loaded = load(model, device=device, dtype=dtype, offline=where.offline)
         if "ancestral" not in loaded.kernels:
             raise UsageError(
@@ -60,6 +74,13 @@ def bench(
             raise UsageError(
                 f"length {settings.length} is more than the {loaded.denoiser.max_length} tokens that model {model!r} takes"
             )
+        if costs:
+            terms = create_rewards(rewards or [], device, where.offline, None)
+            found = _costs(loaded, settings, max(2, prompts * settings.particles), terms)
+            print(
+                json.dumps({"model": model, "device": str(loaded.denoiser.device), "dtype": dtype, **found}, indent=1), file=stdout
+            )
+            return
         weighings = len(plan.schedule.weighings(settings.steps))
         speed = compare(
             loaded.denoiser,
@@ -76,3 +97,23 @@ def bench(
         sep="\n",
         file=stdout,
     )
+
+
+def _costs(model: TextModel, settings: TextRun, rows: int, terms: Sequence[Any]) -> dict[str, Any]:
+    """Fit what a model and rewards cost here."""
+    from itertools import count
+
+    import torch
+
+    from fktext.testing.costs import measure
+    from fktext.text import Text
+
+    seeds = count()
+
+    def texts(size: int) -> list[Text]:
+        generator = torch.Generator().manual_seed(next(seeds))
+        ids = torch.randint(model.denoiser.vocab_size - 1, (size, settings.length), generator=generator)
+        return [Text(model.tokenizer.decode(row)) for row in ids.tolist()]
+
+    fitted = measure(model.denoiser, terms, texts, settings.length, rows).as_dict()
+    return {"threads": torch.get_num_threads(), "steps": settings.steps, **fitted}

@@ -1,8 +1,12 @@
 """`fktext bench` on a tiny model: it runs, and its counts are those of the law."""
 
+import json
 import re
 
+import pytest
+
 from fktext.testing import speed
+from fktext.testing.costs import fit
 
 
 def test_bench_compares_three_samplers(call, tiny):
@@ -26,6 +30,29 @@ def test_what_memory_does_not_hold_is_left_out(call, tiny, monkeypatch):
     head, _, _, dense = result.stdout.splitlines()
     assert "8 weighings" in head
     assert "dense: not run: its logits and draws take" in dense
+
+
+def test_bench_fits_what_work_costs(call, tiny):
+    result = call("bench", "--model", str(tiny), "-n", "4", "--length", "10", "--costs", "--reward", "length:words=3")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["length"], found["rows"], list(found["rewards"])) == (10, 4, ["length:words=3"])
+    width, words = 16, 27
+    assert found["head"]["flops"] == 2 * width * words  # the modulation of the last norm depends on the row alone
+    assert found["row"]["flops"] > 10 * 24 * width**2  # four matrices of attention, and eight of the feed-forward layer, at least
+    assert found["rewards"]["length:words=3"]["flops"] == 0
+    for cost in (found["row"], found["head"], found["rewards"]["length:words=3"]):
+        assert cost["call"] >= 0 <= cost["unit"]
+        assert cost["call"] + cost["unit"] > 0
+    assert found["weight_bytes"] > 4 * width * words
+    assert call("bench", "--model", str(tiny), "--reward", "toxicity").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"), [([3, 5, 9], (1, 2)), ([1, 3, 7], (0, 35 / 21)), ([5, 4, 3], (4, 0))], ids=["line", "call < 0", "unit < 0"]
+)
+def test_the_line_through_measured_calls_is_nowhere_below_0(seconds, line):
+    assert fit([1, 2, 4], seconds) == pytest.approx(line)
 
 
 def test_bench_needs_an_ancestral_kernel(call):
