@@ -51,52 +51,45 @@ def bench(
 
     The reward costs nothing, so only the samplers are timed. With --costs the rewards named are, too.
     """
+    if rewards and not costs:
+        raise UsageError("--reward is for --costs: the samplers are compared with a reward that costs nothing")
     device, stdout = where.ready(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         from fktext.models import load
-        from fktext.smc.lookahead import Predictions
-        from fktext.smc.schedules import Every
-        from fktext.smc.steer import Plan
-        from fktext.testing.speed import compare
 
-        if rewards and not costs:
-            raise UsageError("--reward is for --costs: the samplers are compared with a reward that costs nothing")
         loaded = load(model, device=device, dtype=dtype, offline=where.offline)
         if "ancestral" not in loaded.kernels:
             raise UsageError(
                 f"model {model!r} has no ancestral kernel to compare with: its kernels are {', '.join(loaded.kernels)}"
             )
         settings = loaded.resolve(asked)
-        plan = Plan(
-            settings.particles, Every(settings.resample_every), lam=settings.lam, look_ahead=Predictions(settings.x0_samples)
-        )
         if settings.length > loaded.denoiser.max_length:
             raise UsageError(
                 f"length {settings.length} is more than the {loaded.denoiser.max_length} tokens that model {model!r} takes"
             )
         if costs:
             terms = create_rewards(rewards or [], device, where.offline, None)
-            found = _costs(loaded, settings, max(2, prompts * settings.particles), terms)
-            print(
-                json.dumps({"model": model, "device": str(loaded.denoiser.device), "dtype": dtype, **found}, indent=1), file=stdout
-            )
-            return
-        weighings = len(plan.schedule.weighings(settings.steps))
-        speed = compare(
-            loaded.denoiser,
-            plan,
-            populations=prompts,
-            steps=settings.steps,
-            length=settings.length,
-            dense_steps=min(dense_steps, settings.steps),
-        )
-    print(
-        f"{model}: {prompts} x {settings.particles} particles, L={settings.length}, T={settings.steps}, {weighings} weighings, "
-        f"{settings.x0_samples} x0 draws, {dtype} on {loaded.denoiser.device}",
-        *speed.lines(),
-        sep="\n",
-        file=stdout,
-    )
+            about = {"model": model, "device": str(loaded.denoiser.device), "dtype": dtype}
+            said = [json.dumps(about | _costs(loaded, settings, max(2, prompts * settings.particles), terms), indent=1)]
+        else:
+            said = _compared(loaded, settings, prompts, dense_steps)
+            said[0] = f"{model}: {said[0]}, {dtype} on {loaded.denoiser.device}"
+    print(*said, sep="\n", file=stdout)
+
+
+def _compared(model: TextModel, settings: TextRun, prompts: int, dense_steps: int) -> list[str]:
+    """Compare the samplers, and spell it: first the setting."""
+    from fktext.smc.lookahead import Predictions
+    from fktext.smc.schedules import Every
+    from fktext.smc.steer import Plan
+    from fktext.testing.speed import compare
+
+    particles, length, steps = settings.particles, settings.length, settings.steps
+    plan = Plan(particles, Every(settings.resample_every), lam=settings.lam, look_ahead=Predictions(settings.x0_samples))
+    number, few = len(plan.schedule.weighings(steps)), min(dense_steps, steps)
+    speed = compare(model.denoiser, plan, populations=prompts, steps=steps, length=length, dense_steps=few)
+    setting = f"{prompts} x {particles} particles, L={length}, T={steps}, {number} weighings, {settings.x0_samples} x0 draws"
+    return [setting, *speed.lines()]
 
 
 def _costs(model: TextModel, settings: TextRun, rows: int, terms: Sequence[Any]) -> dict[str, Any]:
