@@ -88,6 +88,7 @@ class Enumerable:
         self.length, self.tokens, self.num_steps = length, tokens, num_steps
         self._finished = list(product(range(tokens), repeat=length))
         self.texts = ["".join(map(str, ids)) for ids in self._finished]
+        self._texts = {ids: Text(text) for ids, text in zip(self._finished, self.texts, strict=True)}
         self.reward: TableReward | Constraint = TableReward(self.texts, seed + 1)
 
     def constrained(self, share: float, *, soft: bool = False, seed: int = 3) -> Enumerable:
@@ -156,4 +157,4 @@ class Enumerable:
         return found
 
     def _decode(self, ids: Tensor, population: Tensor) -> list[Text]:
-        return [Text("".join(map(str, row))) for row in ids.tolist()]
+        return [self._texts[row] for row in map(tuple, ids.tolist())]
