@@ -240,7 +240,8 @@ class TextModel(ABC):
     @property
     def _endings(self) -> tuple[int, ...]:
         """The tokens behind which nothing belongs to a text, the one to fill it up with last."""
-        return tuple(index for index in (self.end_id, self.pad_id) if index is not None)
+        closing = self.chat.closing_id if self.chat else None
+        return tuple(index for index in (closing, self.end_id, self.pad_id) if index is not None)
 
     def _decoder(self, prompts: Sequence[Asked]) -> Callable[[Tensor, Tensor], list[Text]]:
         """Make a `decode` for rows of several populations."""
@@ -324,15 +325,12 @@ class TextModel(ABC):
     def _texts(self, rows: list[list[int]], start: Start) -> list[Text]:
         from fktext.text import Text
 
-        if self.chat:
-            stops = {self.end_id, self.chat.closing_id}
-            answers = [row[len(start.ids) :] for row in rows]
-            answers = [row[: next((at for at, token in enumerate(row) if token in stops), None)] for row in answers]
-            return [Text(text.strip(), prompt="") for text in self.tokenizer.decode_batch(answers)]
         if isinstance(start.prompt, Template):
             return [Text(text) for text in self.tokenizer.decode_batch(rows)]
         ends, size = set(self._endings), len(start.ids)
         rows = [row[: next((at for at in range(size, len(row)) if row[at] in ends), None)] for row in rows]
+        if self.chat:
+            return [Text(text.strip(), prompt="") for text in self.tokenizer.decode_batch([row[size:] for row in rows])]
         # A decoder may join the prompt's end with what follows; what both spell alike is the prompt.
         texts = self.tokenizer.decode_batch(rows)
         prompts = [os.path.commonprefix([start.spelled, text]) for text in texts]  # noqa: RUF071, no paths

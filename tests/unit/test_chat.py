@@ -59,6 +59,26 @@ def test_the_answer_ends_where_the_turn_does(folder: Path) -> None:
     assert [text.continuation for text in texts] == list(texts)
 
 
+def test_the_answer_ends_at_either_end_of_a_model_that_has_two(tmp_path: Path) -> None:
+    """SDAR ends a turn with <|im_end|>, and fills up with <|endoftext|>; behind either no block is written."""
+    place = tiny.golden("sdar", tmp_path / "sdar")
+    ids = load(str(place)).tokenizer.get_vocab()
+    end, fill = ids["<|im_end|>"], ids["<|endoftext|>"]
+    (place / "chat_template.jinja").write_text("w1 {{ messages[0]['content'] }} <|fim|>")
+    model = load(str(place), chat=True)
+    start = model.template("w5", 8).tolist()[:3]
+    rows = torch.tensor([[*start, 7, end, 9, 9, 9], [*start, 7, fill, 9, 9, 9], [*start, 7, 8, 9, 9, fill]])
+    assert model.decode(rows, "w5") == ["w7", "w7", "w7 w8 w9 w9"]
+    turns = (
+        "{% for m in messages %}{{ m['content'] }} <|fim|>{% endfor %}"  # a turn of its own, which no text of the model ends with
+    )
+    (place / "chat_template.jinja").write_text(turns)
+    model = load(str(place), chat=True)
+    run = model.resolve(Settings(length=8, steps=1, method="base"))
+    strides = model.process(["w5"], [model.template("w5", 8)], run, 64)
+    assert ids["<|fim|>"] in strides._endings.tolist()  # type: ignore[attr-defined]
+
+
 def test_answers_are_generated(folder: Path) -> None:
     model = load(str(folder), chat=True)
     run = generate(model, [], ["w5", "w6 w7 w8"], Settings(method="base", samples=2, length=20, steps=5))
