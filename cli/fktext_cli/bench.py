@@ -85,6 +85,8 @@ def _compared(model: TextModel, settings: TextRun, prompts: int, dense_steps: in
     from fktext.testing.speed import compare
 
     particles, length, steps = settings.particles, settings.length, settings.steps
+    if model.num_steps(model.template("", length), settings) != steps:
+        raise UsageError(f"model {model.name!r} writes {length} tokens in several blocks, and the samplers compared here write one")
     plan = Plan(particles, Every(settings.resample_every), lam=settings.lam, look_ahead=Predictions(settings.x0_samples))
     number, few = len(plan.schedule.weighings(steps)), min(dense_steps, steps)
     speed = compare(model.denoiser, plan, populations=prompts, steps=steps, length=length, dense_steps=few)

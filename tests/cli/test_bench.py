@@ -7,6 +7,7 @@ import pytest
 
 from fktext.testing import speed
 from fktext.testing.costs import fit
+from tiny import golden
 
 
 def test_bench_compares_three_samplers(call, tiny):
@@ -55,7 +56,12 @@ def test_the_line_through_measured_calls_is_nowhere_below_0(seconds, line):
     assert fit([1, 2, 4], seconds) == pytest.approx(line)
 
 
-def test_bench_needs_an_ancestral_kernel(call):
+def test_bench_needs_an_ancestral_kernel_and_texts_of_one_piece(call, tmp_path):
     result = call("bench", "--model", "tiny-ssdlm")
     assert result.exit_code == 2
     assert "no ancestral kernel" in result.stderr
+    common = ("bench", "--model", golden("sdar", tmp_path / "sdar"), "--steps", 2, "--length")
+    several, one = call(*common, 8), call(*common, 4)
+    assert several.exit_code == 2
+    assert several.stderr.endswith("sdar' writes 8 tokens in several blocks, and the samplers compared here write one\n")
+    assert (one.exit_code, one.stdout.splitlines()[-1][:6]) == (0, "ratio:")
