@@ -27,8 +27,9 @@ def block_of(checkpoint: Checkpoint, most: int, usual: int) -> int:
     """
     block = checkpoint.section.get("block", checkpoint.settings.get("block_size", usual))
     if type(block) is not int or not 0 < block <= most:
+        name = "fktext.block" if "block" in checkpoint.section else "block_size"
         raise ModelError(
-            f"{checkpoint.path} has block_size {block!r} in its config.json, expected a whole number of tokens up to the {most} "
+            f"{checkpoint.path} has {name} {block!r} in its config.json, expected a whole number of tokens up to the {most} "
             "that the network takes"
         )
     return block

@@ -36,7 +36,7 @@ class Checkpoint:
             ModelError: there are no weights, or files are damaged or contradict each other.
         """
         from fktext.files.lightning import Lightning
-        from fktext.files.weights import read_json, weight_files
+        from fktext.files.weights import read_json, tensor_names, weight_files
 
         if not (files := weight_files(path)):
             raise ModelError(f"{path} holds no weights: looked for model.safetensors, pytorch_model.bin, their shards and *.ckpt")
@@ -45,6 +45,9 @@ class Checkpoint:
         if files[0].suffix == ".ckpt" and not settings:
             source, settings = files[0], _lightning_settings(Lightning.read(files[0]))
         check(settings, source)
+        for file in files:
+            if file.suffix == ".safetensors":
+                tensor_names(file)  # says so where it is cut off
         found = cls(path, tuple(files), settings)
         if not found.is_lightning:
             found._check_layers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +27,22 @@ class Section(BaseModel):
     tie_embed_sum: bool = False
 
 
+class Backbone(BaseModel):
+    """What E2D2 says of its two networks."""
+
+    model_config = ConfigDict(strict=True)
+
+    num_encoder_layers: int = -1  # all that there are
+    num_decoder_layers: int = -1
+    tie_encoder_decoder_weights: bool = False
+    use_encoder_causal_mask: bool = False
+    rope_theta: float = Field(1.0, gt=0, allow_inf_nan=False)
+    rms_norm_eps: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+
+Size = Annotated[int | None, Field(ge=1)]
+
+
 class Config(BaseModel):
     """Entries of config.json; those not listed here are for transformers to check, or for the family."""
 
@@ -37,7 +53,22 @@ class Config(BaseModel):
     model_length: int = Field(2, ge=2)
     time_conditioning: bool = False
     mask_token_id: int | None = None
+    vocab_size: Size = None
+    hidden_size: Size = None
+    intermediate_size: Size = None
+    num_attention_heads: Size = None
+    num_key_value_heads: Size = None
+    head_dim: Size = None
+    max_position_embeddings: Size = None
+    max_sequence_length: Size = None
+    num_experts: Size = None
+    num_experts_per_tok: Size = None
+    moe_intermediate_size: Size = None
+    n_group: Size = None
+    topk_group: Size = None
+    num_shared_experts: int | None = Field(None, ge=0)
     rope_theta: float | None = Field(None, gt=0, allow_inf_nan=False)
+    backbone_config: Backbone | None = None
 
 
 def check(settings: Mapping[str, Any], source: Path) -> None:

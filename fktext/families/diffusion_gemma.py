@@ -91,6 +91,6 @@ def _ends(checkpoint: Checkpoint) -> set[int]:
     for settings in (read_json(checkpoint.folder / "generation_config.json"), checkpoint.settings, _text(checkpoint)):
         found = settings.get("eos_token_id")
         ends.update(found if isinstance(found, list) else [] if found is None else [found])
-    if not all(isinstance(end, int) for end in ends):
-        raise ModelError(f"{checkpoint.path} has eos_token_id {sorted(map(str, ends))}: expected whole numbers")
+    if not all(type(end) is int and end >= 0 for end in ends):
+        raise ModelError(f"{checkpoint.path} has eos_token_id {', '.join(sorted(map(str, ends)))}: expected ids of tokens")
     return ends

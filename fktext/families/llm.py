@@ -41,7 +41,7 @@ class LLM(Family):
         """See `Family`."""
         from fktext.masked.dit import PUBLISHED_LENGTH
 
-        return int(checkpoint.settings.get(self.longest, PUBLISHED_LENGTH))
+        return int(checkpoint.settings.get(self.longest) or PUBLISHED_LENGTH)
 
     def built(self, checkpoint: Checkpoint) -> str:
         """Tell `kind` of a checkpoint."""

@@ -44,6 +44,7 @@ _EXPERTS = (
     "partial_rotary_factor",
 )
 _QWEN3_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step")
+_PARTS = (("num_experts_per_tok", "num_experts"), ("topk_group", "n_group"))  # of what there is, how many are chosen
 # What GLM-4 computes; a LLaDA2 checkpoint that says otherwise would load and be wrong.
 _LLADA2_IS_GLM = {
     "hidden_act": "silu",
@@ -155,6 +156,9 @@ def _known(settings: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]
     rotary = "rope_theta" if settings.get("rope_parameters") is None else "rope_parameters"
     if absent := [name for name in (*needed, rotary) if settings.get(name) is None]:
         raise ModelError(f"config.json lacks {', '.join(absent)}, without which the network is not known")
+    for part, whole in _PARTS:
+        if part in needed and settings[part] > settings[whole]:
+            raise ModelError(f"config.json has {part} {settings[part]}, more than its {whole} {settings[whole]}")
     return {name: settings[name] for name in (*needed, *_OPTIONAL) if name in settings}
 
 

@@ -31,6 +31,7 @@ _NAMES = {
     r"^backbone\.decoder\.lm_head\.": "head.",
 }
 _REPEATED = re.compile(r"^backbone\.(encoder\.lm_head|decoder\.model\.embed_tokens)\.")  # tied to the embedding
+_ALL = -1  # what config.json calls as many layers as there are
 _THETA, _EPS = 1e6, 1e-6  # Qwen3's, where config.json leaves them to the checkpoint it began with
 
 
@@ -172,7 +173,7 @@ def load(files: Sequence[Path], settings: Mapping[str, Any], block: int, dtype: 
                 tensors[name] = tensor
     depths = tuple(len({name.split(".")[1] for name in tensors if name.startswith(f"{part}.")}) for part in ("encoder", "decoder"))
     config = _config(tensors, settings, depths[0], source)
-    used = int(backbone.get("num_decoder_layers", depths[1]))
+    used = _writing(backbone, kind, depths[1], source)
     # Where the two have the same weights the file has all layers of the decoder, of which the top ones write.
     spare = depths[1] - used
     named = {re.sub(r"^decoder\.(\d+)", lambda m: f"decoder.{int(m[1]) - spare}", name): tensor for name, tensor in tensors.items()}
@@ -187,6 +188,26 @@ def load(files: Sequence[Path], settings: Mapping[str, Any], block: int, dtype: 
 
     model.rotary = Qwen3RotaryEmbedding(config=config).to(device)  # in float32, and in no file
     return model.eval().requires_grad_(False)
+
+
+def _writing(backbone: Mapping[str, Any], kind: str, depth: int, source: Path) -> int:
+    """Tell how many of the decoder's layers write, the top ones where it has the encoder's weights.
+
+    Raises:
+        ModelError: config.json contradicts the files, or says of the networks what is not done here.
+    """
+    tied = backbone.get("tie_encoder_decoder_weights", False)
+    if backbone.get("use_encoder_causal_mask", False):
+        raise ModelError(
+            f"{source} has use_encoder_causal_mask true in its config.json; only encoders are known that see whole blocks"
+        )
+    if kind.endswith("ShareKV") and not tied:
+        raise ModelError(f"{source} shares keys and values between networks of different weights, which is not known here")
+    said = backbone.get("num_decoder_layers", _ALL)
+    used: int = depth if said == _ALL else said
+    if not 0 < used <= depth or (used < depth and not tied):
+        raise ModelError(f"{source} contradicts itself: config.json says num_decoder_layers {said}, the tensors say {depth}")
+    return used
 
 
 def _config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], depth: int, source: Path) -> Any:
@@ -206,10 +227,12 @@ def _config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], depth: i
     except (KeyError, ValueError) as error:
         raise ModelError(f"{source} does not hold E2D2's network: {error} is missing or has an unexpected shape") from error
     backbone = settings["backbone_config"]
-    said = backbone | {"num_encoder_layers": backbone.get("num_encoder_layers", depth)}
-    for name, size in (sizes | {"num_encoder_layers": depth}).items():
-        if said.get(name, size) != size:
-            raise ModelError(f"{source} contradicts itself: config.json says {name} {said[name]}, the tensors say {size}")
+    if backbone.get("num_encoder_layers", _ALL) != _ALL:
+        sizes["num_encoder_layers"] = depth
+    for name, size in sizes.items():
+        if backbone.get(name, size) != size:
+            raise ModelError(f"{source} contradicts itself: config.json says {name} {backbone[name]}, the tensors say {size}")
+    sizes.pop("num_encoder_layers", None)
     theta, eps = backbone.get("rope_theta", _THETA), backbone.get("rms_norm_eps", _EPS)
     rope = {"rope_type": "default", "rope_theta": theta}
     length = settings["length"]

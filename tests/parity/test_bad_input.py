@@ -36,6 +36,16 @@ def cut(folder: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def cut_shard(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{1 + number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for file in sorted(set(places.values())):
+        save_file({name: tensor for name, tensor in tensors.items() if places[name] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    os.truncate(folder / file, (folder / file).stat().st_size - 10)
+
+
 class Touch:
     """Pickles as the making of a file."""
 
@@ -106,6 +116,15 @@ WRONG = [
     *((family, cut, "safetensors file") for family in ("sdar", "a2d-mdlm", "llada2")),
     ("sdar", lambda folder: edit(folder, block_size=0), "has block_size 0 in its config.json, expected a whole number of tokens"),
     ("sdar", lambda folder: edit(folder, hidden_size=64), "has shape .*, config.json asks for"),
+    ("sdar", lambda folder: edit(folder, hidden_size=-1), "has hidden_size -1: Input should be greater than or equal to 1"),
+    (
+        "sdar",
+        lambda folder: edit(folder, max_position_embeddings="x"),
+        "has max_position_embeddings 'x': Input should be a valid int",
+    ),
+    ("llada2", lambda folder: edit(folder, topk_group=5), "has topk_group 5, more than its n_group 4$"),
+    ("diffusiongemma", lambda folder: edit(folder, eos_token_id=-1), "has eos_token_id -1, 1: expected ids of tokens$"),
+    ("diffusiongemma", cut_shard, r"model-2\.safetensors is not a whole safetensors file"),
     ("llada2", lambda folder: edit(folder, num_experts=4), "holds .*experts.*, which Glm4MoeForCausalLM does not have"),
     ("a2d-bd3lm", without_mask, r"names no mask_token_id, and its tokenizer has no <\|mask\|>$"),
     *((family, shorter_tokenizer, "the tokenizer has 40 tokens, which contradicts") for family in ("sdar",)),
@@ -159,7 +178,7 @@ WRONG = [
     ("sedd", lambda folder: edit(folder, model="small"), "has model 'small' in its config.json, expected an object"),
     ("sedd", lambda folder: edit(folder, tokens="60"), "has tokens '60' in its config.json, expected a whole number"),
     ("llada", lambda folder: edit(folder, n_heads=5), "config.json does not describe a network of family 'llada': .*5"),
-    ("dream", lambda folder: edit(folder, hidden_size="x"), "config.json does not describe a network of family 'dream': .*'x'"),
+    ("dream", lambda folder: edit(folder, hidden_size="x"), r"config\.json has hidden_size 'x': Input should be a valid integer"),
     ("dit", rename_tensor, "does not hold MDLM's network"),
     ("llada", rename_tensor, "holds 'stranger', which LlamaForCausalLM does not have"),
     *((family, shorter_tokenizer, "the tokenizer has 40 tokens, which contradicts") for family in ("dit", "mlm", "sedd", "llada")),

@@ -126,13 +126,17 @@ WRONG = [
     ({"length": None}, "has length None in its config.json"),
     ({"mask_token_id": None}, "names no mask_token_id"),
     ({"mask_token_id": 101}, "mask_token_id 101 outside its vocabulary"),
+    ({"backbone_config": "x"}, "has backbone_config 'x'"),
     ({"backbone_config": {"_target_": "x.Other"}}, "backbone 'Other' in its config.json: expected LLMasEncoderDecoder"),
 ]
 INSIDE = [
     ({"hidden_size": 64}, "config.json says hidden_size 64, the tensors say 48"),
     ({"head_dim": 8}, "config.json says head_dim 8, the tensors say 16"),
     ({"num_encoder_layers": 2}, "config.json says num_encoder_layers 2, the tensors say 3"),
-    ({"num_decoder_layers": 3}, "does not hold E2D2's network"),
+    *(({"num_decoder_layers": size}, f"config.json says num_decoder_layers {size}, the tensors say 2") for size in (0, 1, 3)),
+    ({"num_decoder_layers": "2"}, "has backbone_config.num_decoder_layers '2': Input should be a valid integer"),
+    ({"use_encoder_causal_mask": True}, "only encoders are known that see whole blocks"),
+    ({"_target_": "x.LLMasEncoderDecoderShareKV"}, "shares keys and values between networks of different weights"),
 ]
 
 
@@ -145,6 +149,16 @@ def test_a_config_that_cannot_be(change: dict[str, object], message: str, checkp
     with pytest.raises(ModelError, match=re.escape(message)) as caught:
         load(str(file.parent))
     assert "\n" not in str(caught.value)
+
+
+def test_as_many_layers_as_there_are(checkpoint: Checkpoint) -> None:
+    """What the published code calls -1."""
+    folder, io = checkpoint("e2d2"), load_file(GOLDEN / IO["e2d2"])
+    config = json.loads((folder / "config.json").read_text())["backbone_config"]
+    tiny.edit(folder / "config.json", backbone_config=config | {"num_encoder_layers": -1, "num_decoder_layers": -1})
+    model = load(str(folder))
+    assert isinstance(model, BlockModel)
+    torch.testing.assert_close(block_by_block(model, io), io["logits"], atol=2e-5, rtol=0)
 
 
 def test_a_truncated_file(checkpoint: Checkpoint) -> None:

@@ -154,7 +154,7 @@ WRONG = [
     ({"moe_intermediate_size": 24}, "config.json asks for"),
     ({"num_key_value_heads": 1}, "config.json asks for"),
     ({"first_k_dense_replace": 2}, "which Glm4MoeForCausalLM does not have"),
-    ({"fktext": {"block": 512}}, "block_size 512 in its config.json, expected a whole number of tokens up to the 256"),
+    ({"fktext": {"block": 512}}, "fktext.block 512 in its config.json, expected a whole number of tokens up to the 256"),
 ]
 
 
