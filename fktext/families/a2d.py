@@ -1,4 +1,4 @@
-"""dllm's models: Qwen3 and Qwen2 that were trained on to unmask whole texts (mdlm) or block after block (bd3lm)."""
+"""dllm's models: Qwen3, Qwen2 and Llama that were trained on to unmask whole texts (mdlm) or block after block (bd3lm)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from fktext.errors import ModelError
 from fktext.families.blocks import ByBlocks, block_of
 from fktext.families.checkpoint import Checkpoint
 from fktext.families.llm import LLM
+from fktext.families.words import Frame, Words
 
-KINDS = {"a2d-qwen3": "qwen3", "a2d-qwen2": "qwen2"}  # of networks, by model type
+KINDS = {"a2d-qwen3": "qwen3", "a2d-qwen2": "qwen2", "a2d-llama": "llama"}  # of networks, by model type
 BLOCK = 32  # tokens of the published models that write by blocks; no config.json says it
 
 
 class A2D(LLM):
-    """A Qwen3 or Qwen2 with full attention, its head tied to its embedding."""
+    """A Qwen3, Qwen2 or Llama with full attention."""
 
     name = "a2d-mdlm"
     model_type = "a2d-qwen3"
-    looks = "model_type 'a2d-qwen3' or 'a2d-qwen2'"
+    looks = "model_type 'a2d-qwen3', 'a2d-qwen2' or 'a2d-llama'"
     kind = "qwen3"
     masks = ("<|mask|>",)
-    ends = ("<|im_end|>", "<|endoftext|>")
     tokenizer_class = "Qwen2TokenizerFast"
     template: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}  # as it was trained: an empty thought before an answer
 
@@ -37,13 +37,17 @@ class A2D(LLM):
         if "block" in checkpoint.section:
             return self.name == A2DBlocks.name
         kinds = (("bd3lm", A2DBlocks.name), ("mdlm", A2D.name))
-        named = (family for part in reversed(checkpoint.path.parts) for word, family in kinds if word in part.lower())
+        named = (family for part in reversed(checkpoint.path.absolute().parts) for word, family in kinds if word in part.lower())
         if (found := next(named, None)) is None:
             raise ModelError(
                 f"{checkpoint.path} does not say whether it was trained on whole texts or on blocks: put mdlm or bd3lm into the "
                 'name of its folder, or "fktext": {"block": 32} into its config.json'
             )
         return found == self.name
+
+    def usual_frame(self, words: Words) -> Frame:
+        """See `Family`; Qwen's ends of a turn and of a text, or Llama's."""
+        return Frame(words.before, words.first("", "<|im_end|>", "<|eot_id|>"), words.first("", "<|endoftext|>", "<|end_of_text|>"))
 
     def built(self, checkpoint: Checkpoint) -> str:
         """See `LLM`."""

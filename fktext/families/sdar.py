@@ -24,7 +24,7 @@ class SDAR(ByBlocks, LLM):
 
     def block(self, checkpoint: Checkpoint) -> int:
         """See `ByBlocks`: config.json's `block_size`, or what the model's name ends in (-b8 to -b64), or 4."""
-        names = [part for part in checkpoint.path.parts if "sdar" in part.lower()]
+        names = [part for part in checkpoint.path.absolute().parts if "sdar" in part.lower()]
         named = re.search(r"-b(\d+)$", names[-1]) if names else None
         return block_of(checkpoint, self.most(checkpoint), int(named[1]) if named else BLOCK)
 

@@ -136,7 +136,7 @@ def load(
     """Load SDAR, one of dllm's models or LLaDA2 from its weight files.
 
     Args:
-        kind: "qwen2", "qwen3", "qwen3-moe" or "llada2".
+        kind: "llama", "qwen2", "qwen3", "qwen3-moe" or "llada2".
         block: tokens of a block; None for a network that sees the whole text.
         files, settings, mask_id, dtype, device, spread: see `fktext.masked.llm.load`.
 
@@ -180,6 +180,15 @@ def _qwen2(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, T
     known = _known(settings, [name for name in _NEEDED if name != "head_dim"])
     known.pop("attention_bias", None)  # its queries, keys and values always have one
     return Qwen2ForCausalLM, Qwen2Config(**known, use_sliding_window=False, **_NO_TOKENS), renamed({})
+
+
+def _llama(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
+    """Make the class and the configuration of a Llama, whose heads are as wide as it says, or as the hidden size leaves them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    known = _known(settings, [name for name in _NEEDED if name != "head_dim"])
+    own = {name: settings[name] for name in ("head_dim", "mlp_bias") if settings.get(name) is not None}
+    return LlamaForCausalLM, LlamaConfig(**known, **own, **_NO_TOKENS), renamed({})
 
 
 def _qwen3_moe(settings: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any, Translate]:
@@ -258,6 +267,7 @@ def _stacked(width: int, plain: Translate) -> Translate:
 
 _NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], torch.dtype], tuple[Any, Any, Translate]]] = {
+    "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3-moe": _qwen3_moe,

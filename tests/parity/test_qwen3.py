@@ -214,7 +214,7 @@ def test_a_truncated_shard(checkpoint: Checkpoint) -> None:
         load(str(file.parent))
 
 
-def test_what_config_leaves_open_is_told_otherwise(checkpoint: Checkpoint) -> None:
+def test_what_config_leaves_open_is_told_otherwise(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block by the folder's name, or 4; the mask by the tokenizer, which writes it in one of two ways."""
     folder = checkpoint("sdar")
     settings = json.loads((folder / "config.json").read_text())
@@ -222,7 +222,10 @@ def test_what_config_leaves_open_is_told_otherwise(checkpoint: Checkpoint) -> No
     (folder / "config.json").write_text(json.dumps(settings))
     found = load(str(folder))
     assert (found.block, found.denoiser.mask_id) == (4, MASK)  # type: ignore[attr-defined]
-    assert load(str(folder.rename(folder.with_name("SDAR-1.7B-Chat-b16")))).block == 16  # type: ignore[attr-defined]
+    named = folder.rename(folder.with_name("SDAR-1.7B-Chat-b16"))
+    assert load(str(named)).block == 16  # type: ignore[attr-defined]
+    monkeypatch.chdir(named)
+    assert load(".").block == 16  # type: ignore[attr-defined]
 
 
 def test_a_tokenizer_without_a_mask(checkpoint: Checkpoint) -> None:
@@ -370,27 +373,42 @@ def test_experts_that_config_contradicts(change: dict[str, object], message: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["mdlm", "bd3lm"])
-def test_a2d_on_qwen2(kind: str, tmp_path: Path) -> None:
-    """dllm's Qwen2.5-Coder: transformers' own class under a mask that shows everything, or whole blocks of 32."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "Qwen2": ({}, ["<|endoftext|>", "<|im_end|>"]),
+    "Llama": (
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0}, "head_dim": 12},
+        ["<|end_of_text|>", "<|eot_id|>"],
+    ),
+}
 
+
+@pytest.mark.parametrize("kind", ["mdlm", "bd3lm"])
+@pytest.mark.parametrize("base", sorted(OTHERS))
+def test_a2d_on_other_networks(base: str, kind: str, tmp_path: Path) -> None:
+    """dllm's Qwen2.5-Coder, or a Llama: transformers' own class under a mask that shows everything, or whole blocks of 32."""
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    sizes = {name: MOE[name] for name in (*names, "rms_norm_eps", "rope_theta", "hidden_act")}
-    settings = {**sizes, "max_position_embeddings": 64, "tie_word_embeddings": True, "model_type": "a2d-qwen2"}
-    torch.manual_seed(0)
-    network = Qwen2ForCausalLM(Qwen2Config(**{**settings, "model_type": "qwen2", "initializer_range": 0.3})).eval()
+    own, ends = OTHERS[base]
+    sizes: dict[str, Any] = {name: MOE[name] for name in (*names, "rms_norm_eps", "hidden_act")} | own
+    sizes |= {"max_position_embeddings": 64, "tie_word_embeddings": base == "Qwen2"}
+    scaling = sizes.pop("rope_scaling", {"rope_type": "default"})  # in published files it stands beside rope_theta
+    rope = {"rope_parameters": scaling | {"rope_theta": 1e6, "original_max_position_embeddings": 16}}
+    network = tiny.network(f"{base}ForCausalLM", **sizes, **rope, initializer_range=0.3)
     for name, tensor in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(tensor)
-    folder = tmp_path / f"Qwen2.5-Coder-0.5B-Instruct-diffusion-{kind}-v0.1"
+    folder = tmp_path / f"{base}-0.5B-Instruct-diffusion-{kind}-v0.1"
     folder.mkdir()
     tensors = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}  # a tied head is in no file
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    settings = sizes | {
+        "model_type": f"a2d-{base.lower()}",
+        "rope_theta": 1e6,
+        "rope_scaling": scaling | {"original_max_position_embeddings": 16},
+    }
     (folder / "config.json").write_text(json.dumps(settings))
-    tiny.numbered(100, ["<|endoftext|>", "<|im_end|>", "<|mask|>"], 91).save(str(folder / "tokenizer.json"))
+    tiny.numbered(100, [*ends, "<|mask|>"], 91).save(str(folder / "tokenizer.json"))
     model = load(str(folder))
-    assert (model.family, model.denoiser.mask_id) == (f"a2d-{kind}", MASK)
+    assert (model.family, model.denoiser.mask_id, model.pad_id, model.end_id) == (f"a2d-{kind}", MASK, 91, 92)
     ids = torch.randint(90, (2, 64), generator=torch.Generator().manual_seed(1))
     block = torch.arange(64) // (32 if kind == "bd3lm" else 64)
     with torch.inference_mode():
