@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
@@ -88,7 +88,6 @@ class Enumerable:
         self.length, self.tokens, self.num_steps = length, tokens, num_steps
         self._finished = list(product(range(tokens), repeat=length))
         self.texts = ["".join(map(str, ids)) for ids in self._finished]
-        self._texts = {ids: Text(text) for ids, text in zip(self._finished, self.texts, strict=True)}
         self.reward: TableReward | Constraint = TableReward(self.texts, seed + 1)
 
     def constrained(self, share: float, *, soft: bool = False, seed: int = 3) -> Enumerable:
@@ -157,4 +156,10 @@ class Enumerable:
         return found
 
     def _decode(self, ids: Tensor, population: Tensor) -> list[Text]:
-        return [self._texts[row] for row in map(tuple, ids.tolist())]
+        return [_text(row) for row in map(tuple, ids.tolist())]
+
+
+@cache
+def _text(ids: tuple[int, ...]) -> Text:
+    """Return the text of all its tokens, made once: there are few."""
+    return Text("".join(map(str, ids)))
