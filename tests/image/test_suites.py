@@ -111,6 +111,26 @@ def test_a_suite_runs_on_pipelines_of_each_kind(kind, tmp_path, monkeypatch):
     assert len(before) == len(found.rows)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"retries": 0}, pytest.param({"workers": 2}, marks=pytest.mark.long), {"judge_device": "cpu:0"}],
+    ids=["a worker", "two workers", "judges apart"],
+)
+def test_images_are_the_same_whoever_makes_them(how, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    make, prompts, pipeline = KINDS["ddpm"]
+    make().save_pretrained(tmp_path / "model")
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.format(prompts=prompts, model=tmp_path / "model", pipeline=pipeline))
+    one, other = (
+        fktext_evals.run(str(path), out=tmp_path / name, offline=True, **options) for name, options in (("one", {}), ("other", how))
+    )
+    assert other.run == one.run
+    for ours, theirs in zip(one.rows, other.rows, strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+        assert (one.folder / ours["text"]).read_bytes() == (other.folder / theirs["text"]).read_bytes()
+
+
 def test_the_papers_image_suite():
     found = catalogue.load("paper-image")
     catalogue.check(found, load_plugins())
