@@ -13,6 +13,7 @@ from fktext.images import pipelines
 from fktext.images.generate import resolve
 from fktext.plugins import load_plugins
 from fktext_evals import catalogue
+from fktext_evals.executors import Worker
 from fktext_evals.report import as_csv
 
 from .conftest import FLOW, LATENT, pixels, sd3, sd15, sdxl
@@ -111,9 +112,18 @@ def test_a_suite_runs_on_pipelines_of_each_kind(kind, tmp_path, monkeypatch):
     assert len(before) == len(found.rows)
 
 
+class Here:
+    """Workers' work in this process, the last cell first."""
+
+    def run(self, job, cells):
+        worker = Worker(job)
+        yield worker.started
+        yield from map(worker.make, reversed(cells))
+
+
 @pytest.mark.parametrize(
     "how",
-    [{"retries": 0}, pytest.param({"workers": 2}, marks=pytest.mark.long), {"judge_device": "cpu:0"}],
+    [{"executor": Here()}, pytest.param({"workers": 2}, marks=pytest.mark.long), {"judge_device": "cpu:0"}],
     ids=["a worker", "two workers", "judges apart"],
 )
 def test_images_are_the_same_whoever_makes_them(how, tmp_path, monkeypatch):
