@@ -69,6 +69,11 @@ class Job:
         model, judges = ("cuda:0" if device == "cuda" else device for device in (self.device, self.judge_device or self.device))
         return model != judges and not self.compiled
 
+    @property
+    def gpus(self) -> int:
+        """Count the GPUs that a worker of Ray or Slurm asks for: with "cuda:1" for judges a second."""
+        return (self.device == "cuda") * (1 + (self.judge_device not in ("", "cuda", "cuda:0", "cpu")))
+
     def where(self, device: str | None = None) -> dict[str, Any]:
         """Return where a model is loaded, and how: on the job's device, or another."""
         return {"device": device or self.device, "dtype": self.dtype, "offline": self.offline}

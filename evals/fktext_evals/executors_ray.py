@@ -19,7 +19,7 @@ _OPTIONS = ("address",)
 
 
 class Ray:
-    """Runs `job.workers` actors: with "cuda" each has a GPU, else `job.threads` CPUs."""
+    """Runs `job.workers` actors: with "cuda" each has a GPU, and one for judges that are apart; else `job.threads` CPUs."""
 
     def run(self, job: Job, cells: Sequence[Cell]) -> Iterator[Outcome]:
         """See `Executor`."""
@@ -36,7 +36,7 @@ class _Actors:
     """The actors of a run, each with what it was asked last."""
 
     def __init__(self, ray: Any, job: Job, cells: Sequence[Cell]) -> None:
-        gpus = {"num_gpus": 1} if job.device == "cuda" else {}
+        gpus = {"num_gpus": job.gpus} if job.gpus else {}
         self._ray, self._job, self._waiting = ray, job, deque(cells)
         self._kind = ray.remote(num_cpus=0 if gpus else job.threads, **gpus)(_Actor)
         self._asked: dict[Any, tuple[Any, Cell]] = {}
@@ -103,7 +103,7 @@ def _connect(job: Job) -> Any:
     here: dict[str, Any] = {}
     if not address:  # what is imported here is imported there; rows are small
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
-        cpus, gpus = job.workers * job.threads, {"num_gpus": job.workers} if job.device == "cuda" else {}
+        cpus, gpus = job.workers * job.threads, {"num_gpus": job.workers * job.gpus} if job.gpus else {}
         here = {"num_cpus": cpus, **gpus, "include_dashboard": False, "object_store_memory": 2**27, "runtime_env": paths}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)

@@ -23,7 +23,7 @@ _MINUTES = 240  # of a job, unless "timeout_min" says otherwise; after that it i
 
 
 class Slurm:
-    """Submits `job.workers` jobs: with "cuda" each has a GPU.
+    """Submits `job.workers` jobs: with "cuda" each has a GPU, and one for its judges where they are apart.
 
     Options: "cluster" is "slurm", or "local" for processes on this machine; "timeout_min" and "mem_gb" are of each job; all others
     go to sbatch, such as "partition" and "account".
@@ -131,7 +131,7 @@ def _connect(job: Job) -> Any:
         executor.update_parameters(
             name=f"fktext-{job.suite.name}",
             cpus_per_task=job.threads,
-            **({"gpus_per_node": 1} if job.device == "cuda" else {}),
+            **({"gpus_per_node": job.gpus} if job.gpus else {}),
             timeout_min=int(options.pop("timeout_min", _MINUTES)),
             **({"mem_gb": float(options.pop("mem_gb"))} if "mem_gb" in options else {}),
             **{f"slurm_{name}": value for name, value in options.items()},

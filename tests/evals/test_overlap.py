@@ -72,16 +72,19 @@ def test_a_run_with_judges_apart_has_the_rows_of_any_other(
 
 
 @pytest.mark.parametrize(
-    ("job", "overlaps"),
+    ("job", "overlaps", "gpus"),
     [
-        ({"device": "cpu"}, False),
-        ({"device": "cuda", "judge_device": "cuda:0"}, False),
-        ({"device": "cuda", "judge_device": "cuda:1"}, True),
-        ({"device": "cuda", "judge_device": "cuda:1", "compiled": True}, False),
+        ({"device": "cpu"}, False, 0),
+        ({"device": "cuda"}, False, 1),
+        ({"device": "cuda", "judge_device": "cuda:0"}, False, 1),
+        ({"device": "cuda", "judge_device": "cuda:1"}, True, 2),
+        ({"device": "cuda", "judge_device": "cpu"}, True, 1),
+        ({"device": "cuda", "judge_device": "cuda:1", "compiled": True}, False, 2),
     ],
 )
-def test_batches_overlap_on_two_devices(suite_file: Path, job: dict[str, Any], overlaps: bool) -> None:
-    assert Job(load(str(suite_file)), "", **job).overlaps is overlaps
+def test_batches_overlap_on_two_devices(suite_file: Path, job: dict[str, Any], overlaps: bool, gpus: int) -> None:
+    asked = Job(load(str(suite_file)), "", **job)
+    assert (asked.overlaps, asked.gpus) == (overlaps, gpus)
 
 
 def test_while_one_batch_is_scored_another_has_the_model(suite_file: Path) -> None:
