@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,13 @@ def test_costs_of_an_h100_are_its_arithmetic(monkeypatch: pytest.MonkeyPatch, ca
     assert told["row"]["flops"] == pytest.approx(2 * blocks * 128, rel=0.05)  # and attention
     assert told["row"]["unit"] == pytest.approx(told["row"]["flops"] / 989e12 / 0.5)
     assert told["rewards"][name]["flops"] == pytest.approx(2 * blocks * 50, rel=0.05)
+
+
+@pytest.mark.long
+def test_what_workers_cost_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["workers.py", "toxicity-smoke", "--limit", "1", "--rounds", "1"])
+    module("workers").main()
+    *_, row, _, last = capsys.readouterr().out.splitlines()
+    clock, processors = (float(found) for found in re.findall(r"([+-][0-9.]+)%", last))
+    assert row.count(f"{clock:+}%") == row.count(f"{processors:+}%") == 1
+    assert -50 < processors < 100
