@@ -70,7 +70,7 @@ def test_a_head_in_the_place_of_the_reward_is_caught(model):
 
 
 def test_the_selftest_tries_every_look_ahead():
-    rows = {row.check: row for row in selftest.run()}
+    rows = {row.check: row for row in selftest.run(populations=200)}  # its laws are tested with more, each on its own
     assert all(row.passed for row in rows.values())
     tried = {check.partition(", look-ahead: ")[2] for check in rows} - {""}
     assert tried == {"random head", "adversary", "nothing"}

@@ -356,7 +356,7 @@ def test_a_run_counts_the_steps_of_its_blocks(model: BlockModel) -> None:
 @pytest.mark.parametrize(("length", "method"), [(24, "fk"), (32, "fk"), (24, "particle-gibbs")])
 def test_texts_do_not_depend_on_what_is_remembered(model: BlockModel, length: int, method: str) -> None:
     """Steered, with prompts of unequal lengths, texts beyond the context, and sweeps that begin anew."""
-    settings = {"method": method, "particles": 4, "samples": 2, "length": length, "lam": 2.0, "seed": 3}
+    settings = {"method": method, "particles": 4, "length": length, "lam": 2.0, "seed": 3, "sweeps": 2, "resample_every": 2}
     with_, without, few = (
         list(fktext.generate(each, Low(), ["w5", "w5 w6 w7", "w5 w6 w7 w8 w9"], batch_size=size, **settings))  # type: ignore[arg-type]
         for each, size in ((model, 64), (replace(model, cached=False), 64), (model, 3))
