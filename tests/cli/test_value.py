@@ -10,8 +10,8 @@ import pytest
 from fktext.smc.ledger import Ledger
 from fktext.texts.values import LogZ
 
-OWN = ("--own", "60", "--length", "10")
-REWARD = "length:words=5"
+OWN = ("--own", "60", "--length", "7")
+REWARD = "length:words=4"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_value_is_fitted_shown_and_steers(call, made):
     about = json.loads(call("value", "show", made, "--json").stdout)
-    assert (about["model"], about["reward"], about["own"], about["length"]) == ("tiny-mdlm", REWARD, 60, 10)
+    assert (about["model"], about["reward"], about["own"], about["length"]) == ("tiny-mdlm", REWARD, 60, 7)
     lines = call("value", "show", made).stdout.splitlines()
     assert any(line.startswith("held-out loss:") for line in lines)
     assert sum("% to" in line for line in lines) == 5
-    result = call("generate", "the", "-r", REWARD, "--look-ahead", f"value:{made}", "-n", "3", "--length", "10", "-f", "jsonl")
+    result = call("generate", "the", "-r", REWARD, "--look-ahead", f"value:{made}", "-n", "3", "--length", "7", "-f", "jsonl")
     assert result.exit_code == 0, result.stderr
     assert "looking ahead by a learned value" in result.stderr
     assert "3 reward calls requested" in result.stderr
@@ -51,7 +51,7 @@ def test_a_value_is_checked_on_new_texts(call, made):
 
 def test_a_check_compares_log_z_and_draws(call, made, tmp_path):
     (tmp_path / "prompts.txt").write_text("the book\nhe said\n")
-    asked = ("value", "check", made, *OWN, "--prompts", tmp_path / "prompts.txt", "--populations", "3")
+    asked = ("value", "check", made, *OWN, "--prompts", tmp_path / "prompts.txt", "--populations", "2")
     result = call(*asked, "--plot", tmp_path / "a.svg", "--json")
     found = json.loads(result.stdout)["log_z"]
     assert [(each["prompt"], each["look_ahead"]) for each in found] == [
@@ -151,7 +151,7 @@ def test_a_check_is_at_the_temperature_that_is_asked_for(call, made):
 )
 def test_a_wrong_value_is_one_line(call, made, look_ahead, message):
     asked = look_ahead.format(made=made)
-    result = call("generate", "the", "-r", "length:words=9", "--look-ahead", asked, "-n", "2", "--length", "10")
+    result = call("generate", "the", "-r", "length:words=9", "--look-ahead", asked, "-n", "2", "--length", "7")
     assert (result.exit_code, result.stdout) == (2, "")
     own = [line for line in result.stderr.splitlines() if line != "a plugin may print"]
     assert len(own) == 1, own

@@ -70,9 +70,9 @@ def test_rows_say_enough_to_run_again(tmp_path):
         "-n",
         "4",
         "--length",
-        "16",
+        "10",
         "--steps",
-        "24",
+        "8",
         "--seed",
         "5",
     )
@@ -90,7 +90,7 @@ def test_steering_beats_choosing_beats_sampling(model, toxicity, heldout):
     """By the judge that steers and by the one that does not."""
     mean = {}
     for method in ("base", "best-of-n", "fk"):
-        found = populations(model, [toxicity], PROMPTS, method=method, samples=2)
+        found = populations(model, [toxicity], PROMPTS, method=method)
         texts = [item.texts[item.best()] for item in found]
         mean[method] = [sum(float(value) for value in term.reward.score(texts)) / len(texts) for term in (toxicity, heldout)]
     assert mean["base"][0] < mean["best-of-n"][0] < mean["fk"][0], mean
@@ -104,9 +104,9 @@ def test_one_particle_is_the_base_model(model, toxicity):
 
 
 def test_result_does_not_depend_on_company_or_order(model, toxicity):
-    together = populations(model, [toxicity], PROMPTS, particles=4)
-    turned = populations(model, [toxicity], PROMPTS[::-1], particles=4)[::-1]
-    alone = [item for prompt in PROMPTS for item in populations(model, [toxicity], [prompt], particles=4)]
+    together = populations(model, [toxicity], PROMPTS, particles=2)
+    turned = populations(model, [toxicity], PROMPTS[::-1], particles=2)[::-1]
+    alone = [item for prompt in PROMPTS for item in populations(model, [toxicity], [prompt], particles=2)]
     for one, two, three in zip(together, turned, alone, strict=True):
         assert one.texts == two.texts == three.texts
         assert one.roots.tolist() == two.roots.tolist() == three.roots.tolist()

@@ -25,7 +25,7 @@ def toxicity():
 
 
 def populations(model, terms, prompts=PROMPTS, **settings):
-    settings = {"particles": 8, "length": 17, "steps": 16, **settings}
+    settings = {"particles": 8, "length": 17, "steps": 8, **settings}
     return [item for item in generate(model, terms, prompts, Settings(**settings)) if isinstance(item, Population)]
 
 

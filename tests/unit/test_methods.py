@@ -15,7 +15,7 @@ from fktext.runs import Progress
 from fktext.settings import STEERING, Settings
 from fktext.texts.generate import generate
 
-SMALL = {"particles": 8, "length": 16, "steps": 8, "lam": 4.0, "look_ahead": "predictions", "x0_samples": 2, "seed": 3}
+SMALL = {"particles": 8, "length": 10, "steps": 5, "lam": 4.0, "look_ahead": "predictions", "x0_samples": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def same(population, other):
 
 @pytest.mark.parametrize("method", STEERING)
 def test_results_do_not_depend_on_batches_or_on_the_order_of_prompts(model, terms, method):
-    both, _ = run(model, terms, method=method, sweeps=3)
-    alone, _ = run(model, terms, ["a day"], method=method, sweeps=3)
-    single, _ = run(model, terms, batch_size=1, method=method, sweeps=3)
+    both, _ = run(model, terms, method=method, sweeps=2)
+    alone, _ = run(model, terms, ["a day"], method=method, sweeps=2)
+    single, _ = run(model, terms, batch_size=1, method=method, sweeps=2)
     for one, other in [(both[1], alone[0]), *zip(both, single, strict=True)]:
         assert one.texts == other.texts
         assert torch.equal(one.log_w, other.log_w)
@@ -52,11 +52,11 @@ def test_particle_gibbs_of_one_sweep_is_fk_and_of_more_the_last_one_with_all_cos
     one, _ = run(model, terms, method="particle-gibbs", sweeps=1)
     assert all(same(*pair) for pair in zip(fk, one, strict=True))
     three, progress = run(model, terms, method="particle-gibbs", sweeps=3)
-    assert progress[-1].done == progress[-1].total == 3 * 8 * 2
+    assert progress[-1].done == progress[-1].total == 3 * SMALL["steps"] * 2
     assert [step.done for step in progress] == sorted({step.done for step in progress})
     for before, after in zip(fk, three, strict=True):
         assert after.log_z == before.log_z  # only the first sweep estimates it
-        assert len(after.steps) == 8
+        assert len(after.steps) == SMALL["steps"]
         assert after.texts != before.texts
         assert after.ledger.denoiser_rows > 2 * before.ledger.denoiser_rows
         assert after.ledger.reward_requests == 3 * before.ledger.reward_requests
@@ -91,9 +91,9 @@ def test_rules_select_and_claim_nothing(model, terms, method, kept):
 
 def test_selection_finds_higher_rewards_than_the_model_alone(model, terms):
     """Not a claim of quality: the rules do something."""
-    alone, _ = run(model, terms, lam=0.0, samples=6)
+    alone, _ = run(model, terms, lam=0.0, samples=4)
     for method in ("svdd", "beam"):
-        found, _ = run(model, terms, method=method, samples=6)
+        found, _ = run(model, terms, method=method, samples=4)
         means = [torch.stack([each.rewards[each.log_w > -math.inf].mean() for each in group]).mean() for group in (alone, found)]
         assert means[1] > means[0] + 0.1
 
