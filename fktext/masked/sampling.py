@@ -72,7 +72,7 @@ def draw_tokens(probs: Tensor, uniforms: Tensor) -> Tensor:
     _check_finite(cumulative[:, -1])
     target = uniforms * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, target, right=True)
-    within = block[..., None] * BLOCK + torch.arange(BLOCK, device=probs.device)
+    within = block[..., None] * BLOCK + torch.arange(min(BLOCK, size), device=probs.device)
     inside = torch.where(within < size, probs.gather(1, within.clamp(max=size - 1).flatten(1)).view(within.shape), 0.0)
     inside = inside.cumsum(-1, dtype=torch.float64)
     # What of the target lies in the block; the two sums of a block may differ in their last bits, so stay below the finer one.
