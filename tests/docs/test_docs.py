@@ -3,17 +3,20 @@
 import re
 import runpy
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from fktext.families.family import Family
+from fktext.testing import selftest
 from fktext_cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: page.name)
 # A block below a line `<!-- no-run -->` is not run here, and says in its first line, which readers see, what it costs or needs.
-SELFTESTED: set[str] = set()
+SELFTEST = selftest.run
 BLOCK = re.compile(r"^(<!-- no-run -->\n)?```(\w+)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -28,26 +31,49 @@ def commands(code):
     return [line.removeprefix("$ ") for line in joined.splitlines() if line.removeprefix("$ ").startswith("fktext ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_runs(page, tmp_path, monkeypatch):
-    """All run in this process, as importing transformers takes longer than most of them; tests/e2e start `fktext` itself."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def one_selftest():
+    """Have `fktext selftest` compute what it prints once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selftest, "run", cache(lambda **settings: tuple(SELFTEST(**settings))))
+        yield
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Have models write a dozen tokens where they are not told how many."""
+    own = Family.defaults
+    monkeypatch.setattr(Family, "defaults", lambda *given: own(*given) | {"length": 12})
+
+
+def run(page, folder):
+    """Run a page, all in this process, as importing transformers takes longer than most blocks; tests/e2e start `fktext` itself."""
     for language, runs, code in blocks(page):
-        if not runs:
-            continue
-        if language == "python":
-            script = tmp_path / "block.py"
+        if runs and language == "python":
+            script = folder / "block.py"
             script.write_text(code)
             runpy.run_path(str(script), run_name="__main__")
-        if language == "sh":
+        if runs and language == "sh":
             for command in commands(code):
-                if command == "fktext selftest" and SELFTESTED:  # once is enough
-                    continue
-                SELFTESTED.update({command} & {"fktext selftest"})
                 words = shlex.split(command, comments=True)
                 assert not set(words) & {"|", ">", "<", "&&"}, f"shell syntax in {command!r}"
                 result = CliRunner().invoke(app, words[1:], prog_name="fktext")
                 assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+@pytest.mark.usefixtures("one_selftest", "short")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(page, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_selftest")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs_at_full_length(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(page, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
