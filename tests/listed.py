@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fktext.rewards import Scorer, Weighted
 from fktext.smc.conditional import particle_gibbs
@@ -12,6 +14,14 @@ from fktext.smc.lookahead import Predictions
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.schedules import Every
 from fktext.smc.steer import Plan
+from fktext.text import Text
+
+
+def written(ids: Tensor, spell: Callable[[tuple[int, ...]], str]) -> list[Text]:
+    """Texts of rows, of which few differ: each is made once."""
+    rows = [tuple(row) for row in ids.tolist()]
+    made = {row: Text(spell(row)) for row in set(rows)}
+    return [made[row] for row in rows]
 
 
 def after_gibbs(model: Any) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from listed import written
 
 import tiny
 from fktext.masked.any_order import AnyOrder
@@ -23,7 +24,6 @@ from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import Enumerable, TableReward
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
-from fktext.text import Text
 
 
 class BlockTable:
@@ -118,7 +118,7 @@ class Blockwise(Enumerable):
         return torch.tensor(list(total.values()), dtype=torch.float64)
 
     def _decode(self, ids, population):
-        return [Text(self.spell(row)) for row in ids.tolist()]
+        return written(ids, self.spell)
 
 
 class Qwen3(BlockCausalLM):

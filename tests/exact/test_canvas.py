@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from listed import after_gibbs
+from listed import after_gibbs, written
 
 from fktext.masked.sampling import token_probs
 from fktext.rewards import Scorer, Weighted
@@ -19,7 +19,6 @@ from fktext.smc.schedules import At, Every
 from fktext.smc.steer import Plan, steer
 from fktext.testing.enumerable import Enumerable, TableReward
 from fktext.testing.exact import ADAPTIVITY, LAM, Z_BOUND, check_law, run_case
-from fktext.text import Text
 from fktext.uniform import canvas, process
 from fktext.uniform.canvas import UNWRITTEN, CanvasDiffusion
 
@@ -86,7 +85,7 @@ class Canvases(Enumerable):
         return CanvasDiffusion(network or self.denoiser, templates, particles, self.steps, self._decode, **settings)
 
     def _decode(self, ids, population):
-        return [Text(self.spelled(row[PROMPT:])) for row in ids.tolist()]
+        return written(ids, lambda row: self.spelled(row[PROMPT:]))
 
     def spelled(self, row):
         stop = next((at for at, token in enumerate(row) if token in {UNWRITTEN, *self.ends}), len(row))
