@@ -168,7 +168,7 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.long)])
 def test_launched_as_two_processes_the_table_is_that_of_one(
     whole: Results, suite_file: Path, tmp_path: Path, launcher: str
 ) -> None:
