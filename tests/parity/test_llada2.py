@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from replay import Recorded
+from replay import follow
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,11 +16,8 @@ from fktext.errors import ModelError
 from fktext.masked.blocks import BlockModel
 from fktext.masked.cache import Cached
 from fktext.masked.sampling import token_probs
-from fktext.masked.strides import Strides
 from fktext.models import load
 from fktext.models.facts import facts
-from fktext.settings import Settings
-from fktext.smc.noise import Noise
 from fktext.testing.model_check import run as run_checks
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -106,22 +103,8 @@ def test_one_step_of_the_kernel(model: BlockModel, io: dict[str, Tensor]) -> Non
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_ancestral_runs_are_replayed(index: int, model: BlockModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the prompt ends inside a block."""
-    decoded, name = load_file(GOLDEN / "llada2_decode.safetensors"), f"ancestral.{index}"
-    reveal, token, states, tokens = (decoded[f"{name}{part}"] for part in (".u_reveal", ".u_token", ".states", ""))
-    assert json.loads((GOLDEN / "llada2_decode.json").read_text())["ancestral_steps"] == reveal.shape[1]
-    prompt = decoded[f"prompt.{index}"].tolist()
-    start = len(prompt) // BLOCK
-    recorded = lambda self, noise, number: Recorded(reveal[number], token[number], (start + number) * BLOCK)  # noqa: E731
-    monkeypatch.setattr(Strides, "_noise", recorded)
-    words = " ".join(f"w{token}" for token in prompt)
-    run = model.resolve(Settings(method="base", particles=1, length=len(tokens), steps=reveal.shape[1], kernel="ancestral"))
-    process = model.process([words], [model.template(words, len(tokens))], run, 8)
-    noise = Noise.of([0], 1)
-    state = process.init(noise)
-    for k in range(process.num_steps):
-        state = process.advance(state, k, k + 1, noise)
-        assert torch.equal(state.ids[0], states[k])
-    assert torch.equal(state.ids[0], tokens)
+    process = follow(model, load_file(GOLDEN / "llada2_decode.safetensors"), index, monkeypatch)
+    assert process.process.num_steps == json.loads((GOLDEN / "llada2_decode.json").read_text())["ancestral_steps"]
 
 
 def test_shards_that_split_the_experts_of_a_layer(checkpoint: Checkpoint, io: dict[str, Tensor]) -> None:

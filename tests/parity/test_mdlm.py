@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from replay import Fixed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -163,22 +164,6 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
         stream.truncate(400_000)
     with pytest.raises(ModelError, match="not a whole checkpoint"):
         read_tensors(tmp_path / "cut.ckpt")
-
-
-class Fixed:
-    """A denoiser that says the same whatever it sees."""
-
-    vocab_size, mask_id, max_length, time_dependent = 101, MASK, 24, False
-    device = torch.device("cpu")
-
-    def __init__(self, raw: Tensor) -> None:
-        self.raw = raw
-
-    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        return self.raw.expand(len(ids), -1, -1)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
 
 @pytest.fixture(scope="module")

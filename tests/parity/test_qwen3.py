@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from replay import Recorded
+from replay import follow
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,11 +20,8 @@ from fktext.masked.blocks import BlockModel
 from fktext.masked.cache import Cached
 from fktext.masked.llm import FullAttentionLM
 from fktext.masked.sampling import token_probs
-from fktext.masked.strides import Strides
 from fktext.models import load
 from fktext.models.facts import facts
-from fktext.settings import Settings
-from fktext.smc.noise import Noise
 from fktext.testing.model_check import run as run_checks
 from fktext.texts.model import TextModel
 
@@ -144,40 +141,13 @@ def test_a_causal_pass_over_finished_blocks_is_noticed(sdar: BlockModel, monkeyp
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_sdar_is_replayed(index: int, cached: bool, sdar: BlockModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the prompt ends inside a block."""
-    decoded, name = golden("sdar_decode.safetensors"), f"ancestral.{index}"
-    reveal, token, states, tokens = (decoded[f"{name}{part}"] for part in (".u_reveal", ".u_token", ".states", ""))
-    prompt, start = decoded[f"prompt.{index}"].tolist(), len(decoded[f"prompt.{index}"]) // BLOCK
-    recorded = lambda self, noise, number: Recorded(reveal[number], token[number], (start + number) * BLOCK)  # noqa: E731
-    monkeypatch.setattr(Strides, "_noise", recorded)
-    words = " ".join(f"w{token}" for token in prompt)
-    steps = reveal.shape[1]
-    run = sdar.resolve(Settings(method="base", particles=1, length=len(tokens), steps=steps, kernel="ancestral"))
-    template = sdar.template(words, len(tokens))
-    assert template.tolist() == [*prompt, *[MASK] * (len(tokens) - len(prompt))]
-    process = replace(sdar, cached=cached).process([words], [template], run, 8)
-    noise = Noise.of([0], 1)
-    state = process.init(noise)
-    for k in range(process.num_steps):
-        state = process.advance(state, k, k + 1, noise)
-        assert torch.equal(state.ids[0], states[k])
-    assert torch.equal(state.ids[0], tokens)
+    process = follow(replace(sdar, cached=cached), golden("sdar_decode.safetensors"), index, monkeypatch)
     assert (process.ledger.cached_positions > 0) == cached
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a2d_is_replayed(index: int, a2d: TextModel) -> None:
-    decoded, name = golden("a2d_qwen3_decode.safetensors"), f"ancestral.{index}"
-    reveal, token, states, tokens = (decoded[f"{name}{part}"] for part in (".u_reveal", ".u_token", ".states", ""))
-    prompt = decoded[f"prompt.{index}"].tolist()
-    words, steps = " ".join(f"w{token}" for token in prompt), reveal.shape[1]
-    run = a2d.resolve(Settings(method="base", particles=1, length=len(tokens), steps=steps, kernel="ancestral"))
-    process = a2d.process([words], [a2d.template(words, len(tokens))], run, 8)
-    noise = Recorded(reveal[0], token[0], 0)
-    state = process.init(noise)  # type: ignore[arg-type]
-    for k in range(process.num_steps):
-        state = process.advance(state, k, k + 1, noise)  # type: ignore[arg-type]
-        assert torch.equal(state.ids[0], states[k])
-    assert torch.equal(state.ids[0], tokens)
+def test_a2d_is_replayed(index: int, a2d: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(a2d, golden("a2d_qwen3_decode.safetensors"), index, monkeypatch)
 
 
 WRONG = [

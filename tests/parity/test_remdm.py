@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from replay import Fixed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -67,22 +68,6 @@ def test_loop(kernel: dict[str, Tensor], index: int) -> None:
     torch.testing.assert_close(ours[masked], golden[masked], atol=2e-4, rtol=0)
     if rate.sigma:  # outside the loop the reference's q is not meant for revealed positions: it copies them afterwards
         torch.testing.assert_close(ours[~masked], golden[~masked], atol=2e-4, rtol=0)
-
-
-class Fixed:
-    """A denoiser that says the same whatever it sees."""
-
-    vocab_size, mask_id, max_length, time_dependent = 101, MASK, 24, False
-    device = torch.device("cpu")
-
-    def __init__(self, raw: Tensor) -> None:
-        self.raw = raw
-
-    def encode(self, ids: Tensor, t: Tensor) -> Tensor:
-        return self.raw.expand(len(ids), -1, -1)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
 
 
 @pytest.mark.parametrize(
