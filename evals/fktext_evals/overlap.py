@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -112,8 +112,8 @@ class _InTurn:
             return self._reward.score(samples)
 
 
-def overlapped(work: Work, cells: Sequence[Cell], turns: Turns) -> Iterator[tuple[Cell, list[Row]]]:
-    """Make cells, and yield the rows of each in the order of the cells.
+def overlapped(work: Work, cells: Sequence[Cell], turns: Turns) -> Generator[tuple[Cell, list[Row]], None, None]:
+    """Make cells, and yield the rows of each in the order of the cells. Closed early, it waits until what is sampled is weighed.
 
     Args:
         work: what makes rows.

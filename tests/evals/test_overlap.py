@@ -132,6 +132,13 @@ def test_at_most_so_many_batches_are_ahead(suite_file: Path, monkeypatch: pytest
     assert order == todo
     assert max(ahead) <= work.at_once
     assert sorted(begun, key=str) == sorted(todo, key=str)
+    begun.clear()
+    before = threading.active_count()
+    items = overlapped(work, todo, Turns())
+    next(items)
+    items.close()  # as an interrupt does
+    assert threading.active_count() == before
+    assert len(begun) <= 1 + work.at_once
 
 
 @pytest.mark.parametrize("which", ["reward", "judge"])
