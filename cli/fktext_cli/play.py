@@ -30,6 +30,12 @@ def play(
     ] = "tiny-mdlm",
     port: Annotated[int, run_option(min=0, max=65535, help="Of 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, run_option("--open", help="Open the page in a browser.")] = False,
+    allow_rewards: Annotated[
+        list[str] | None,
+        run_option(
+            metavar="NAME", help="A reward the page may use with every option, even files and code; repeatable.", show_default=False
+        ),
+    ] = None,
     where: Where,
     dtype: Dtype = "float32",
 ) -> None:
@@ -50,6 +56,7 @@ def play(
         from fktext_cli.playing.server import make
 
         registry = load_registry()
+        allowed = {registry.resolve(name).qualified for name in allow_rewards or ()}
         with stage(f"loading {Path(model).name}"):
             loaded = load(model, device=device, dtype=dtype, offline=where.offline)
         try:
@@ -58,7 +65,7 @@ def play(
             raise UsageError(f"port {port} of 127.0.0.1 cannot be served: {error.strerror}") from error
         token, port = secrets.token_urlsafe(24), listening.getsockname()[1]
         address = f"http://127.0.0.1:{port}/{token}/"
-        served = make(loaded, registry, token, port, device)
+        served = make(loaded, registry, token, port, device, allowed)
         config = uvicorn.Config(served, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
         print(address, file=stdout, flush=True)
         print("press Ctrl-C to end", file=sys.stderr)

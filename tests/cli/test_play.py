@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 import tiny
+from fktext.errors import UsageError
 from fktext.models import load
 from fktext.plugins import load_plugins
+from fktext.plugins.registry import RewardEntry
 from fktext.population import Population
 from fktext.rewards import RewardContext
 from fktext.settings import Settings
@@ -26,7 +28,7 @@ from fktext.texts.generate import generate
 
 pytest.importorskip("starlette")
 
-from fktext_cli.playing.runs import Act, Asked, Run, terms_of
+from fktext_cli.playing.runs import OFFERED, Act, Asked, Run, offered, terms_of
 from fktext_cli.playing.server import make
 
 TOKEN, PORT = "t" * 32, 8123
@@ -106,7 +108,7 @@ def test_the_page_needs_nothing_from_elsewhere(app: Any) -> None:
     assert not re.findall(r'(?:src|href)="|https?://', page)
     assert (headers["cache-control"], headers["x-frame-options"]) == ("no-store", "DENY")
     assert '<option value="sentiment">' in page
-    assert '<option value="function">' not in page
+    assert not re.findall('<option value="(?:function|regex|classifier)">', page)
     assert TOKEN not in page  # the page knows it from its address
 
 
@@ -152,6 +154,9 @@ HOSTILE: list[tuple[int, str, str, bytes | dict[str, Any], dict[str, str]]] = [
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "fktext:classifier:model=a/b"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "nonesuch"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "keywords:nonesuch=1"}]}, {}),
+    (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "regex:pattern=(a*)*b"}]}, {}),
+    (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "similarity:to=a,trust_remote_code=true"}]}, {}),
+    (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "toxicity:label=insult"}]}, {}),
     (422, "POST", RUN, {**GOOD, "rewards": [{"spec": "brightness"}]}, {}),
     (422, "POST", ACT, {"what": "format the disk"}, {}),
     (404, "POST", ACT, {"what": "go"}, {}),
@@ -168,6 +173,24 @@ def test_hostile_requests_are_refused(
     assert b"\n" not in said
     assert b"Traceback" not in said
     assert answered["cache-control"] == "no-store"
+
+
+def test_only_listed_rewards_are_offered_whatever_plugins_bring(folder: Path) -> None:
+    theirs = [
+        RewardEntry("keywords", "other", lambda context, *, words="": None, "one of a known name"),
+        RewardEntry("harmless", "other", lambda context, *, source="": None, "an option that may be anything"),
+        RewardEntry("tomorrow", "fktext", lambda context: None, "fktext's own that nobody has looked at"),
+    ]
+    assert [offered(entry) for entry in theirs] == [None] * 3
+    assert offered(theirs[1], {"other:harmless"}) == ("source", "part", "trim", "empty")
+    registry = load_plugins()
+    assert all(set(options) <= set(registry.resolve(name).options()) for name, options in OFFERED.items())
+    asked = Asked(**{**GOOD, "rewards": [{"spec": "regex:pattern=a"}]})
+    with pytest.raises(UsageError, match="--allow-rewards regex"):
+        terms_of(asked, registry, "cpu")
+    assert terms_of(asked, registry, "cpu", {"fktext:regex"})
+    with pytest.raises(UsageError, match="nonesuch"):
+        make(load(str(folder)), registry, TOKEN, PORT, allowed=["nonesuch"])
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

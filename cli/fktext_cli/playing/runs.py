@@ -5,21 +5,32 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fktext.errors import FktextError, UsageError
+from fktext.plugins.registry import BUILTIN
 from fktext.trace import Event, Start, Weighing, plain
 
 if TYPE_CHECKING:  # these import torch
-    from fktext.plugins.registry import Registry
+    from fktext.plugins.registry import Registry, RewardEntry
     from fktext.rewards import Weighted
     from fktext.texts.model import TextModel
 
-REFUSED = ("function", "classifier")  # rewards that are files or any model by name
-NAMING = ("model", "schema", "head", "tokenizer", "processor", "revision", "trust_remote_code")  # options that are
+# The rewards and options that a page may ask for: none names a file, code or another model, and none can take for ever, as a
+# pattern can. Whatever is not listed, a plugin's reward among it, has to be allowed when the server is started.
+OFFERED: Mapping[str, tuple[str, ...]] = {
+    "cola": ("max_tokens",),
+    "json": ("penalty",),
+    "keywords": ("words", "avoid", "need", "penalty"),
+    "length": ("words", "min", "max", "penalty"),
+    "perplexity": ("reduce", "prompt", "tokens", "stride"),
+    "sentiment": ("label", "max_tokens"),
+    "similarity": ("to",),
+    "toxicity": ("target", "max_tokens"),
+}
 MOST_REWARDS = 8
 
 
@@ -59,11 +70,26 @@ class Act(BaseModel):
     weights: list[float] = Field(default_factory=list, max_length=MOST_REWARDS)
 
 
-def terms_of(asked: Asked, registry: Registry, device: str) -> list[Weighted]:
-    """Build the rewards that are asked for, of those that name no file, module or other model.
+def offered(entry: RewardEntry, allowed: Collection[str] = ()) -> Collection[str] | None:
+    """List the options of a reward that a page may set, None where it may not ask for the reward.
+
+    Args:
+        entry: the reward.
+        allowed: full names, `distribution:name`, of those that may be had with every option.
+    """
+    if entry.modality != "text":
+        return None
+    if entry.qualified in allowed:
+        return (*entry.options(), *entry.common)
+    own = OFFERED.get(entry.name) if entry.distribution == BUILTIN else None
+    return None if own is None else (*own, *entry.common)
+
+
+def terms_of(asked: Asked, registry: Registry, device: str, allowed: Collection[str] = ()) -> list[Weighted]:
+    """Build the rewards that are asked for, of those that are offered.
 
     Raises:
-        UsageError: another reward, or one that is not known.
+        UsageError: another reward or option, or one that is not known.
     """
     from dataclasses import replace
 
@@ -73,11 +99,12 @@ def terms_of(asked: Asked, registry: Registry, device: str) -> list[Weighted]:
     for each in asked.rewards:
         spec = registry.parse(each.spec)
         entry = registry.resolve(spec.name)
-        files = {name for name, option in entry.options().items() if "path" in str(option.type).lower()}
-        strange = [name for name, _ in spec.options if name in NAMING or name in files]
-        if entry.name in REFUSED or strange:
-            what = f"its option {strange[0]!r}" if strange else "it"
-            raise UsageError(f"reward {each.spec!r} is not offered here: {what} may name a file or a model. Use fktext generate")
+        options = offered(entry, allowed)
+        withheld = [name for name, _ in spec.options if name in entry.options() and name not in (options or ())]
+        if options is None or withheld:
+            what = f"reward {each.spec!r}" if options is None else f"option {withheld[0]!r} of reward {entry.name!r}"
+            how = f"start fktext play with --allow-rewards {entry.name}, or use fktext generate"
+            raise UsageError(f"{what} is not offered here: {how}")
         terms.append(replace(registry.create(spec, RewardContext(device=device, offline=True)), weight=each.weight))
     return terms
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import fktext
 from fktext import embedded, player
 from fktext.errors import FktextError, unknown_name
 from fktext_cli.playing.guard import Guard
-from fktext_cli.playing.runs import REFUSED, Act, Asked, Run, terms_of
+from fktext_cli.playing.runs import Act, Asked, Run, offered, terms_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,7 +29,9 @@ BEAT = 0.5  # seconds without news, after which a page is asked whether it is st
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def make(model: TextModel, registry: Registry, token: str, port: int, device: str = "cpu") -> ASGIApp:
+def make(
+    model: TextModel, registry: Registry, token: str, port: int, device: str = "cpu", allowed: Collection[str] = ()
+) -> ASGIApp:
     """Make the application that serves a model on a loopback port under `/TOKEN/`.
 
     Args:
@@ -38,11 +40,15 @@ def make(model: TextModel, registry: Registry, token: str, port: int, device: st
         token: of at least 128 bits, part of every address.
         port: of this machine, for Host and Origin.
         device: of the rewards.
+        allowed: rewards that a page may ask for beside those that are offered to all, see `fktext_cli.playing.runs.offered`.
+
+    Raises:
+        UsageError: one of them is not known.
     """
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    server = _Server(model, registry, device)
+    server = _Server(model, registry, device, {registry.resolve(name).qualified for name in allowed})
     routes = [
         Route("/", server.page, methods=["GET"]),
         Route("/run", server.run, methods=["POST"]),
@@ -54,8 +60,8 @@ def make(model: TextModel, registry: Registry, token: str, port: int, device: st
 class _Server:
     """Answer the page of one model; one run at a time."""
 
-    def __init__(self, model: TextModel, registry: Registry, device: str) -> None:
-        self._registry, self._device = registry, device
+    def __init__(self, model: TextModel, registry: Registry, device: str, allowed: Collection[str]) -> None:
+        self._registry, self._device, self._allowed = registry, device, allowed
         self._first = model.name
         self._models: dict[str, TextModel | None] = {model.name: model} | {
             name: None for name in embedded.names("text") if name != model.name
@@ -88,12 +94,12 @@ class _Server:
         from fktext_evals import page
 
         environment = Environment(loader=PackageLoader("fktext_cli.playing", "."), autoescape=True, undefined=StrictUndefined)
-        offered = (name for name, entry in self._registry.rewards.items() if entry.modality == "text" and entry.name not in REFUSED)
+        names = (name for name, entry in self._registry.rewards.items() if offered(entry, self._allowed) is not None)
         script = resources.files("fktext_cli.playing") / "play.js"
         return environment.get_template("play.html.j2").render(
             model=self._first,
             models=list(self._models),
-            names=sorted(offered),
+            names=sorted(names),
             nonce=nonce,
             style=Markup(f"{page.style()}\n{player.asset('player.css')}"),
             script=Markup(f"{player.asset('player.js')}\n{script.read_text(encoding='utf-8')}"),
@@ -109,7 +115,7 @@ class _Server:
             return asked
         try:
             model = await asyncio.to_thread(self._loaded, asked.model or self._first)
-            terms = await asyncio.to_thread(terms_of, asked, self._registry, self._device)
+            terms = await asyncio.to_thread(terms_of, asked, self._registry, self._device, self._allowed)
         except FktextError as error:
             return _refused(str(error))
         return StreamingResponse(self._stream(Run(model, terms, asked)), media_type="text/event-stream")
