@@ -237,7 +237,7 @@ def text_setting(**changes):
         (text_setting(hidden_size="32"), "cannot be loaded as a DiffusionGemma"),
         (setting(text_config=None), "has no text_config"),
         (setting(canvas_length=0), "canvas_length 0"),
-        (setting(eos_token_id="<eos>"), "has eos_token_id .*expected whole numbers"),
+        (setting(eos_token_id="<eos>"), "has eos_token_id .*expected ids of tokens"),
         (
             lambda folder: tiny.numbered(80, ["<eos>"], 79).save(str(folder / "tokenizer.json")),
             "the tokenizer has 80 tokens, which contradicts the network's vocabulary of 96",
