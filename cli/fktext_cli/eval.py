@@ -353,7 +353,7 @@ def report(
             "--format",
             "-f",
             help="Print Markdown, every metric as CSV, or tables for LaTeX's booktabs.",
-            show_default="md, on a terminal tables; none with --html, --plots",
+            show_default="md, on a terminal tables; none with --html, --plots, --logs",
         ),
     ] = None,
     html: Annotated[
@@ -367,7 +367,13 @@ def report(
             min=0, help="Texts to show of each prompt and method; they may be offensive.", show_default="0, on the page 2"
         ),
     ] = None,
-    lineages: Annotated[int, typer.Option(min=0, help="Prompts to draw lineages of on the page.")] = 2,
+    lineages: Annotated[int, typer.Option(min=0, help="Prompts to draw lineages of on the page, and to write logs of.")] = 2,
+    logs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write event logs here, of what lineages are drawn of, for fktext watch; they have texts."
+        ),
+    ] = None,
 ) -> None:
     """Print tables of runs, or write a page with tables, figures, lineages and texts."""
     from fktext_evals import report as reports
@@ -386,9 +392,15 @@ def report(
 
         for file in drawing.write(found, plots):
             print(f"wrote {file}", file=sys.stderr)
+    if logs is not None:
+        from fktext_evals import logs as event_logs
+
+        for place, results in enumerate(found, 1):
+            files = event_logs.write(results, logs / str(place) if len(found) > 1 else logs, lineages)
+            print(f"wrote {len(files)} logs of {results.suite.name}", file=sys.stderr)
     if form == "csv":
         print(reports.as_csv(found), end="")
-    elif form is not None or (html is None and plots is None):
+    elif form is not None or (html is None and plots is None and logs is None):
         _print(*(reports.report(results, 0 if form == "latex" else texts or 0) for results in found), form=form)
 
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fktext import trace
-from fktext_evals import Results, lineage
+from fktext_evals import Results, lineage, logs
+from fktext_evals.page import trace_html
+from fktext_evals.trace import trace as trace_of
 from fktext_evals.tree import in_words, tree
 
 
@@ -68,6 +70,31 @@ def test_a_kept_lineage_has_what_a_report_plays(whole: Results) -> None:
     assert [len(particles) for particles in kept["revealed"]] == [3] * len(kept["k"])
     written = {at for step in kept["revealed"] for particle in step for at, _ in particle}
     assert written == {at for at, piece in enumerate(kept["board"]) if piece is None}
+
+
+def test_a_log_of_a_kept_lineage_says_what_the_row_says(whole: Results, tmp_path: Path) -> None:
+    files = logs.write(whole, tmp_path / "logs", prompts=2)
+    steered = [method for method in whole.suite.methods if len(whole.of(method.key)[0]["lineage"]["k"]) > 1]
+    wanted = {f"{method.name}-{method.settings.particles}-{place}.jsonl" for method in steered for place in (1, 2)}
+    assert {file.name for file in files} == wanted
+    [row] = [row for row in whole.of(("fk", 3)) if row["lineage"] and row["prompt_index"] == 1]
+    kept = row["lineage"]
+    run, start, *weighings, end = trace.read(next(file for file in files if file.name == "fk-3-2.jsonl"))
+    assert isinstance(run, trace.Run)
+    assert isinstance(start, trace.Start)
+    assert isinstance(end, trace.End)
+    particles = trace.Particles(start)
+    for place, weighing in enumerate(weighings):
+        assert isinstance(weighing, trace.Weighing)
+        particles.add(weighing)
+        assert (weighing.k, list(weighing.guesses)) == (kept["k"][place], kept["texts"][place])
+        assert weighing.weights == pytest.approx(kept["weights"][place], abs=1e-3)
+    assert len(weighings) == start.weighings
+    assert "".join(piece or "" for piece in particles.boards[end.chosen or 0]).strip() == row["text"].strip()
+    assert (end.particles[end.chosen or 0].text, end.log_z) == (row["text"], row["log_z"])
+    assert len({particle.ancestor for particle in end.particles}) == row["unique_roots"]
+    page = trace_html(trace_of([run, start, *weighings, end], events=True))
+    assert row["text"].split()[-1] in page
 
 
 def test_guesses_are_the_best_of_what_was_predicted(tiny: Path) -> None:
