@@ -57,6 +57,9 @@ _ALIASES = (
         "not stated",
         "SDAR: a mixture of experts that writes blocks of 4 tokens, 30 B parameters of which 3 B at a time; instruction-tuned",
     ),
+    Entry(
+        "sdar-30b-a3b-sci", "sdar-moe", "JetLM/SDAR-30B-A3B-Sci", "not stated", "sdar-30b-a3b trained on to reason about science"
+    ),
     *(
         Entry(
             f"llada{version}-{size}",
@@ -81,6 +84,20 @@ _ALIASES = (
         "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1",
         "not stated",
         "dllm's Qwen3 that writes blocks of 32 tokens, 0.6 B parameters; instruction-tuned",
+    ),
+    Entry(
+        "a2d-coder-mdlm",
+        "a2d-mdlm",
+        "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
+        "not stated",
+        "dllm's Qwen2.5-Coder that unmasks whole texts, 0.5 B parameters; instruction-tuned",
+    ),
+    Entry(
+        "a2d-coder-bd3lm",
+        "a2d-bd3lm",
+        "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1",
+        "Apache-2.0",
+        "dllm's Qwen2.5-Coder that writes blocks of 32 tokens, 0.5 B parameters; instruction-tuned",
     ),
     Entry("sedd-small", "sedd", "louaaron/sedd-small", "MIT", "SEDD trained on OpenWebText, 170 M parameters, 1024 tokens"),
     Entry("sedd-medium", "sedd", "louaaron/sedd-medium", "MIT", "SEDD trained on OpenWebText, 424 M parameters, 1024 tokens"),
