@@ -18,7 +18,6 @@ from fktext_cli.options import MOST_SAMPLES, MOST_STEPS, Dtype, RewardSpecs, Whe
 
 if TYPE_CHECKING:  # these import torch
     from fktext.settings import TextRun
-    from fktext.text import Text
     from fktext.texts.model import TextModel
 
 app = typer.Typer(add_completion=False)
@@ -95,20 +94,15 @@ def _compared(model: TextModel, settings: TextRun, prompts: int, dense_steps: in
 
 
 def _costs(model: TextModel, settings: TextRun, rows: int, terms: Sequence[Any]) -> dict[str, Any]:
-    """Fit what a model and rewards cost here."""
-    from itertools import count
+    """Fit what a model costs here, and rewards on texts of its own."""
+    from dataclasses import replace
 
     import torch
 
     from fktext.testing.costs import measure
-    from fktext.text import Text
+    from fktext.texts.generate import Population, generate
 
-    seeds = count()
-
-    def texts(size: int) -> list[Text]:
-        generator = torch.Generator().manual_seed(next(seeds))
-        ids = torch.randint(model.denoiser.vocab_size - 1, (size, settings.length), generator=generator)
-        return [Text(model.tokenizer.decode(row)) for row in ids.tolist()]
-
+    own = replace(settings, method="base", particles=1, samples=rows if terms else 1)
+    texts = [item.texts[0] for item in generate(model, (), [""], own) if isinstance(item, Population)]
     fitted = measure(model.denoiser, terms, texts, settings.length, rows).as_dict()
     return {"threads": torch.get_num_threads(), "steps": settings.steps, **fitted}

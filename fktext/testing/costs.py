@@ -43,7 +43,7 @@ class Costs:
         length: L, tokens of a row.
         row: a row of the network without its head, in calls of up to `rows`.
         head: a position of the vocabulary head.
-        rewards: a text of L random tokens, by reward.
+        rewards: a text, by reward.
         row_bytes: most memory that a row of the network takes while it is computed; None where that cannot be told.
         weight_bytes: of the network.
     """
@@ -77,13 +77,13 @@ def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
     return (call, unit) if call >= 0 else (0.0, xy / xx)
 
 
-def measure(net: Any, terms: Sequence[Weighted], texts: Callable[[int], Sequence[Text]], length: int, rows: int = 8) -> Costs:
+def measure(net: Any, terms: Sequence[Weighted], texts: Sequence[Text], length: int, rows: int = 8) -> Costs:
     """Fit the costs of a network and of rewards on the machine they are on.
 
     Args:
         net: a denoiser (`fktext.masked.denoiser.Denoiser`).
         terms: rewards.
-        texts: makes so many, all different.
+        texts: as many as `rows`, like those that will be judged.
         length: L, tokens of a row.
         rows: most rows of a call, at least 2.
     """
@@ -107,8 +107,8 @@ def measure(net: Any, terms: Sequence[Weighted], texts: Callable[[int], Sequence
     )
 
 
-def _score(term: Weighted, texts: Callable[[int], Sequence[Text]], size: int) -> Any:
-    return term.reward.score(texts(size))
+def _score(term: Weighted, texts: Sequence[Text], size: int) -> Any:
+    return term.reward.score(list(texts[:size]))
 
 
 def _cost(call: Callable[[int], Any], most: int, device: str) -> Cost:
