@@ -41,9 +41,9 @@ def one_selftest():
 
 @pytest.fixture
 def short(monkeypatch):
-    """Have models write a dozen tokens where they are not told how many."""
+    """Have models write a dozen tokens in eight steps where they are not told how many."""
     own = Family.defaults
-    monkeypatch.setattr(Family, "defaults", lambda *given: own(*given) | {"length": 12})
+    monkeypatch.setattr(Family, "defaults", lambda *given: own(*given) | {"length": 12, "steps": 8})
 
 
 def run(page, folder):
