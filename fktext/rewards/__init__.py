@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fktext.rewards.judged import Judge, Judged, LogProbability, load_network, loading, locate
-from fktext.rewards.reward import Reward, RewardContext
+from fktext.rewards.reward import Reward, RewardContext, TokenGradient
 
 if TYPE_CHECKING:
     from fktext.rewards.scorer import Scorer
@@ -27,6 +27,7 @@ __all__ = [
     "RewardContext",
     "Scorer",
     "Sum",
+    "TokenGradient",
     "Weighted",
     "Window",
     "Windowed",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,7 @@ from fktext.errors import ModelError, first_line, unknown_name
 if TYPE_CHECKING:  # these import torch
     from torch import Tensor
 
-    from fktext.rewards.reward import RewardContext
+    from fktext.rewards.reward import RewardContext, TokenGradient
 
 
 class Judge(Protocol):
@@ -93,6 +94,21 @@ class LogProbability(Judged):
             z = self.judge.log_odds([samples[index] for index in asked])
             values[asked] = logsigmoid(-z if self.opposite else z)
         return values
+
+    @property
+    def gradient(self) -> TokenGradient | None:
+        """How the value of a text that is not empty changes with the judge's tokens; None where the judge's cannot be told."""
+        found: TokenGradient | None = getattr(self.judge, "gradient", None)
+        if found is None:
+            return None
+        z = found.value
+
+        def value(embedded: Tensor, present: Tensor) -> Tensor:
+            from torch.nn.functional import logsigmoid
+
+            return logsigmoid(z(embedded, present) * (-1 if self.opposite else 1))
+
+        return replace(found, value=value)
 
 
 def locate(model: str, own: Sequence[str], kind: str | None = None, known: Sequence[str] = ()) -> Path | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,6 +17,25 @@ class Reward(Protocol):
     def score(self, samples: Sequence[Any]) -> Tensor | Sequence[float]:
         """Return a value per sample: finite or -inf, never NaN; of no sample, no value."""
         ...
+
+
+@dataclass(frozen=True)
+class TokenGradient:
+    """Let a reward be differentiated by its judge's tokens: what a reward's attribute `gradient` is, where it has one.
+
+    No reward needs one. With one, the proposal "straight-through" can draw tokens that the reward likes
+    (`fktext.masked.straight_through`).
+
+    Attributes:
+        vocabulary: how the judge's tokens are spelt, and their ids.
+        embeddings: (V, D) of its tokens.
+        value: maps texts as embeddings (R, L, D), and which of them there are (R, L), bool, to their values (R,), differentiably.
+            What the judge puts around a text is added by it.
+    """
+
+    vocabulary: Mapping[str, int]
+    embeddings: Tensor
+    value: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

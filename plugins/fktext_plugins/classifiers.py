@@ -14,7 +14,7 @@ from fktext.batches import Batches, judging
 from fktext.errors import ModelError, UsageError, first_line, unknown_name
 from fktext.files.pretrained import quiet
 from fktext.files.weights import read_json
-from fktext.rewards import RewardContext, load_network
+from fktext.rewards import RewardContext, TokenGradient, load_network
 from fktext.text import well_formed
 
 TOXIC_LABELS = ("toxic", "toxicity", "hate", "hateful", "hate speech", "abusive", "offensive")
@@ -61,6 +61,22 @@ class Classifier:
         with judging(self.model.device):
             logits: Tensor = self.model(input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)).logits
         return logits
+
+    @property
+    def gradient(self) -> TokenGradient:
+        """How the log-odds change with the tokens."""
+        return TokenGradient(self.tokenizer.get_vocab(), self.model.get_input_embeddings().weight, self._embedded_odds)
+
+    def _embedded_odds(self, embedded: Tensor, present: Tensor) -> Tensor:
+        """Map (R, L, D) embedded tokens, of which (R, L) are present, to (R,) log-odds; the special ones are put around them."""
+        table, device = self.model.get_input_embeddings().weight, self.model.device
+        whole, bare = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+        at = whole.index(bare[0])
+        begin, end = table[whole[:at]], table[whole[at + len(bare) :]]
+        room = None if self.longest is None else max(0, self.longest - len(begin) - len(end))
+        rows = [torch.cat([begin, row[here][:room], end]) for row, here in zip(embedded, present, strict=True)]
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.int64, device=device) for row in rows], batch_first=True)
+        return self._odds(self.model(inputs_embeds=pad_sequence(rows, batch_first=True), attention_mask=mask).logits)
 
     def _odds(self, logits: Tensor) -> Tensor:
         if not self.exclusive:

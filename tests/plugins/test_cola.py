@@ -17,6 +17,7 @@ from fktext.files.weights import quantised
 from fktext.plugins import load_plugins
 from fktext.rewards import LogProbability, Reward, RewardContext
 from fktext.testing import RewardConformance
+from fktext_plugins.classifiers import Classifier
 from fktext_plugins.cola import EMBEDDED, EMPTY, KNOWN, acceptable_index, cola
 
 OFFLINE = RewardContext(offline=True, batch_size=4)
@@ -144,3 +145,22 @@ def test_provenance() -> None:
     digests = {judge(model).digest for model in EMBEDDED}
     assert len(digests) == 2
     assert all(digest is not None and len(digest) == 16 for digest in digests)
+
+
+@pytest.mark.parametrize("spec", ["cola", "toxicity", "toxicity:target=nontoxic"])
+def test_embedded_tokens_are_worth_what_the_text_is(spec: str) -> None:
+    reward, texts = create(spec), ["the dog sat down.", "dog the the down"]
+    assert isinstance(reward.judge, Classifier)
+    gradient = reward.gradient
+    assert gradient is not None
+    rows = [reward.judge.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    present = torch.zeros(2, 9, dtype=torch.bool)
+    embedded = torch.randn(2, 9, gradient.embeddings.shape[1])
+    for index, row in enumerate(rows):
+        present[index, 2 : 2 + len(row)] = True
+        embedded[index, present[index]] = gradient.embeddings[row].detach()
+    embedded.requires_grad_()
+    value = gradient.value(embedded, present)
+    torch.testing.assert_close(value.double(), reward.score(texts), atol=1e-5, rtol=1e-5)
+    [slope] = torch.autograd.grad(value.sum(), embedded)
+    assert torch.equal(slope.abs().sum(-1) > 0, present)
