@@ -26,7 +26,8 @@ SELECTING = ("svdd", "beam")  # by rules that are no resampling
 STEERING = ("fk", *SELECTING, "particle-gibbs")  # on the way, not only at the end
 CANDIDATES = 4  # of each parent, where a rule selects among them
 Average = Literal["tilt", "reward"]
-Proposal = Literal["base", "guided", "d-cbg"]
+Proposal = Literal["base", "guided", "d-cbg", "straight-through"]
+BY_VALUE = ("guided", "d-cbg")  # by the gradient of a learned value
 LOOK_AHEADS = ("predictions", "value", "none")
 WEIGHINGS = 20  # how often a run is weighed unless it says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -127,7 +128,9 @@ class Settings:
         sweeps: S, of the method "particle-gibbs", the first included.
         proposal: what tokens are drawn from: the "base" model; "guided", tilted by the learned value's gradient, with the exact
             correction in the weights (see `fktext.masked.guided`); or "d-cbg", the same without the correction, a baseline
-            whose law is not the tilted one. The last two are of the method "fk" with a look-ahead by value.
+            whose law is not the tilted one. These two go with a look-ahead by value. Or "straight-through", corrected too, by the
+            gradient of the rewards themselves, of which each must have one (see `fktext.masked.straight_through`); with any
+            look-ahead. All are of the method "fk".
         guidance: c, the strength of that tilt; 1 where the value is trusted.
         temperature: divides the logits of p(x0); None takes the model's own (1 but for the embedded models). 0, always the
             likeliest token, goes with the confidence kernels alone.
@@ -202,7 +205,7 @@ class Settings:
             raise UsageError(f"method 'particle-gibbs' keeps one particle: particles must be at least 2, got {self.particles}")
         if self.proposal != "base" and self.method != "fk":
             raise UsageError(f"proposal {self.proposal!r} is of method 'fk', got method {self.method!r}")
-        if self.proposal != "base" and self.look_ahead in ("predictions", "none"):
+        if self.proposal in BY_VALUE and self.look_ahead in ("predictions", "none"):
             raise UsageError(
                 f"proposal {self.proposal!r} takes its gradient from a learned value, got look_ahead {self.look_ahead!r}"
             )

@@ -52,7 +52,8 @@ SETTINGS = {
     "sweeps": Words(STEER, "Sweeps of particle Gibbs."),
     "proposal": Words(
         STEER,
-        "Draw tokens from the model, or guided by a learned value's gradient; d-cbg leaves out the correction.",
+        "Draw tokens from the model, or guided by the gradient of a learned value (d-cbg: uncorrected) or, straight-through, of "
+        "the rewards.",
     ),
     "guidance": Words(STEER, "Strength of the guidance."),
     "lam": Words(STEER, "Strength of the tilt exp(lambda reward).", flags=("--lambda",)),

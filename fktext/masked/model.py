@@ -67,10 +67,18 @@ class MaskedModel(TextModel):
         self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
     ) -> ReverseProcess[Any]:
         """See `TextModel`."""
-        from fktext.masked.guided import Gradient, Guided
+        from fktext.masked.guided import Gradient, Guided, Scores
+        from fktext.masked.straight_through import StraightThrough
 
-        scores = Gradient(cast("Denoiser", self.denoiser), values, weights, run.lam)
-        return Guided(process, scores, run.guidance, corrected=run.proposal == "guided")
+        denoiser = cast("Denoiser", self.denoiser)
+        scores: Scores
+        if run.proposal == "straight-through":
+            special = {denoiser.mask_id, *self.forbidden, *self._endings, *self._special}
+            tokens = {token: index for token, index in self.tokenizer.get_vocab().items() if index not in special}
+            scores = StraightThrough(denoiser, values, weights, run.lam, tokens, self._endings)
+        else:
+            scores = Gradient(denoiser, values, weights, run.lam)
+        return Guided(process, scores, run.guidance, corrected=run.proposal != "d-cbg")
 
     def steerable(self, kernel: str | KernelLike) -> bool:
         """Tell whether a kernel can be steered."""

@@ -14,7 +14,7 @@ import torch
 from fktext import values
 from fktext.errors import UsageError
 from fktext.population import Member, Population
-from fktext.rewards import Scorer, Weighted
+from fktext.rewards import Scorer, TokenGradient, Weighted
 from fktext.rewards.sharded import ShardedScorer
 from fktext.runs import Batch, Progress, members, populations
 from fktext.settings import Settings, TextRun
@@ -96,12 +96,27 @@ def generate(
 
 
 def _guided(batches: list[Batch], model: TextModel, terms: Sequence[Weighted], run: TextRun, plan: Plan) -> list[Batch]:
-    """Let batches draw their tokens by the gradient of the learned value that the plan looks ahead by, if the run asks for it."""
+    """Let batches draw their tokens by the gradient of rewards or of the values that the plan looks ahead by, if the run asks."""
     if run.proposal == "base":
         return batches
-    assert isinstance(plan.look_ahead, Values)  # else `values.plan` has refused it
-    heads, weights = plan.look_ahead.heads, [term.weight for term in terms]
-    return _through(batches, lambda own: model.guided(own, heads, weights, run))
+    by: Sequence[Any] = [_gradient(term) for term in terms] if run.proposal == "straight-through" else ()
+    if isinstance(plan.look_ahead, Values) and not by:
+        by = plan.look_ahead.heads
+    weights = [term.weight for term in terms]
+    return _through(batches, lambda own: model.guided(own, by, weights, run))
+
+
+def _gradient(term: Weighted) -> TokenGradient:
+    """Return how a reward changes with tokens.
+
+    Raises:
+        UsageError: it does not say, or sees texts through a window.
+    """
+    found: TokenGradient | None = getattr(term.reward, "gradient", None)
+    if found is None:
+        why = "needs the gradient of each reward by its judge's tokens, which networks of transformers have that read whole texts"
+        raise UsageError(f"proposal 'straight-through' {why}; reward {term.name!r} has none")
+    return found
 
 
 def _through(batches: list[Batch], change: Callable[[ReverseProcess[Any]], ReverseProcess[Any]]) -> list[Batch]:

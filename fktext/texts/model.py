@@ -162,11 +162,11 @@ class TextModel(ABC):
     def guided(
         self, process: ReverseProcess[Any], values: Sequence[Any], weights: Sequence[float], run: TextRun
     ) -> ReverseProcess[Any]:
-        """Let a process of this model draw its tokens by the gradient of learned values; only where it is `guidable`.
+        """Let a process of this model draw its tokens by the gradient of values or rewards; only where it is `guidable`.
 
         Args:
             process: of `process`.
-            values: of the rewards, such as `fktext.values.head.Head`.
+            values: of the rewards, such as `fktext.values.head.Head`; or `TokenGradient`s of theirs, for "straight-through".
             weights: of the rewards.
             run: gives lambda, the strength of guidance, and whether the weights correct for it.
         """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fktext.errors import UsageError
-from fktext.settings import STEERING, Run
+from fktext.settings import BY_VALUE, STEERING, Run
 from fktext.values.files import Card, Level, Owner, card, find, heads, installed, load, save
 
 if TYPE_CHECKING:  # these import torch
@@ -52,7 +52,7 @@ def plan(model: Owner, terms: Sequence[Weighted], run: Run) -> Plan:
     from fktext.smc.lookahead import Values
 
     plan = run.plan()
-    if run.proposal != "base" and not run.by_value:
+    if run.proposal in BY_VALUE and not run.by_value:
         why = "takes its gradient from a learned value, and there is none: see `fktext value`, or look ahead by 'value:fit'"
         raise UsageError(f"proposal {run.proposal!r} {why}")
     if pilots(run) or not run.by_value:

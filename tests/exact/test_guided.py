@@ -12,7 +12,8 @@ from fktext.masked.first_hitting import FirstHitting
 from fktext.masked.guided import Guided
 from fktext.masked.kernels import KERNELS
 from fktext.masked.sampling import token_probs
-from fktext.rewards import Scorer, Weighted
+from fktext.masked.straight_through import StraightThrough
+from fktext.rewards import Scorer, TokenGradient, Weighted
 from fktext.smc.lookahead import Nothing, Predictions, Values
 from fktext.smc.noise import Noise, population_key
 from fktext.smc.potentials import POTENTIALS
@@ -86,6 +87,14 @@ def nowhere(model, lam=LAM):
     return Table(model, lambda gone: torch.zeros((model.tokens + 1) ** model.length, model.length, model.tokens + 1))
 
 
+def straight_through(model, lam=LAM):
+    """The gradient of a random judge, nothing like the reward, that does not know the token 0."""
+    rng = torch.Generator().manual_seed(9)
+    embeddings, mix, head = (2 * torch.randn(*size, generator=rng) for size in ((3, 4), (4 * model.length, 4), (4,)))
+    judge = TokenGradient({"1": 2, "2": 0, "x": 1}, embeddings, lambda embedded, here: (embedded.flatten(1) @ mix).tanh() @ head)
+    return StraightThrough(model.denoiser, [judge], [1.0], lam, {str(token): token for token in range(model.tokens)}, ())
+
+
 SCORES = {"helpful": helpful, "adversarial": adversarial, "arbitrary": arbitrary}
 
 
@@ -140,6 +149,14 @@ def test_any_scores_leave_the_law_as_it_is(model, name, potential):
     result = run(model, SCORES[name](model), potential)
     assert worst(model, result) < Z_BOUND
     assert torch.stack([step.resampled for step in result.steps]).any()
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_the_gradient_of_a_judge_leaves_the_law_as_it_is(tokens):
+    model = Enumerable(tokens=tokens)
+    right, wrong = (run(model, straight_through(model), corrected=corrected) for corrected in (True, False))
+    assert worst(model, right, rarest=1 / 200) < Z_BOUND
+    assert worst(model, wrong, rarest=1 / 200) > 2 * Z_BOUND
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -1,6 +1,7 @@
 """Guided proposals as a user asks for them, on the embedded model."""
 
 import pytest
+import torch
 
 import fktext
 from fktext.errors import UsageError
@@ -48,6 +49,23 @@ def test_without_the_correction_the_tokens_are_the_same_and_the_weights_are_not(
 def test_what_cannot_be_guided_is_refused(model, asked, told):
     with pytest.raises(UsageError, match=told.replace("(", r"\(")):
         steered(model, **({"proposal": "guided"} | asked))
+
+
+def test_by_the_gradient_of_a_reward_tokens_are_others_and_without_strength_the_same(model):
+    how = {"particles": 2, "length": 12, "steps": 8, "temperature": 1.0, "resample_every": 4, "look_ahead": "none"}
+    base = steered(model, **how)
+    none, some = (steered(model, **how, proposal="straight-through", guidance=strength) for strength in (0.0, 1.0))
+    assert none.texts == base.texts
+    assert torch.equal(none.log_w, base.log_w)
+    assert none.log_z == base.log_z
+    assert some.texts != base.texts
+    assert some.ledger.gradient_rows > 0
+
+
+@pytest.mark.parametrize("reward", ["sentiment", "length:words=5", "toxicity:part=continuation"])
+def test_a_reward_without_a_gradient_says_so(model, reward):
+    with pytest.raises(UsageError, match=f"needs the gradient of each reward.*; reward '{reward.partition(':')[0]}.*' has none"):
+        fktext.generate(model, reward, "You are", particles=2, proposal="straight-through", look_ahead="none")
 
 
 def test_a_model_without_such_proposals_says_so():
