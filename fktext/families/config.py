@@ -41,6 +41,7 @@ class Backbone(BaseModel):
 
 
 Size = Annotated[int | None, Field(ge=1)]
+Count = Annotated[int | None, Field(ge=0)]
 
 
 class Config(BaseModel):
@@ -61,12 +62,12 @@ class Config(BaseModel):
     head_dim: Size = None
     max_position_embeddings: Size = None
     max_sequence_length: Size = None
-    num_experts: Size = None
-    num_experts_per_tok: Size = None
     moe_intermediate_size: Size = None
-    n_group: Size = None
-    topk_group: Size = None
-    num_shared_experts: int | None = Field(None, ge=0)
+    num_experts: Count = None
+    num_experts_per_tok: Count = None
+    n_group: Count = None
+    topk_group: Count = None
+    num_shared_experts: Count = None
     rope_theta: float | None = Field(None, gt=0, allow_inf_nan=False)
     backbone_config: Backbone | None = None
 

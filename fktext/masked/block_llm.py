@@ -157,8 +157,8 @@ def _known(settings: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]
     if absent := [name for name in (*needed, rotary) if settings.get(name) is None]:
         raise ModelError(f"config.json lacks {', '.join(absent)}, without which the network is not known")
     for part, whole in _PARTS:
-        if part in needed and settings[part] > settings[whole]:
-            raise ModelError(f"config.json has {part} {settings[part]}, more than its {whole} {settings[whole]}")
+        if part in needed and not 0 < settings[part] <= settings[whole]:
+            raise ModelError(f"config.json has {part} {settings[part]}, expected 1 to its {whole}, {settings[whole]}")
     return {name: settings[name] for name in (*needed, *_OPTIONAL) if name in settings}
 
 
