@@ -15,8 +15,8 @@ class Ledger:
 
     Attributes:
         denoiser_rows: rows (particles) that went through the network.
-        gradient_rows: rows that went through it once more: forward and backward for the gradient of a learned value, forward and then
-            both ways through the judges for that of the rewards.
+        gradient_rows: rows that went through it once more: forward and backward for the gradient of a learned value, forward
+            and then through the judges both ways for that of the rewards.
         cached_positions: positions of those rows that did not, as their keys and values were remembered (`fktext.masked.cache`).
         head_positions: positions that went through the vocabulary head.
         reward_requests: samples whose reward was asked for.
