@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
 from fktext_evals.cells import Cell
@@ -87,17 +89,34 @@ def _received(connection: Connection) -> Outcome:
 
 def _start(job: Job, number: int, cell: Cell) -> tuple[Connection, _Hand]:
     """Start a worker on its first cell."""
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads, and a GPU cannot be shared so at all
+    context = _context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job, number, cell), name=f"fktext-worker-{number}", daemon=True)
+    process = context.Process(
+        target=_serve, args=(theirs, job, number, cell, dict(os.environ)), name=f"fktext-worker-{number}", daemon=True
+    )
     process.start()
     theirs.close()  # so that its end closes when it dies
     return ours, _Hand(process, cell)
 
 
-def _serve(connection: Connection, job: Job, number: int, cell: Cell | None) -> None:
+def _context() -> ForkServerContext | SpawnContext:
+    """Say how workers begin: as forks of a process that has imported torch and transformers and done nothing else.
+
+    Not as forks of this one, whose threads and GPU cannot be shared. Elsewhere than on Linux, where libraries of the system may not
+    stand a fork, each begins from nothing.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fktext_evals.work", "transformers.modeling_utils"])
+    return context
+
+
+def _serve(connection: Connection, job: Job, number: int, cell: Cell | None, environment: Mapping[str, str]) -> None:
     """Make cells until there are no more, or the driver is gone; an interrupt is the driver's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)  # the driver's now, not as it was when its first worker began
     with suppress(*_GONE):
         try:
             worker = Worker(job, _device(job.device, number))

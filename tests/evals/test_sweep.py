@@ -32,6 +32,7 @@ from fktext_evals.sweep import CellsError
 
 PLUGIN = """
 import os
+import signal
 from pathlib import Path
 from fktext.plugins import hookimpl
 
@@ -313,7 +314,10 @@ import sys, fktext_evals
 if __name__ == "__main__":
     fktext_evals.run(sys.argv[1], out=sys.argv[2], workers=2, batch_size=4, executor=sys.argv[3])
 """
-WHAT = {"worker": "spawn_main", "actor": "ray::_Actor"}  # in the command lines of what is killed
+KILLED = {  # a worker is a fork of the process that has imported what it needs, and keeps its command line
+    "worker": lambda process: called(process, "forkserver") and called(process.parent(), "forkserver"),
+    "actor": lambda process: called(process, "ray::_Actor"),
+}
 
 
 def start(suite_file: Path, out: Path, executor: str) -> subprocess.Popen[str]:
@@ -325,9 +329,9 @@ def start(suite_file: Path, out: Path, executor: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def called(process: psutil.Process, name: str) -> bool:
+def called(process: psutil.Process | None, name: str) -> bool:
     try:
-        return name in "".join(process.cmdline())
+        return process is not None and name in "".join(process.cmdline())
     except psutil.Error:  # it has ended meanwhile
         return False
 
@@ -342,7 +346,7 @@ def killed(suite_file: Path, whole: Results, out: Path, chance: random.Random, w
         assert time.monotonic() < deadline
         time.sleep(0.002)
     children = psutil.Process(process.pid).children(recursive=True)
-    (process if who == "driver" else chance.choice([child for child in children if called(child, WHAT[who])])).kill()
+    (process if who == "driver" else chance.choice([child for child in children if KILLED[who](child)])).kill()
     said = process.communicate(timeout=300)
     assert who == "driver" or process.returncode == 0, said  # what a worker was at is made by another
     psutil.wait_procs(children, timeout=60)
