@@ -56,7 +56,11 @@ def test_a_run_is_stepped_through_and_reached_into(width: int, scheme: str, brow
     assert not browser.run("document.getElementById('columns').checkVisibility()")
     browser.run("document.getElementById('slow').click()")
     until(browser, f"{STATE}.startsWith('Paused')")
-    assert browser.run("document.querySelectorAll('#best .row').length") == 4
+    assert browser.run("['base', 'best'].map((name) => document.querySelectorAll(`#${name} .row`).length)") == [1, 4]
+    tops = "new Set([...document.querySelectorAll('#columns section')].map((each) => each.getBoundingClientRect().top)).size"
+    assert browser.run(tops) == (1 if width > 1000 else 3)  # side by side, or one below the other
+    roomy = "[...document.querySelectorAll('.row .said')].every((each) => each.clientWidth > each.closest('.row').clientWidth / 3)"
+    assert browser.run(roomy)  # the text has most of a row, not what numbers leave of it
     assert browser.run("document.getElementById('hand').hidden")
     alive = "[...document.querySelectorAll('#steered .row')].findIndex((row) => !row.classList.contains('dies'))"
     browser.run(f"document.querySelectorAll('#steered .row')[{alive}].click()")
@@ -90,6 +94,9 @@ def test_the_keyboard_is_enough_and_a_wrong_reward_is_a_line(browser: Browser, a
     browser.run("document.querySelector('.spec').value = 'keywords:words=red'")
     browser.run("document.querySelector('[name=prompt]').value = '<img src=x onerror=document.title=1>'")
     browser.run("document.getElementById('go').click()")
-    until(browser, f"{STATE} !== 'Asking …' && {STATE} !== 'Running best-of-n …' && {STATE} !== 'Running the steered population …'")
+    until(
+        browser,
+        f"{STATE} !== 'Asking …' && {STATE} !== 'Running base and best-of-n …' && {STATE} !== 'Running the steered population …'",
+    )
     assert browser.run("document.title") != "1"
     assert browser.run("document.querySelectorAll('#steered img, #best img').length") == 0

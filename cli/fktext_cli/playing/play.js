@@ -40,13 +40,13 @@
 
   const show = (event) => {
     if (event.event === "waiting") return say("Another page is running something; this one is next.");
-    if (event.event === "run") { run.name = event.name; return say("Running best-of-n …"); }
+    if (event.event === "run") { run.name = event.name; return say("Running base and best-of-n …"); }
     if (event.event === "error") { run.failed = true; return say(event.line, true); }
     if (event.event === "paused") { run.paused = true; buttons(); return say("Paused at a weighing. Choose a particle to reach in, or go on."); }
     if (event.event === "over") return run.failed || say("Done.");
-    const steered = event.column !== "best-of-n";
+    const steered = !["base", "best-of-n"].includes(event.column);
     if (steered && event.event === "weighing") { run.paused = false; say("Running the steered population …"); }
-    (steered ? run.steered : run.best).add(event);
+    (steered ? run.steered : event.column === "base" ? run.base : run.best).add(event);
     buttons();
   };
 
@@ -65,7 +65,7 @@
     ["particles", "lam", "seed"].forEach((name) => { body[name] = Number(given.get(name)); });
     if (given.get("length")) body.length = Number(given.get("length"));
     const stopper = new AbortController();
-    run = { name: null, stopper, paused: false, over: false, failed: false, particle: null, pinned: [], best: player("best"), steered: player("steered") };
+    run = { name: null, stopper, paused: false, over: false, failed: false, particle: null, pinned: [], base: player("base"), best: player("best"), steered: player("steered") };
     const mine = run;
     mine.steered.figure.addEventListener("fktext-pick", (event) => { mine.particle = event.detail.i; buttons(); });
     at("columns").hidden = false;

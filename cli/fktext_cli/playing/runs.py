@@ -1,4 +1,4 @@
-"""Runs that a page asks for: best-of-n and FK steering from the same noise, in a thread that a person can stop and reach into."""
+"""Runs that a page asks for: base, best-of-n and steered from the same noise, in a thread that a person can stop and reach into."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ OFFERED: Mapping[str, tuple[str, ...]] = {
     "toxicity": ("target", "max_tokens"),
 }
 MOST_REWARDS = 8
+UNSTEERED = ("base", "best-of-n")  # the columns before the steered one
 
 
 class Reward(BaseModel):
@@ -168,12 +169,12 @@ class Run:
 
     def _run(self) -> None:
         try:
-            for column in ("best-of-n", self._asked.method):
+            for column in ("base", "best-of-n", self._asked.method):
                 started = time.perf_counter()
                 steps = 0
                 for event in self._events(column):
                     steps = event.steps if isinstance(event, Start) else steps
-                    weighed = event if column != "best-of-n" and isinstance(event, Weighing) else None
+                    weighed = event if column not in UNSTEERED and isinstance(event, Weighing) else None
                     if weighed:
                         self.hand.saw(weighed.ancestors)
                     self._said.put({"column": column, **plain(event), "seconds": time.perf_counter() - started})
@@ -189,7 +190,7 @@ class Run:
             self._said.put(None)
 
     def _events(self, column: str) -> Iterator[Event]:
-        """Run a column: best-of-n without a hand, the other with one."""
+        """Run a column: base, one particle, and best-of-n without a hand, the other with one."""
         from fktext.population import Population
         from fktext.settings import Settings
         from fktext.texts.generate import generate
@@ -197,9 +198,9 @@ class Run:
         asked = self._asked
         settings = Settings(
             method=column,  # type: ignore[arg-type]
-            particles=asked.particles,
+            particles=1 if column == "base" else asked.particles,
             lam=asked.lam,
-            look_ahead=(asked.look_ahead or None) if column != "best-of-n" else None,
+            look_ahead=(asked.look_ahead or None) if column not in UNSTEERED else None,
             length=asked.length,
             seed=asked.seed,
         )
