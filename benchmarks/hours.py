@@ -26,8 +26,8 @@ from fktext.rewards import RewardContext
 from fktext.smc.schedules import Every
 from fktext.testing.costs import Cost
 from fktext_evals import load
-from fktext_evals.cells import cells
-from fktext_evals.suite import Method, Suite
+from fktext_evals.running.cells import cells
+from fktext_evals.suites.suite import Method, Suite
 from sweep import World, simulate
 
 BATCHES = (64, 256, 1024)

@@ -19,8 +19,9 @@ from pathlib import Path
 import fktext_evals
 from fktext.plugins.specs import Spec
 from fktext.settings import Settings
-from fktext_evals import Judge, Method, Results, Suite, measures, report
-from fktext_evals.blocks import markdown_table
+from fktext_evals import Judge, Method, Results, Suite, measures
+from fktext_evals.reporting import report
+from fktext_evals.reporting.blocks import markdown_table
 
 PROMPTS = fktext_evals.load("toxicity").prompts
 

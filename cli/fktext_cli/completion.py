@@ -50,7 +50,7 @@ def suites(incomplete: str) -> list[str]:
 
     def names() -> Iterable[str]:
         from fktext.plugins import load_plugins
-        from fktext_evals import catalogue
+        from fktext_evals.suites import catalogue
 
         return [*catalogue.names(), *(entry.name for entry in load_plugins().suites)]
 

@@ -25,7 +25,7 @@ from fktext_cli.streams import visible
 if TYPE_CHECKING:
     from fktext.plugins.registry import Registry
     from fktext_evals import Results, Suite
-    from fktext_evals.blocks import Report
+    from fktext_evals.reporting.blocks import Report
 
 ReportFormat = Literal["md", "csv", "latex"]
 
@@ -40,7 +40,7 @@ SuiteName = Annotated[
 @app.command()
 def ls() -> None:
     """List the suites; those of plugins are marked."""
-    from fktext_evals import catalogue
+    from fktext_evals.suites import catalogue
 
     registry, embedded = load_registry(), catalogue.names()
     taken = Counter([*embedded, *(entry.name for entry in registry.suites)])
@@ -64,7 +64,7 @@ def ls() -> None:
 @app.command()
 def show(name: SuiteName) -> None:
     """Print the file of a suite, to start your own from."""
-    from fktext_evals import catalogue
+    from fktext_evals.suites import catalogue
 
     print(catalogue.source(name), end="")
 
@@ -74,8 +74,8 @@ def validate(
     names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.", autocompletion=completion.suites)],
 ) -> None:
     """Check suites without running them: keys, values, rewards and judges."""
-    from fktext_evals import catalogue
-    from fktext_evals.report import counted
+    from fktext_evals.reporting.report import counted
+    from fktext_evals.suites import catalogue
 
     registry = load_registry()
     for name in names:
@@ -104,7 +104,7 @@ class Change:
 
     def values(self) -> dict[str, Any]:
         """Return the values by key."""
-        from fktext_evals.changes import read_changes
+        from fktext_evals.suites.changes import read_changes
 
         return read_changes(self.settings or ())
 
@@ -271,7 +271,7 @@ def quick(
 
     Example: fktext eval quick -r sentiment --prompts "The movie" "The road" -n 4 8 --set length=24
     """
-    from fktext_evals import quick as quickly
+    from fktext_evals.suites import quick as quickly
 
     loading.part()
     registry = load_registry()
@@ -302,8 +302,8 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
 
 def _carry_out(suite: Suite, model: str | None, folder: str, where: Where, loading: Loading, registry: Registry) -> None:
     """Run a suite, and print its report if all its texts are there."""
-    from fktext_evals import report as reports
-    from fktext_evals import runner
+    from fktext_evals.reporting import report as reports
+    from fktext_evals.running import runner
 
     options: runner.Options = {
         "out": folder,
@@ -376,24 +376,24 @@ def report(
     ] = None,
 ) -> None:
     """Print tables of runs, or write a page with tables, figures, lineages and texts."""
-    from fktext_evals import report as reports
+    from fktext_evals.reporting import report as reports
 
     if form in ("csv", "latex") and texts and html is None:
         raise UsageError("--texts is for --format md and --html; the texts are in the rows-*.jsonl files of the run")
     found = [_read(folder) for folder in runs]
     if html is not None:
-        from fktext_evals import page
+        from fktext_evals.reporting import page
 
         file = html if html.suffix == ".html" and not html.is_dir() else html / "report.html"
         page.write(file, page.html(found, 2 if texts is None else texts, lineages))
         print(f"wrote {file}", file=sys.stderr)
     if plots is not None:
-        from fktext_evals import plots as drawing
+        from fktext_evals.reporting import plots as drawing
 
         for file in drawing.write(found, plots):
             print(f"wrote {file}", file=sys.stderr)
     if logs is not None:
-        from fktext_evals import logs as event_logs
+        from fktext_evals.reporting import logs as event_logs
 
         for place, results in enumerate(found, 1):
             files = event_logs.write(results, logs / str(place) if len(found) > 1 else logs, lineages)
@@ -423,7 +423,7 @@ def compare(
 
     Example: fktext eval compare runs/a runs/b --method fk:8 --against best-of-n:16
     """
-    from fktext_evals import compare as comparison
+    from fktext_evals.reporting import compare as comparison
 
     ours = _read(run)
     theirs = ours if other is None else _read(other)
@@ -436,7 +436,7 @@ def compare(
 
 def _print(*reports: Report, form: ReportFormat | None = None) -> None:
     """Print reports as Markdown or LaTeX; on a terminal, unless one of these is asked for, as tables to look at."""
-    from fktext_evals import blocks
+    from fktext_evals.reporting import blocks
 
     if form is None and sys.stdout.isatty():
         from rich.console import Console
@@ -451,7 +451,7 @@ def _print(*reports: Report, form: ReportFormat | None = None) -> None:
 def _read(folder: str) -> Results:
     """Read a run; notes about its files go to stderr."""
     import fktext_evals
-    from fktext_evals.places import place
+    from fktext_evals.running.places import place
 
     found = fktext_evals.read(place(folder))
     _tell(found.notes)
@@ -465,8 +465,8 @@ def _tell(notes: Iterable[str]) -> None:
 
 def _follow(steps: Iterable[Any], name: str) -> Results:
     """Return the results of a run, and show on stderr how far it is."""
-    from fktext_evals.results import Results
-    from fktext_evals.runner import Advanced, Note
+    from fktext_evals.running.results import Results
+    from fktext_evals.running.runner import Advanced, Note
 
     moved = False
     with Bar(name, lines=True) as bar:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from fktext_evals.blocks import Report, Table
+    from fktext_evals.reporting.blocks import Report, Table
 
 _GAP = 3  # between columns
 Column = Sequence[str]  # its header, then its cells

@@ -31,7 +31,7 @@ def check(path: Path, *, overwrite: bool, resume: bool) -> None:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Write the populations of a log that have ended: as data where the name ends in .json, else as a page."""
-    from fktext_evals import page, trace
+    from fktext_evals.reporting import page, trace
 
     data = path.suffix == ".json"
     whole = trace.trace(records, events=not data)

@@ -233,7 +233,7 @@ def _check_plot(path: Path | None) -> None:
     """Refuse a plot that cannot be drawn, before anything is computed."""
     if path is None:
         return
-    from fktext_evals.plots import Suffix, check_matplotlib
+    from fktext_evals.reporting.plots import Suffix, check_matplotlib
 
     known = [f".{suffix}" for suffix in get_args(Suffix)]
     if path.suffix not in known:
@@ -245,8 +245,8 @@ def _check_plot(path: Path | None) -> None:
 
 def _draw(found: Checked, path: Path) -> None:
     """Draw calibration and correlation by share of unknown positions."""
-    from fktext_evals.figures import Figure, Line, Point
-    from fktext_evals.plots import sheet
+    from fktext_evals.reporting.figures import Figure, Line, Point
+    from fktext_evals.reporting.plots import sheet
     from fktext_evals.statistics import Interval
 
     levels = [level for level in found.levels if level.texts]

@@ -14,18 +14,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fktext_evals.catalogue import load
-    from fktext_evals.report import as_csv, markdown
-    from fktext_evals.results import Results, read
-    from fktext_evals.runner import run, run_steps
-    from fktext_evals.suite import Judge, Method, Suite
+    from fktext_evals.reporting.report import as_csv, markdown
+    from fktext_evals.running.results import Results, read
+    from fktext_evals.running.runner import run, run_steps
+    from fktext_evals.suites.catalogue import load
+    from fktext_evals.suites.suite import Judge, Method, Suite
 
 _HOMES = {
-    "catalogue": ("load",),
-    "report": ("as_csv", "markdown"),
-    "results": ("Results", "read"),
-    "runner": ("run", "run_steps"),
-    "suite": ("Judge", "Method", "Suite"),
+    "suites.catalogue": ("load",),
+    "reporting.report": ("as_csv", "markdown"),
+    "running.results": ("Results", "read"),
+    "running.runner": ("run", "run_steps"),
+    "suites.suite": ("Judge", "Method", "Suite"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

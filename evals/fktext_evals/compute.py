@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from fktext_evals.results import Results, Row, key
+from fktext_evals.running.results import Results, Row, key
 from fktext_evals.statistics import Interval, contrast_interval
-from fktext_evals.suite import Method
+from fktext_evals.suites.suite import Method
 
 Axis = Literal["denoiser_rows", "reward_calls", "seconds"]
 Measure = Callable[[Sequence[Row]], Sequence[float]]

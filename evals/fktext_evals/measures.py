@@ -12,9 +12,9 @@ from typing import get_args
 from fktext.files.writing import from_json
 from fktext.settings import STEERING
 from fktext_evals import compute, metrics
-from fktext_evals.results import Results, Row
+from fktext_evals.running.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval, share_interval
-from fktext_evals.suite import Judge, Method, Suite
+from fktext_evals.suites.suite import Judge, Method, Suite
 
 
 def share(rows: Sequence[Row], judge: Judge) -> Interval:

@@ -194,7 +194,7 @@ def test_the_default_model_is_the_library_s() -> None:
 
 def test_every_default_of_the_commands_and_of_suites_is_the_library_s() -> None:
     from fktext_cli import generate, image
-    from fktext_evals.suite import parse
+    from fktext_evals.suites.suite import parse
 
     settings = asdict(Settings())
     texts, images = (inspect.signature(command.generate).parameters for command in (generate, image))

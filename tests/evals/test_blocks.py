@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from fktext_cli import app, onscreen
 from fktext_evals import Results, markdown
-from fktext_evals.blocks import Report, Table, escaped, latex
-from fktext_evals.report import report
+from fktext_evals.reporting.blocks import Report, Table, escaped, latex
+from fktext_evals.reporting.report import report
 
 SMALL = Report(
     "words: 50 % & more",

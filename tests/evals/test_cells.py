@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fktext_evals import Suite, load
-from fktext_evals.cells import batch_of, cells
+from fktext_evals.running.cells import batch_of, cells
 
 
 @pytest.fixture

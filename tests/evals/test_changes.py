@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fktext.errors import UsageError
 from fktext_evals import Results, load, run
-from fktext_evals.changes import read_changes
+from fktext_evals.suites.changes import read_changes
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fktext_evals import plots
-from fktext_evals.charts import chart
-from fktext_evals.figures import Figure, Line, Point
-from fktext_evals.labels import Box, place
+from fktext_evals.reporting import plots
+from fktext_evals.reporting.charts import chart
+from fktext_evals.reporting.figures import Figure, Line, Point
+from fktext_evals.reporting.labels import Box, place
 from fktext_evals.statistics import Interval
 
 FRAME = Box(0, 0, 400, 300)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fktext.errors import UsageError
 from fktext_evals import Results
-from fktext_evals.compare import as_csv, compare, markdown, run_names
+from fktext_evals.reporting.compare import as_csv, compare, markdown, run_names
 
 
 def other(whole: Results, **changes: Any) -> Results:

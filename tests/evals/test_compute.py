@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from fktext.settings import Settings
-from fktext_evals import Judge, Method, Results, Suite, report
+from fktext_evals import Judge, Method, Results, Suite
 from fktext_evals.compute import at_equal_cost, cost
-from fktext_evals.results import Row
+from fktext_evals.reporting import report
+from fktext_evals.running.results import Row
 
 PROMPTS, SAMPLES = 6, 3
 

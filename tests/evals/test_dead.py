@@ -13,9 +13,10 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner, Result
 
-from fktext_evals import Results, as_csv, markdown, measures, page, plots, read, report, run
-from fktext_evals.compare import compare
-from fktext_evals.compare import markdown as compared
+from fktext_evals import Results, as_csv, markdown, measures, read, run
+from fktext_evals.reporting import page, plots, report
+from fktext_evals.reporting.compare import compare
+from fktext_evals.reporting.compare import markdown as compared
 
 FK, BEST = ("fk", 3), ("best-of-n", 2)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fktext.plugins import load_plugins
-from fktext_evals import catalogue
+from fktext_evals.suites import catalogue
 
 GUIDE = Path(__file__).parents[2] / "docs" / "evals.md"
 SUITES = [block for block in re.findall(r"^```toml\n(.*?)^```$", GUIDE.read_text(), re.M | re.S) if "name =" in block.split("[")[0]]

@@ -20,7 +20,7 @@ from fktext.settings import Settings
 from fktext.testing.enumerable import Enumerable
 from fktext_evals import Judge, Method, Results, Suite, run
 from fktext_evals.measures import difference, share
-from fktext_evals.results import Row
+from fktext_evals.running.results import Row
 from fktext_evals.statistics import Interval, share_interval
 
 TOKENS, PROMPT, FREE, STEPS = 4, 4, 2, 2

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fktext import trace
-from fktext_evals import Results, lineage, logs
-from fktext_evals.page import trace_html
-from fktext_evals.trace import trace as trace_of
-from fktext_evals.tree import in_words, tree
+from fktext_evals import Results, lineage
+from fktext_evals.reporting import logs
+from fktext_evals.reporting.page import trace_html
+from fktext_evals.reporting.trace import trace as trace_of
+from fktext_evals.reporting.tree import in_words, tree
 
 
 @st.composite

@@ -17,10 +17,10 @@ from fktext.models import load as load_model
 from fktext.plugins.registry import Registry
 from fktext.rewards import Scorer, Weighted
 from fktext_evals import Results, load, run
-from fktext_evals.cells import Cell, cells
 from fktext_evals.executors import Job
-from fktext_evals.overlap import Turns, overlapped
-from fktext_evals.work import Texts, Work
+from fktext_evals.running.cells import Cell, cells
+from fktext_evals.running.overlap import Turns, overlapped
+from fktext_evals.running.work import Texts, Work
 
 
 class Vowels:

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser
 
-from fktext_evals import Results, page, read
-from fktext_evals.figures import figures, held_out
-from fktext_evals.results import RunError
-from fktext_evals.verdict import verdict
+from fktext_evals import Results, read
+from fktext_evals.reporting import page
+from fktext_evals.reporting.figures import figures, held_out
+from fktext_evals.reporting.verdict import verdict
+from fktext_evals.running.results import RunError
 
 ATTACK = "</script></textarea><script>document.title = 'hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

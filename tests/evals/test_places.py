@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from fktext.errors import UsageError
 from fktext_cli import app
 from fktext_evals import Results, load, markdown, read, run
-from fktext_evals.places import PlaceError, place
+from fktext_evals.running.places import PlaceError, place
 
 pytest.importorskip("upath", reason="the extra [s3]")
 

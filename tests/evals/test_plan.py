@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fktext.errors import UsageError
 from fktext_cli import app
 from fktext_evals import Results, load
-from fktext_evals.runner import estimate
+from fktext_evals.running.runner import estimate
 
 
 def test_a_pilot_makes_one_text_of_each_method_and_keeps_none(whole: Results, suite_file: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import fktext
 from fktext import player
 from fktext.population import Population
 from fktext.trace import End, Event, Particle, Run, Start, Weighing
-from fktext_evals import page
-from fktext_evals.trace import trace
+from fktext_evals.reporting import page
+from fktext_evals.reporting.trace import trace
 
 RUN = Run(
     {

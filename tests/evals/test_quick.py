@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from fktext.errors import UsageError
 from fktext.plugins import load_plugins
-from fktext_evals import catalogue, quick
-from fktext_evals.suite import parse
+from fktext_evals.suites import catalogue, quick
+from fktext_evals.suites.suite import parse
 
 
 def test_it_is_the_suite_of_a_file() -> None:

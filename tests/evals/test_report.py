@@ -14,8 +14,9 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner, Result
 
-from fktext_evals import Results, as_csv, markdown, measures, metrics, report
-from fktext_evals.verdict import verdict
+from fktext_evals import Results, as_csv, markdown, measures, metrics
+from fktext_evals.reporting import report
+from fktext_evals.reporting.verdict import verdict
 
 
 def cells(text: str, start: str) -> list[str]:

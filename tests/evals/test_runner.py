@@ -25,9 +25,9 @@ import pytest
 
 from fktext.errors import RewardError, UsageError
 from fktext_evals import Judge, Results, Suite, load, markdown, read, run
-from fktext_evals.catalogue import source
-from fktext_evals.results import RunError
-from fktext_evals.suite import parse
+from fktext_evals.running.results import RunError
+from fktext_evals.suites.catalogue import source
+from fktext_evals.suites.suite import parse
 
 START = """
 import sys, fktext_evals
@@ -355,7 +355,7 @@ def test_damaged_rows(suite_file: Path, tmp_path: Path, line: str, message: str)
 
 
 def test_one_writer_at_a_time(suite_file: Path, tmp_path: Path) -> None:
-    from fktext_evals.results import RowFile
+    from fktext_evals.running.results import RowFile
 
     suite = small(suite_file)
     out = run(suite, out=tmp_path / "run").folder
@@ -463,7 +463,7 @@ def test_interrupted_it_says_how_to_go_on(suite_file: Path, tmp_path: Path, monk
     from typer.testing import CliRunner
 
     from fktext_cli import app
-    from fktext_evals import runner
+    from fktext_evals.running import runner
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -491,7 +491,7 @@ def test_a_disk_that_fills_up_keeps_whole_lines(suite_file: Path, tmp_path: Path
 
 
 def test_a_session_that_cannot_be_noted_leaves_no_half_line(tmp_path: Path) -> None:
-    from fktext_evals.results import append_session
+    from fktext_evals.running.results import append_session
 
     append_session(tmp_path, {"started": "now"})
     before = (tmp_path / "sessions.jsonl").read_bytes()
@@ -549,7 +549,7 @@ def test_a_drawn_text_is_not_always_the_best(suite_file: Path, tmp_path: Path) -
 
 
 def test_a_run_tells_what_it_does_and_prints_nothing(suite_file: Path, tmp_path: Path, capsys: Any) -> None:
-    from fktext_evals.runner import Advanced, Written, run_steps
+    from fktext_evals.running.runner import Advanced, Written, run_steps
 
     suite = small(suite_file, rewards=("length:words=3",), judges=(Judge("short", "length:words=3", "words", kind="mean"),))
     *steps, found = run_steps(suite, out=tmp_path / "run")

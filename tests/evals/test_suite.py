@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from fktext.errors import UsageError
-from fktext_evals import catalogue, suite
+from fktext_evals.suites import catalogue, suite
 
 
 def test_the_embedded_suites_load_and_say_who_they_are() -> None:

@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 from fktext.errors import PluginError, UsageError
 from fktext_cli import app
 from fktext_evals import Results, Suite, load, read, run
-from fktext_evals import sweep as sweeping
-from fktext_evals.cells import Cell, cells
 from fktext_evals.executors import Done, Failed, Job, Started, Stopped, Worker, check, find
-from fktext_evals.executors_local import Local, _Hand
-from fktext_evals.results import RunError
-from fktext_evals.runner import Note, run_steps
-from fktext_evals.sweep import CellsError
+from fktext_evals.executors.local import Local, _Hand
+from fktext_evals.running import sweep as sweeping
+from fktext_evals.running.cells import Cell, cells
+from fktext_evals.running.results import RunError
+from fktext_evals.running.runner import Note, run_steps
+from fktext_evals.running.sweep import CellsError
 
 PLUGIN = """
 import os
@@ -273,7 +273,7 @@ def test_jobs_of_submitit_make_the_rows_of_one_process(
     whole: Results, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("submitit", reason="the extra [slurm]")
-    monkeypatch.setattr("fktext_evals.executors_slurm.POLL", 0.1)
+    monkeypatch.setattr("fktext_evals.executors.slurm.POLL", 0.1)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     found = run(str(suite_file), out=tmp_path / "run", executor="slurm", workers=2, options=LOCAL)
     assert exact(found) == exact(whole)
@@ -286,7 +286,7 @@ def test_jobs_of_submitit_make_the_rows_of_one_process(
 
 def test_a_job_that_is_queued_again_makes_what_is_missing(whole: Results, suite_file: Path, tmp_path: Path) -> None:
     submitit = pytest.importorskip("submitit", reason="the extra [slurm]")
-    from fktext_evals.executors_slurm import _share, make_share
+    from fktext_evals.executors.slurm import _share, make_share
 
     suite = replace(load(str(suite_file)), seeds=(0,))
     job, all_cells = Job(suite, str(tmp_path / "run")), cells(suite, (), 64)

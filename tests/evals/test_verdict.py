@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from fktext_evals import Results
-from fktext_evals.suite import Judge
-from fktext_evals.verdict import direction, judging, verdict
+from fktext_evals.reporting.verdict import direction, judging, verdict
+from fktext_evals.suites.suite import Judge
 
 
 def with_odds(whole: Results, odds: dict[tuple[str, int], float], seconds: dict[tuple[str, int], float] | None = None) -> Results:

@@ -12,9 +12,9 @@ from fktext.errors import UsageError
 from fktext.images import pipelines
 from fktext.images.generate import resolve
 from fktext.plugins import load_plugins
-from fktext_evals import catalogue
 from fktext_evals.executors import Worker
-from fktext_evals.report import as_csv
+from fktext_evals.reporting.report import as_csv
+from fktext_evals.suites import catalogue
 
 from .conftest import FLOW, LATENT, pixels, sd3, sd15, sdxl
 

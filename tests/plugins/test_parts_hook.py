@@ -105,7 +105,7 @@ def test_what_a_hook_registers_is_checked(fake_dist: Make, call: str, error: str
 
 def test_the_command_line_and_suites_take_its_names(fake_dist: Make, tmp_path) -> None:
     from fktext_cli.app import app
-    from fktext_evals.suite import parse
+    from fktext_evals.suites.suite import parse
 
     fake_dist("fk-parts", PARTS)
     options = ["--potential", "mine", "--schedule", "twice", "--kernel", "whatever", "--length", "8", "--steps", "8"]

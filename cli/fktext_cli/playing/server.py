@@ -91,7 +91,7 @@ class _Server:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
 
-        from fktext_evals import page
+        from fktext_evals.reporting import page
 
         environment = Environment(loader=PackageLoader("fktext_cli.playing", "."), autoescape=True, undefined=StrictUndefined)
         names = (name for name, entry in self._registry.rewards.items() if offered(entry, self._allowed) is not None)

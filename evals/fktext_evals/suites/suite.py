@@ -2,7 +2,7 @@
 
     name = "mine"
     description = "one line"
-    prompts = ["The book", "The city"]     # or what `fktext_evals.prompts.prompts_of` takes
+    prompts = ["The book", "The city"]     # or what `fktext_evals.suites.prompts.prompts_of` takes
     rewards = ["toxicity"]                 # what steers, as `fktext generate --reward` takes it
     methods = [
         { name = "fk", particles = [4, 8] },   # a method each; any other setting of `fktext.settings.Settings` may stand here
@@ -10,9 +10,9 @@
     ]
     judges = [{ name = "held-out", reward = "toxicity:model=heldout-toxicity", label = "toxic" }]   # see `Judge`
 
-The other keys are in `Suite`; `extends` is in `fktext_evals.catalogue`; docs/evals.md explains all. A suite of images has the key
-`modality = "image"`, a pipeline of diffusers as its model, rewards and judges of images, and where needed a table [pipeline]: a
-`scheduler` in the place of its own, and options of its call, such as `eta` or `guidance_scale`.
+The other keys are in `Suite`; `extends` is in `fktext_evals.suites.catalogue`; docs/evals.md explains all. A suite of images has
+the key `modality = "image"`, a pipeline of diffusers as its model, rewards and judges of images, and where needed a table
+[pipeline]: a `scheduler` in the place of its own, and options of its call, such as `eta` or `guidance_scale`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fktext.errors import UsageError
 from fktext.plugins.parts import with_parts
 from fktext.plugins.specs import parse_spec
 from fktext.settings import PARTS, Run, Settings, described
-from fktext_evals.prompts import prompts_of
-from fktext_evals.tables import STRICT, Table, checked
+from fktext_evals.suites.prompts import prompts_of
+from fktext_evals.suites.tables import STRICT, Table, checked
 
 Returns = Literal["best", "draw"]
 Kind = Literal["share", "perplexity", "mean"]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fktext.errors import UsageError, shorten
-from fktext_evals import blocks, measures, report
-from fktext_evals.blocks import Report, Table
-from fktext_evals.results import Results, key
+from fktext_evals import measures
+from fktext_evals.reporting import blocks, report
+from fktext_evals.reporting.blocks import Report, Table
+from fktext_evals.running.results import Results, key
 from fktext_evals.statistics import Interval
-from fktext_evals.suite import Judge, Method
+from fktext_evals.suites.suite import Judge, Method
 
 
 @dataclass(frozen=True)

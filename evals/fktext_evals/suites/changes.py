@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fktext.errors import UsageError, unknown_name
-from fktext_evals.suite import KEYS, METHOD_KEYS, SETTING_KEYS
+from fktext_evals.suites.suite import KEYS, METHOD_KEYS, SETTING_KEYS
 
 _LISTS = ("rewards", "seeds")  # one of which needs no brackets
 
@@ -47,7 +47,7 @@ def changed(table: Mapping[str, Any], changes: Mapping[str, Any], where: str) ->
     """Return the table of a suite with some keys changed. Types and bounds are checked when the table is parsed.
 
     Args:
-        table: see `fktext_evals.suite.parse`.
+        table: see `fktext_evals.suites.suite.parse`.
         changes: values by key; the name of a prompts file is relative to the working directory.
         where: begins messages.
 

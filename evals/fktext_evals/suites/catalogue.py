@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fktext.errors import UsageError
-from fktext_evals.changes import changed
-from fktext_evals.suite import Suite, parse
+from fktext_evals.suites.changes import changed
+from fktext_evals.suites.suite import Suite, parse
 
 if TYPE_CHECKING:
     from fktext.plugins.registry import Registry
@@ -43,7 +43,7 @@ def load(
     Args:
         name: of an embedded suite, of a plugin's (as `distribution:suite` where several have one of that name), or a path.
         registry: the installed plugins, asked for names that are not embedded; by default they are loaded then.
-        changes: values to put in place of the file's, such as `{"lam": 2}`; see `fktext_evals.changes`.
+        changes: values to put in place of the file's, such as `{"lam": 2}`; see `fktext_evals.suites.changes`.
         limit: take the first so many prompts only, all where there are fewer.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import UsageError
 from fktext.plugins.specs import Spec
-from fktext_evals import catalogue
-from fktext_evals.changes import changed
-from fktext_evals.suite import Kind, Suite, parse
+from fktext_evals.suites import catalogue
+from fktext_evals.suites.changes import changed
+from fktext_evals.suites.suite import Kind, Suite, parse
 
 if TYPE_CHECKING:
     from fktext.plugins.registry import Registry
@@ -41,7 +41,7 @@ def suite(
         model: a name or folder for `fktext.models.load`.
         held_out: specs of judges that do not steer.
         particles: N, of best-of-n and of FK.
-        changes: see `fktext_evals.changes`.
+        changes: see `fktext_evals.suites.changes`.
 
     Raises:
         UsageError: no reward, an unknown reward, key or value, or a held-out judge that steers.

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import FktextError, UsageError, shorten
 from fktext.files.writing import from_json, write_whole
-from fktext_evals.places import Objects, add_session, is_remote, reaching
-from fktext_evals.suite import Suite, parse
+from fktext_evals.running.places import Objects, add_session, is_remote, reaching
+from fktext_evals.suites.suite import Suite, parse
 
 if TYPE_CHECKING:
     from pandas import DataFrame

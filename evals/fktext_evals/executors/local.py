@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
-from fktext_evals.cells import Cell
 from fktext_evals.executors import Failed, Job, Outcome, Started, Stopped, Worker
+from fktext_evals.running.cells import Cell
 
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe says whose other end has died
 
@@ -108,7 +108,7 @@ def _context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fktext_evals.work", "transformers.modeling_utils"])
+    context.set_forkserver_preload(["fktext_evals.running.work", "transformers.modeling_utils"])
     return context
 
 

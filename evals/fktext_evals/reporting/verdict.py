@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from fktext.plugins.specs import parse_spec
 from fktext_evals import measures
-from fktext_evals.report import shown_value
-from fktext_evals.results import Results
+from fktext_evals.reporting.report import shown_value
+from fktext_evals.running.results import Results
 from fktext_evals.statistics import Interval
-from fktext_evals.suite import Judge, Method, Suite
+from fktext_evals.suites.suite import Judge, Method, Suite
 
 _AXES = {"seconds": "seconds", "denoiser_rows": "denoiser rows", "reward_calls": "reward calls"}  # the most telling one first
 

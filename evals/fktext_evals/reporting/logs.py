@@ -16,8 +16,8 @@ from fktext.files.writing import from_json, write_whole
 from fktext.settings import described
 from fktext.trace import End, Particle, Record, Run, Start, Weighing, to_line
 from fktext_evals import lineage as lineages
-from fktext_evals.results import Results, Row, RunError, writing
-from fktext_evals.suite import Method
+from fktext_evals.running.results import Results, Row, RunError, writing
+from fktext_evals.suites.suite import Method
 
 
 def write(results: Results, folder: Path, prompts: int = 2) -> list[Path]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fktext_evals import lineage as lineages
-from fktext_evals.charts import number
 from fktext_evals.lineage import Lineage
+from fktext_evals.reporting.charts import number
 
 _TOP, _STRIP, _LEFT, _RIGHT, _BOTTOM = 8, 34, 46, 22, 30
 

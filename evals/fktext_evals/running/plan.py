@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fktext_evals import results
-from fktext_evals.cells import Cell, batch_of, cells
-from fktext_evals.results import Row
-from fktext_evals.suite import Method
-from fktext_evals.work import Work
+from fktext_evals.running import results
+from fktext_evals.running.cells import Cell, batch_of, cells
+from fktext_evals.running.results import Row
+from fktext_evals.running.work import Work
+from fktext_evals.suites.suite import Method
 
 _COSTS = ("denoiser_rows", "reward_calls", "seconds")
 

@@ -16,9 +16,9 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fktext_evals.cells import Cell
-from fktext_evals.results import Row
-from fktext_evals.work import Work
+from fktext_evals.running.cells import Cell
+from fktext_evals.running.results import Row
+from fktext_evals.running.work import Work
 
 if TYPE_CHECKING:  # these import torch
     from fktext.population import Population

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fktext.errors import UsageError
-from fktext_evals.charts import axis
-from fktext_evals.figures import Figure, Line, figures
-from fktext_evals.labels import Box, place
-from fktext_evals.results import Results, RunError
+from fktext_evals.reporting.charts import axis
+from fktext_evals.reporting.figures import Figure, Line, figures
+from fktext_evals.reporting.labels import Box, place
+from fktext_evals.running.results import Results, RunError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def write(runs: Sequence[Results], folder: Path, suffixes: Sequence[Suffix] = ("
     """Write every figure of every run to a folder, made where there is none; files of the same name are replaced.
 
     Args:
-        runs: from `fktext_evals.results.read`.
+        runs: from `fktext_evals.running.results.read`.
         folder: where to; with several runs their number comes first in the names.
         suffixes: kinds of files.
 

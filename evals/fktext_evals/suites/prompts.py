@@ -9,7 +9,7 @@ from typing import Any
 
 from fktext.errors import UsageError, first_line, shorten
 from fktext.texts.prompts import KEYS, read_prompts
-from fktext_evals.tables import Table, checked
+from fktext_evals.suites.tables import Table, checked
 
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 
-from fktext_evals import results
-from fktext_evals.cells import Cell
 from fktext_evals.executors import Done, Executor, Failed, Job, Outcome, Started, Stopped
-from fktext_evals.places import Objects, place
-from fktext_evals.report import counted
-from fktext_evals.results import Row, RowFile, RunError
+from fktext_evals.reporting.report import counted
+from fktext_evals.running import results
+from fktext_evals.running.cells import Cell
+from fktext_evals.running.places import Objects, place
+from fktext_evals.running.results import Row, RowFile, RunError
 
 WAIT = 1.0  # seconds before the second attempt; then twice as long each time
 LONGEST = 60.0

@@ -19,18 +19,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fktext.errors import FktextError, UsageError, one_line, unknown_name
-from fktext_evals.cells import Cell
-from fktext_evals.places import place
-from fktext_evals.results import Row, RunError
-from fktext_evals.suite import Suite
+from fktext_evals.running.cells import Cell
+from fktext_evals.running.places import place
+from fktext_evals.running.results import Row, RunError
+from fktext_evals.suites.suite import Suite
 
 if TYPE_CHECKING:
     from fktext.plugins.registry import Registry
 
 BUILT_IN = {
-    "local": "fktext_evals.executors_local:Local",
-    "ray": "fktext_evals.executors_ray:Ray",
-    "slurm": "fktext_evals.executors_slurm:Slurm",
+    "local": "fktext_evals.executors.local:Local",
+    "ray": "fktext_evals.executors.ray:Ray",
+    "slurm": "fktext_evals.executors.slurm:Slurm",
 }
 
 
@@ -155,8 +155,8 @@ class Worker:
     def __init__(self, job: Job, device: str | None = None) -> None:
         import torch
 
-        from fktext_evals.session import session
-        from fktext_evals.work import identity, load_work
+        from fktext_evals.running.session import session
+        from fktext_evals.running.work import identity, load_work
 
         torch.set_num_threads(job.threads)
         device = device or job.device

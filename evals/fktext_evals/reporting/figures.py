@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fktext_evals.measures import judged, mean_reward
-from fktext_evals.report import heading
-from fktext_evals.results import Results, Row
+from fktext_evals.reporting.report import heading
+from fktext_evals.running.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
-from fktext_evals.suite import Judge
+from fktext_evals.suites.suite import Judge
 
 
 @dataclass(frozen=True)

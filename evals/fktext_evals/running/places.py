@@ -63,7 +63,7 @@ def reaching(folder: object) -> Iterator[None]:
 
 
 class Objects:
-    """Takes the place of `fktext_evals.results.RowFile` at an address: an object for each append, named by its first row.
+    """Takes the place of `fktext_evals.running.results.RowFile` at an address: an object for each append, named by its first row.
 
     Args:
         path: what the file would be; its stem begins the names.

@@ -11,26 +11,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from fktext.files.writing import from_json
-from fktext_evals import blocks, compute, measures, metrics
-from fktext_evals.blocks import Report, Table
-from fktext_evals.results import Results, Row
+from fktext_evals import compute, measures, metrics
+from fktext_evals.reporting import blocks
+from fktext_evals.reporting.blocks import Report, Table
+from fktext_evals.running.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
-from fktext_evals.suite import Judge, Method
+from fktext_evals.suites.suite import Judge, Method
 
 
 def markdown(results: Results, texts: int = 0) -> str:
     """Write the report of a run.
 
     Args:
-        results: from `fktext_evals.run` or `fktext_evals.results.read`.
+        results: from `fktext_evals.run` or `fktext_evals.running.results.read`.
         texts: how many texts to show of each prompt and method.
     """
     return blocks.markdown(report(results, texts))
 
 
 def report(results: Results, texts: int = 0) -> Report:
-    """Put a run's report together, as `fktext_evals.blocks` writes it down; see `markdown`."""
-    from fktext_evals.verdict import verdict
+    """Put a run's report together, as `fktext_evals.reporting.blocks` writes it down; see `markdown`."""
+    from fktext_evals.reporting.verdict import verdict
 
     suite = results.suite
     return Report(

@@ -18,16 +18,17 @@ import fktext
 from fktext import player
 from fktext.files.writing import from_json, write_whole
 from fktext.plugins.specs import parse_spec
-from fktext_evals import compute, measures, report
+from fktext_evals import compute, measures
 from fktext_evals import lineage as lineages
-from fktext_evals.charts import SERIES, chart, marker, number, strip, strip_axis
-from fktext_evals.figures import figures, series_names
 from fktext_evals.lineage import Lineage
-from fktext_evals.results import Results, Row, RunError, writing
+from fktext_evals.reporting import report
+from fktext_evals.reporting.charts import SERIES, chart, marker, number, strip, strip_axis
+from fktext_evals.reporting.figures import figures, series_names
+from fktext_evals.reporting.tree import in_words, reward_range, tree
+from fktext_evals.reporting.verdict import verdict
+from fktext_evals.running.results import Results, Row, RunError, writing
 from fktext_evals.statistics import Interval
-from fktext_evals.suite import Judge, Method
-from fktext_evals.tree import in_words, reward_range, tree
-from fktext_evals.verdict import verdict
+from fktext_evals.suites.suite import Judge, Method
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,7 +40,7 @@ def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
     """Write the report of runs as a page.
 
     Args:
-        runs: from `fktext_evals.run` or `fktext_evals.results.read`.
+        runs: from `fktext_evals.run` or `fktext_evals.running.results.read`.
         texts: how many texts to show of each prompt and method, hidden until clicked where the suite has a warning or steers by
             toxicity; 0 leaves all generated text out of the page.
         lineages: of how many prompts to draw the lineage, for each method that steers.
@@ -50,7 +51,7 @@ def html(runs: Sequence[Results], texts: int = 2, lineages: int = 2) -> str:
 
 
 def trace_html(trace: Mapping[str, Any]) -> str:
-    """Write the lineages of a run, of texts or images, as a page; `trace` is from `fktext_evals.trace.trace`."""
+    """Write the lineages of a run, of texts or images, as a page; `trace` is from `fktext_evals.reporting.trace.trace`."""
     run, populations = trace["run"], trace["populations"]
     settings = run["settings"]
     steered = ", ".join(settings["rewards"]) or "nothing"
@@ -408,12 +409,12 @@ def _sessions(folder: Path) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(loader=PackageLoader("fktext_evals"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return Environment(loader=PackageLoader("fktext_evals.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 @cache
 def _asset(name: str) -> str:
-    return (resources.files("fktext_evals") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("fktext_evals.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def style() -> str:

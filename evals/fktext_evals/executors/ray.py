@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 from fktext.errors import UsageError, one_line
-from fktext_evals.cells import Cell
 from fktext_evals.executors import Failed, Job, Outcome, Started, Stopped, Worker
-from fktext_evals.results import RunError
+from fktext_evals.running.cells import Cell
+from fktext_evals.running.results import RunError
 
 _OPTIONS = ("address",)
 

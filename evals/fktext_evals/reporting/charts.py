@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from fktext_evals.figures import Figure, Line
-from fktext_evals.labels import Box, place
+from fktext_evals.reporting.figures import Figure, Line
+from fktext_evals.reporting.labels import Box, place
 from fktext_evals.statistics import Interval
 
 SERIES = 8  # as many colours and markers

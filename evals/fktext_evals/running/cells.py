@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from fktext.settings import STEERING
-from fktext_evals.results import Key
-from fktext_evals.suite import Method, Suite
+from fktext_evals.running.results import Key
+from fktext_evals.suites.suite import Method, Suite
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from fktext.errors import UsageError
-from fktext_evals import results
-from fktext_evals.catalogue import load
-from fktext_evals.cells import Cell, batch_of, cells
 from fktext_evals.executors import Executor, Job, Worker, find
-from fktext_evals.overlap import Turns, overlapped
-from fktext_evals.places import Objects, place, reaching
-from fktext_evals.results import Results, Row, RowFile
-from fktext_evals.session import session
-from fktext_evals.suite import Suite
-from fktext_evals.sweep import sweep
-from fktext_evals.work import Work, identity, load_work
+from fktext_evals.running import results
+from fktext_evals.running.cells import Cell, batch_of, cells
+from fktext_evals.running.overlap import Turns, overlapped
+from fktext_evals.running.places import Objects, place, reaching
+from fktext_evals.running.results import Results, Row, RowFile
+from fktext_evals.running.session import session
+from fktext_evals.running.sweep import sweep
+from fktext_evals.running.work import Work, identity, load_work
+from fktext_evals.suites.catalogue import load
+from fktext_evals.suites.suite import Suite
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
     from fktext.texts.model import TextModel
-    from fktext_evals.plan import Plan
+    from fktext_evals.running.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def estimate(suite: Suite, model: str | None = None, **options: Unpack[Options])
     Raises:
         UsageError, RewardError: see `run`; also where the folder holds another suite.
     """
-    from fktext_evals.plan import plan
+    from fktext_evals.running.plan import plan
 
     suite = suite if model is None else replace(suite, model=model)
     folder = place(options.get("out") or Path("runs") / suite.name)

@@ -13,9 +13,9 @@ import fktext
 from fktext.errors import RewardError, UsageError, shorten
 from fktext.files.writing import to_json
 from fktext_evals import lineage
-from fktext_evals.cells import fits_first
-from fktext_evals.results import Row, writing
-from fktext_evals.suite import Method, Suite
+from fktext_evals.running.cells import fits_first
+from fktext_evals.running.results import Row, writing
+from fktext_evals.suites.suite import Method, Suite
 
 if TYPE_CHECKING:  # these import torch
     from fktext.plugins.registry import Registry
@@ -62,7 +62,7 @@ class Work(ABC):
         rewards, judges: score what is generated.
         batch_size: most particles computed at once.
         about: what run.json says of the model.
-        at_once: how many batches may take turns at the model (`fktext_evals.overlap`).
+        at_once: how many batches may take turns at the model (`fktext_evals.running.overlap`).
     """
 
     at_once: ClassVar[int] = 2

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fktext.errors import UsageError, one_line
-from fktext_evals import results
-from fktext_evals.cells import Cell
 from fktext_evals.executors import Done, Failed, Job, Outcome, Stopped, Worker
-from fktext_evals.places import is_remote
-from fktext_evals.results import RowFile, RunError
+from fktext_evals.running import results
+from fktext_evals.running.cells import Cell
+from fktext_evals.running.places import is_remote
+from fktext_evals.running.results import RowFile, RunError
 
 POLL = 1.0  # seconds between two looks at the jobs
 _MINUTES = 240  # of a job, unless "timeout_min" says otherwise; after that it is queued again
