@@ -74,8 +74,8 @@ def validate(
     names: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Names or .toml files.", autocompletion=completion.suites)],
 ) -> None:
     """Check suites without running them: keys, values, rewards and judges."""
-    from fktext_evals.reporting.report import counted
     from fktext_evals.suites import catalogue
+    from fktext_evals.suites.suite import counted
 
     registry = load_registry()
     for name in names:

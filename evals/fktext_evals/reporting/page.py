@@ -28,7 +28,7 @@ from fktext_evals.reporting.tree import in_words, reward_range, tree
 from fktext_evals.reporting.verdict import verdict
 from fktext_evals.running.results import Results, Row, RunError, writing
 from fktext_evals.statistics import Interval
-from fktext_evals.suites.suite import Judge, Method
+from fktext_evals.suites.suite import Judge, Method, counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -140,7 +140,7 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
     seeds = len(suite.seeds)
     yield (
         "texts of each method",
-        f"{report.counted(len(suite.prompts), 'prompt')}, {report.counted(suite.samples, suite.modality)} of each"
+        f"{counted(len(suite.prompts), 'prompt')}, {counted(suite.samples, suite.modality)} of each"
         + (f", {seeds} seeds" if seeds > 1 else f", seed {suite.seeds[0]}"),
     )
     yield "returned", report.returned(suite.methods)

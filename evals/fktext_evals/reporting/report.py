@@ -16,7 +16,7 @@ from fktext_evals.reporting import blocks
 from fktext_evals.reporting.blocks import Report, Table
 from fktext_evals.running.results import Results, Row
 from fktext_evals.statistics import Interval, mean_interval
-from fktext_evals.suites.suite import Judge, Method
+from fktext_evals.suites.suite import Judge, Method, counted
 
 
 def markdown(results: Results, texts: int = 0) -> str:
@@ -72,16 +72,6 @@ def _about(results: Results) -> list[str]:
 
 
 DIED = "all texts of such a population have reward -inf, none is returned, and all means are over the other populations"
-
-
-def counted(number: int, noun: str) -> str:
-    """Count things in words: 1 text, 2 texts.
-
-    Example:
-        >>> counted(1, "prompt"), counted(2, "prompt")
-        ('1 prompt', '2 prompts')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def died(results: Results) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 from fktext_evals.executors import Done, Executor, Failed, Job, Outcome, Started, Stopped
-from fktext_evals.reporting.report import counted
 from fktext_evals.running import results
 from fktext_evals.running.cells import Cell
 from fktext_evals.running.places import Objects, place
 from fktext_evals.running.results import Row, RowFile, RunError
+from fktext_evals.suites.suite import counted
 
 WAIT = 1.0  # seconds before the second attempt; then twice as long each time
 LONGEST = 60.0

@@ -305,3 +305,13 @@ def _said_of(where: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def counted(number: int, noun: str) -> str:
+    """Count things in words: 1 text, 2 texts.
+
+    Example:
+        >>> counted(1, "prompt"), counted(2, "prompt")
+        ('1 prompt', '2 prompts')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
