@@ -110,7 +110,8 @@ class Out:
         if not self.resume or self.path is None or not self.path.exists():
             return set(), None
         found, keep = output.resume_point(self.path, run, requests, settings.particles if self.which == "all" else 1)
-        print(f"resuming: {len(found)} populations are in {self.path}", file=sys.stderr)
+        were = "population is" if len(found) == 1 else "populations are"
+        print(f"resuming: {len(found)} {were} in {self.path}", file=sys.stderr)
         return found, keep
 
     def renderer(self, run: dict[str, Any], prompts: Sequence[Prompt]) -> Callable[[Population], str]:
