@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser
 
 from fktext_evals import Results, read
-from fktext_evals.reporting import page
-from fktext_evals.reporting.figures import figures, held_out
+from fktext_evals.reporting import page, plots
+from fktext_evals.reporting.figures import figures, held_out, joint
 from fktext_evals.reporting.verdict import verdict
 from fktext_evals.running.results import RunError
 
@@ -406,3 +406,21 @@ def test_contrast_on_a_phone(browser: Browser, whole: Results, tmp_path: Path, s
     assert browser.run("document.documentElement.scrollWidth") <= 360
     worst = browser.run((Path(__file__).parent / "contrast.js").read_text())
     assert worst["ratio"] >= 4.5, worst
+
+
+def test_several_runs_are_drawn_into_one_figure(whole: Results, tmp_path: Path) -> None:
+    other = replace(whole, folder=Path("elsewhere"), rows=whole.rows[::2])
+    found = {figure.name: figure for figure in joint([whole, other])}
+    alone = {figure.name: figure for figure in figures(whole) if not figure.curve}
+    assert found.keys() == alone.keys()
+    lines = found["reward-rows"].lines
+    assert [line.name for line in lines[: len(alone["reward-rows"].lines)]] == [
+        f"run: {line.name}" for line in alone["reward-rows"].lines
+    ]
+    assert "elsewhere: fk" in [line.name for line in lines]
+    assert len({line.series for line in lines}) == len(lines)
+    assert [line.name for line in next(joint([whole, whole])).lines][:1] == [f"1: {alone['reward-rows'].lines[0].name}"]
+    assert not list(joint([whole, replace(other, suite=replace(whole.suite, rewards=("length:words=3",)))]))
+    written = plots.write([whole, other], tmp_path, ["svg"])
+    assert {"1-ess.svg", "2-ess.svg", "all-reward-seconds.svg"} <= {path.name for path in written}
+    assert "all-ess.svg" not in {path.name for path in written}

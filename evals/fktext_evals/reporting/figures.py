@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from fktext_evals.measures import judged, mean_reward
@@ -88,6 +88,25 @@ def figures(results: Results) -> Iterator[Figure]:
     ):
         if lines := _curves(results, name):
             yield Figure(name, title, about, "reverse step", "share of N", lines, curve=True)
+
+
+def joint(runs: Sequence[Results]) -> Iterator[Figure]:
+    """Yield the figures that runs have in common, with the methods of all in each.
+
+    None where their rewards differ, and no curves over steps.
+    """
+    if len({results.suite.rewards for results in runs}) > 1:
+        return
+    names = [results.folder.name for results in runs]
+    if len(set(names)) < len(names):
+        names = [str(number) for number in range(1, len(runs) + 1)]
+    of_each = [{figure.name: figure for figure in figures(results) if not figure.curve} for results in runs]
+    for figure in of_each[0].values():
+        there = [(name, own[figure.name]) for name, own in zip(names, of_each, strict=True) if figure.name in own]
+        if len(there) < len(runs) or any(each.y_title != figure.y_title for _, each in there):
+            continue
+        lines = [replace(line, name=f"{name}: {line.name}") for name, each in there for line in each.lines]
+        yield replace(figure, lines=tuple(replace(line, series=series) for series, line in enumerate(lines)))
 
 
 Measure = Callable[[Sequence[Row]], Interval]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fktext.errors import UsageError
 from fktext_evals.reporting.charts import axis
-from fktext_evals.reporting.figures import Figure, Line, figures
+from fktext_evals.reporting.figures import Figure, Line, figures, joint
 from fktext_evals.reporting.labels import Box, place
 from fktext_evals.running.results import Results, RunError
 
@@ -38,9 +38,11 @@ _STYLE = {
 def write(runs: Sequence[Results], folder: Path, suffixes: Sequence[Suffix] = ("svg", "png")) -> list[Path]:
     """Write every figure of every run to a folder, made where there is none; files of the same name are replaced.
 
+    Several runs with the same rewards are also drawn together, as `all-reward-seconds.svg` and the like.
+
     Args:
         runs: from `fktext_evals.running.results.read`.
-        folder: where to; with several runs their number comes first in the names.
+        folder: where to; with several runs their number, or "all", comes first in the names.
         suffixes: kinds of files.
 
     Returns:
@@ -55,13 +57,15 @@ def write(runs: Sequence[Results], folder: Path, suffixes: Sequence[Suffix] = ("
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write plots to {str(folder)!r}: {error.strerror}") from error
-    for number, results in enumerate(runs, 1):
-        for figure in figures(results):
-            name = re.sub(r"[^\w.-]+", "-", figure.name)  # a judge's name is in it
-            stem = f"{f'{number}-' if len(runs) > 1 else ''}{name}"
-            paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
-            sheet([figure], paths)
-            written += paths
+    several = len(runs) > 1
+    drawn = [(f"{number}-" if several else "", figure) for number, results in enumerate(runs, 1) for figure in figures(results)]
+    if several:
+        drawn += [("all-", figure) for figure in joint(runs)]
+    for prefix, figure in drawn:
+        name = re.sub(r"[^\w.-]+", "-", figure.name)  # a judge's name is in it
+        paths = [folder / f"{prefix}{name}.{suffix}" for suffix in suffixes]
+        sheet([figure], paths)
+        written += paths
     return written
 
 
