@@ -451,9 +451,8 @@ def _print(*reports: Report, form: ReportFormat | None = None) -> None:
 def _read(folder: str) -> Results:
     """Read a run; notes about its files go to stderr."""
     import fktext_evals
-    from fktext_evals.running.places import place
 
-    found = fktext_evals.read(place(folder))
+    found = fktext_evals.read(folder)
     _tell(found.notes)
     return found
 

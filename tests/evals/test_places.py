@@ -62,7 +62,7 @@ def test_what_cannot_be_reached_is_one_line(suite_file: Path) -> None:
     with pytest.raises(UsageError, match="is no address that fsspec knows"):
         run(str(suite_file), out="nowhere://a/b")
     with pytest.raises(UsageError, match="holds no run"):
-        read(place("memory://empty/run"))
+        read("memory://empty/run")
     with pytest.raises(UsageError, match="jobs of Slurm write to a folder that all of them see, not to 'memory://a'"):
         run(str(suite_file), out="memory://a", executor="slurm")
 

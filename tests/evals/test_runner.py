@@ -381,7 +381,7 @@ def test_a_broken_judge_keeps_what_is_there(suite_file: Path, tmp_path: Path, op
     suite = small(suite_file, seeds=(0, 7), judges=(judges[0], replace(judges[1], reward=f"letters:letter=a,{options}")))
     with pytest.raises(RewardError, match=message):
         run(suite, out=tmp_path / "run")
-    kept = read(tmp_path / "run").rows
+    kept = read(str(tmp_path / "run")).rows  # as a string, as an address is
     assert 0 < len(kept) < 24
     assert len(kept) % (3 * suite.samples) == 0  # whole batches
 

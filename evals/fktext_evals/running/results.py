@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from fktext.errors import FktextError, UsageError, shorten
 from fktext.files.writing import from_json, write_whole
-from fktext_evals.running.places import Objects, add_session, is_remote, reaching
+from fktext_evals.running.places import Objects, add_session, is_remote, place, reaching
 from fktext_evals.suites.suite import Suite, parse
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Results:
         return [row for row in self.rows if (row["method"], row["particles"]) == method]
 
 
-def read(folder: Path) -> Results:
-    """Read a run, finished or not, all shards together.
+def read(folder: str | os.PathLike[str]) -> Results:
+    """Read a run, finished or not, all shards together, from a folder or an address of fsspec.
 
     A last line that is cut off, because the writer was killed or is still at it, is left out with a warning. A text that several
     files hold, because shards of different numbers overlapped, is read once, with a note. Both are in `Results.notes`.
@@ -122,7 +122,7 @@ def read(folder: Path) -> Results:
         RunError: its files are damaged, or hold two texts of which there can be one only.
     """
     with reaching(folder):
-        return _read(folder)
+        return _read(place(folder))
 
 
 def _read(folder: Path) -> Results:
