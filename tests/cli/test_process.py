@@ -47,7 +47,7 @@ def test_interrupt_keeps_what_was_written_and_resume_goes_on(start: Start, tiny:
     again = start(*arguments(tiny), "-o", path, "--resume")
     out, err = interrupt_after_a_row(again, lambda: path.stat().st_size > len(written))
     assert again.returncode == 130, err
-    assert f"resuming: {len(rows)} population" in err
+    assert f"resuming: {len(rows)} {'population is' if len(rows) == 1 else 'populations are'} in" in err
     assert path.read_text().startswith(written)
 
 
